@@ -1,0 +1,21 @@
+"""cct_tf: Compact Convolutional Transformers (arXiv:2104.05704), trained from scratch with TensorFlow.
+
+`import cct_tf` is light: TensorFlow is imported by the first name that needs it. From Python:
+
+    import cct_tf
+    model = cct_tf.create_model("cct_2_3x2_32", num_classes=10)
+    names = cct_tf.list_models()
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_LAZY = {"create_model": "cct_tf.models", "list_models": "cct_tf.models"}
+__all__ = ["__version__", *_LAZY]
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'cct_tf' has no attribute {name!r}")

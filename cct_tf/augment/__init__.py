@@ -1,0 +1,1 @@
+"""Image operations and augmentation. Import what you need from the modules; this file imports nothing."""

@@ -1,0 +1,106 @@
+"""Resizing with antialias as Pillow does it, batched, and normalisation.
+
+Pillow's `Image.resize` is separable: each output row (column) is a weighted sum of input rows (columns), the filter
+widened by the scale where the image shrinks. Here the weights of all output pixels are one matrix per image and axis,
+so a batch is two products of matrices. Pillow rounds to 8 bits between the two passes, columns first; so do we, and
+the result is within one level of its own.
+
+Legend: B batch, H W source height and width, S output side, C channels.
+"""
+
+import math
+
+import tensorflow as tf
+
+
+def _bilinear(x):
+    return tf.maximum(1.0 - tf.abs(x), 0.0)
+
+
+def _bicubic(x):
+    """Keys' cubic with a = -0.5, Pillow's BICUBIC."""
+    x = tf.abs(x)
+    inner = (1.5 * x - 2.5) * x * x + 1.0
+    outer = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return tf.where(x < 1.0, inner, tf.where(x < 2.0, outer, 0.0))
+
+
+def resampling_weights(source_size, start, length, low, high, size, bicubic):
+    """The matrix that resamples one axis.
+
+    Args:
+        source_size: int or int32 scalar, pixels along the axis (N).
+        start, length: float32 [B], the interval of the source that the output covers, in pixels.
+        low, high: float32 [B], pixels outside [low, high) do not count (the edge of a crop, or of the image).
+        size: int S, output pixels.
+        bicubic: bool [B], bicubic or bilinear.
+
+    Returns:
+        float32 [B, S, N], rows summing to 1.
+    """
+    scale = length[:, None, None] / size  # [B, 1, 1]
+    stretch = tf.maximum(scale, 1.0)
+    outputs = tf.range(size, dtype=tf.float32)[None, :, None] + 0.5  # [1, S, 1]
+    sources = tf.range(tf.cast(source_size, tf.float32), dtype=tf.float32)[None, None, :] + 0.5  # [1, 1, N]
+    distance = (sources - (start[:, None, None] + outputs * scale)) / stretch  # [B, S, N]
+    weights = tf.where(bicubic[:, None, None], _bicubic(distance), _bilinear(distance))
+    inside = (sources > low[:, None, None]) & (sources < high[:, None, None])
+    weights = tf.where(inside, weights, 0.0)
+    return weights / tf.reduce_sum(weights, axis=2, keepdims=True)
+
+
+def _round(values):
+    return tf.clip_by_value(tf.floor(values + 0.5), 0.0, 255.0)
+
+
+def resample(images, start, length, low, high, size, bicubic):
+    """Cut a box out of every image and resize it to a square, with antialias.
+
+    Args:
+        images: uint8 [B, H, W, C].
+        start, length: float32 [B, 2], the box (y, x) in source pixels; may be fractional.
+        low, high: float32 [B, 2], bounds (y, x) of the pixels that may be looked at.
+        size: int S.
+        bicubic: bool [B].
+
+    Returns:
+        uint8 [B, S, S, C].
+    """
+    shape = tf.shape(images)
+    weights_y, weights_x = (
+        resampling_weights(shape[1 + axis], start[:, axis], length[:, axis], low[:, axis], high[:, axis], size, bicubic)
+        for axis in (0, 1))
+    columns = _round(tf.einsum("bow,bhwc->bhoc", weights_x, tf.cast(images, tf.float32)))
+    rows = _round(tf.einsum("boh,bhwc->bowc", weights_y, columns))
+    return tf.cast(tf.ensure_shape(rows, [None, size, size, images.shape[-1]]), tf.uint8)
+
+
+def center_fit(images, size, crop_pct=1.0):
+    """The evaluation transform: shorter side to floor(size / crop_pct), bicubic with antialias, then centre crop.
+
+    Args:
+        images: uint8 [B, H, W, C]; H and W may be unknown.
+        size: int S.
+        crop_pct: float in (0, 1].
+
+    Returns:
+        uint8 [B, S, S, C].
+    """
+    side = math.floor(size / crop_pct)
+    if images.shape[1] == images.shape[2] == side == size:
+        return images
+    shape = tf.shape(images)
+    source = tf.cast(shape[1:3], tf.float64)  # (H, W)
+    resized = tf.floor(side * source / tf.reduce_min(source) + 1e-9)
+    crop = tf.round((resized - size) / 2.0)
+    scale = source / resized
+    source, start, length = (tf.cast(tf.broadcast_to(value, [shape[0], 2]), tf.float32)
+                             for value in (source, crop * scale, size * scale))
+    return resample(images, start, length, tf.zeros_like(source), source, size, tf.ones([shape[0]], tf.bool))
+
+
+def normalize(images, mean, std):
+    """uint8 [B, H, W, C] -> float32, (pixels / 255 - mean) / std, with mean and std of one or C values in [0, 1]."""
+    scale = tf.constant([1.0 / (255.0 * value) for value in std], tf.float32)
+    offset = tf.constant([m / s for m, s in zip(mean, std, strict=True)], tf.float32)
+    return tf.cast(images, tf.float32) * scale - offset

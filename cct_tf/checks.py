@@ -1,0 +1,39 @@
+"""What can be judged of a config before TensorFlow is imported, so that a wrong flag is answered at once."""
+
+from cct_tf.data import registry
+from cct_tf.errors import UserError
+from cct_tf.models import variants
+
+
+def check_workdir(path):
+    """Raise UserError if --workdir is missing."""
+    if not path:
+        raise UserError("--workdir: expected the folder of the run, found none")
+
+
+def check_model(model, image_size):
+    """Raise UserError if the network can't be built.
+
+    Args:
+        model: `config.ModelConfig`.
+        image_size: int or None.
+    """
+    try:
+        variants.resolve(model.model, image_size, model.positional_embedding, model.norm_order, model.dropout_rate,
+                         model.attention_dropout_rate, model.drop_path_rate)
+    except UserError as error:
+        raise UserError(f"--{error}") from None  # the network's fields are called as the flags
+
+
+def check_config(config):
+    """Judge a whole config.
+
+    Args:
+        config: `config.Config`.
+
+    Raises:
+        UserError: the first thing found wrong.
+    """
+    check_workdir(config.run.workdir)
+    check_model(config.model, config.augment.image_size)
+    registry.check_name(config.data)

@@ -1,0 +1,56 @@
+"""What all commands share: one line for an error, the exit status, and a quiet start of TensorFlow."""
+
+import errno
+import os
+import sys
+import traceback
+
+from cct_tf import flags
+from cct_tf.errors import OUTSIDE_FAULT, WRONG_INPUT, Interrupted, OutsideFault, UserError
+
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS)
+
+
+def run(main, argv, usage, fields):
+    """Run a command and leave the process with its status (cct_tf.errors lists them).
+
+    Args:
+        main: function of the dict of given flags, returning None.
+        argv: list of strings, without the program's name.
+        usage: the first lines of --help.
+        fields: sequence of `config.Field`, the command's flags.
+    """
+    if flags.wants_help(argv):
+        print(flags.help_text(usage, fields))
+        sys.exit(0)
+    debug = "--debug" in argv or "--debug=true" in argv
+    sys.exit(_status(main, argv, fields, debug))
+
+
+def _status(main, argv, fields, debug):
+    try:
+        main(flags.parse(argv, fields))
+        sys.stdout.flush()
+    except (UserError, OutsideFault, Interrupted) as error:
+        return _complain(str(error), error.exit_status, debug)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130, debug)
+    except BrokenPipeError:
+        # The reader of our output has left (`| head`): nothing to say and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.errno not in _STORAGE_ERRORS:
+            raise
+        return _complain(f"{error.filename or 'storage'}: {error.strerror}; the same command goes on from the last "
+                         "checkpoint", OUTSIDE_FAULT, debug)
+    return 0
+
+
+def _complain(message, status, debug):
+    if debug:
+        traceback.print_exc()
+    sys.stdout.flush()
+    label = "error" if status == WRONG_INPUT else "stopped"
+    print(f"{label}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return status

@@ -1,0 +1,301 @@
+"""What a run is: frozen dataclasses, each field declared once. No TensorFlow here.
+
+A field carries its type, default, range or choices, its help, and which of two kinds it is:
+
+* `defines the result`: another value is another run. A resume must have the same one, or say so
+  (`--accept_config_change`).
+* `how`: it changes speed, place or cadence, never what is computed. A resume may change it.
+
+`cct_tf.flags` makes one absl flag per field, of the field's name. `None` means "the variant's own", "the data set's
+own" or "off", as the help says.
+"""
+
+import dataclasses
+import math
+import typing
+
+from cct_tf.errors import UserError
+
+
+def option(default, help, *, minimum=None, maximum=None, above=None, below=None, choices=None, how=False,
+           transient=False, length=None):
+    """Declare a config field.
+
+    Args:
+        default: its default; None where the type is optional.
+        help: one sentence for `--help`, with the unit.
+        minimum, maximum: inclusive bounds of a number (or of every number of a tuple).
+        above, below: exclusive bounds.
+        choices: allowed strings.
+        how: True if the field only says how the run is computed; False if it defines the result.
+        transient: True if it belongs to one call of the command and not to the run (never written down).
+        length: allowed lengths of a tuple.
+    """
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "above": above, "below": below,
+                "choices": choices, "how": how or transient, "transient": transient, "length": length}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Data set: where the images come from and how they are split."""
+
+    dataset: str = option("digits", "digits (embedded), folder, npz, or the name of a TFDS image-classification set")
+    data_dir: str | None = option(None, "folder of the TFDS sets, root of the image folder, or the .npz file", how=True)
+    train_split: str = option("train", "TFDS split or folder to train on")
+    validation_fraction: float = option(0.0, "share of the training images held out for validation; stratified by "
+                                        "class where the set is indexed", minimum=0.0, below=1.0)
+    test_split: str = option("test", "TFDS split or folder to test on; the set's own validation split where it has "
+                             "no test split")
+    split_seed: int = option(0, "seed of the validation split; not the run's seed, so that runs stay comparable",
+                             minimum=0)
+    on_bad_image: str = option("stop", "what a broken training image does: end the run, or be left out and counted",
+                               choices=("stop", "skip"))
+    in_memory_gib: float = option(8.0, "data sets up to this size (GiB) are held in memory, larger TFDS sets are "
+                                  "streamed", minimum=0.0)
+    shuffle_window: int = option(8192, "records shuffled at a time when a data set is streamed", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Image preparation and augmentation."""
+
+    image_size: int | None = option(None, "side of the network's input in pixels; default: the model's own", minimum=8)
+    crop_padding: int = option(0, "random crop after padding with this many pixels of zeros on each side; 0 = off",
+                               minimum=0)
+    random_resized_crop: tuple[float, ...] | None = option(
+        None, "MIN,MAX share of the area of a random resized crop, such as 0.8,1; empty = off",
+        above=0.0, maximum=1.0, length=(2,))
+    crop_ratio: tuple[float, ...] = option((0.75, 1.3333333333333333), "MIN,MAX aspect ratio (width / height) of the "
+                                           "random resized crop", above=0.0, length=(2,))
+    flip: str = option("none", "horizontal flip: of a random half of the draws, or none", choices=("random", "none"))
+    crop_pct: float = option(1.0, "evaluation: the shorter side is resized to image_size / crop_pct before the centre "
+                             "crop", above=0.0, maximum=1.0)
+    mean: tuple[float, ...] | None = option(None, "mean of the pixels in [0, 1], one value or three; default: the "
+                                            "data set's own, or computed", length=(1, 3))
+    std: tuple[float, ...] | None = option(None, "standard deviation of the pixels in [0, 1], one value or three; "
+                                           "default: the data set's own, or computed", above=0.0, length=(1, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Network."""
+
+    model: str = option("cct_2_3x2_32", "variant; `python -m cct_tf.models` lists them")
+    positional_embedding: str | None = option(None, "position embedding; default: the model's own",
+                                              choices=("learnable", "sine", "none"))
+    norm_order: str | None = option(None, "LayerNorm before each residual branch (pre) or as the authors wrote it; "
+                                    "default: the model's own", choices=("authors", "pre"))
+    dropout_rate: float | None = option(None, "dropout; default: the model's own", minimum=0.0, below=1.0)
+    attention_dropout_rate: float | None = option(None, "dropout of attention weights; default: the model's own",
+                                                  minimum=0.0, below=1.0)
+    drop_path_rate: float | None = option(None, "stochastic depth of the last block; default: the model's own",
+                                          minimum=0.0, below=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """Optimisation."""
+
+    batch_size: int = option(128, "images per update, over all replicas and micro-batches", minimum=1)
+    epochs: float = option(30.0, "epochs of the schedule, without the cool-down", above=0.0)
+    train_steps: int | None = option(None, "length of the whole run in steps, cool-down included; wins over epochs",
+                                     minimum=1)
+    learning_rate: float = option(5e-4, "peak learning rate", minimum=0.0)
+    min_learning_rate: float = option(0.0, "where the cosine ends, and the rate of the cool-down", minimum=0.0)
+    warmup_learning_rate: float = option(0.0, "where the linear warm-up starts", minimum=0.0)
+    warmup_epochs: float = option(0.0, "length of the warm-up, which covers the start of the schedule", minimum=0.0)
+    cooldown_epochs: float = option(0.0, "epochs at min_learning_rate after the cosine", minimum=0.0)
+    schedule: str = option("cosine", "learning-rate schedule", choices=("cosine", "constant"))
+    schedule_unit: str = option("step", "how often the learning rate changes", choices=("step", "epoch"))
+    weight_decay: float = option(0.03, "decoupled weight decay, times the learning rate per update", minimum=0.0)
+    weight_decay_mask: str = option("matrices", "which variables decay: those of two or more dimensions, or all",
+                                    choices=("matrices", "all"))
+    adam_epsilon: float = option(1e-8, "epsilon of AdamW", above=0.0)
+    label_smoothing: float = option(0.0, "share of the label spread over all classes", minimum=0.0, below=1.0)
+    clip_norm: float | None = option(None, "largest global norm of the gradient; default: no clipping", above=0.0)
+    max_skipped_updates: int = option(20, "the run stops after this many non-finite updates in a row", minimum=1,
+                                      how=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The run: where, how long, how often, on what."""
+
+    workdir: str | None = option(None, "folder of the run: checkpoints, metrics, event files (required)", how=True)
+    seed: int = option(0, "seed of the run: initial weights, order, augmentation, dropout", minimum=0)
+    eval_batch_size: int = option(256, "images per evaluation batch, over all replicas", minimum=1, how=True)
+    accumulate_steps: int = option(1, "micro-batches per update on each replica", minimum=1, how=True)
+    log_every_steps: int = option(50, "steps between two log records", minimum=1, how=True)
+    eval_every_epochs: float = option(1.0, "epochs between two evaluations", above=0.0, how=True)
+    eval_every_steps: int | None = option(None, "steps between two evaluations; wins over eval_every_epochs",
+                                          minimum=1, how=True)
+    checkpoint_every_steps: int = option(500, "steps between two checkpoints (each evaluation saves one too)",
+                                         minimum=1, how=True)
+    keep_checkpoints: int = option(3, "number of latest checkpoints to keep, beside the best", minimum=1, how=True)
+    num_replicas: int | None = option(None, "devices to train on; default: all GPUs, or one CPU. On a CPU machine "
+                                      "more than one makes logical devices", minimum=1, how=True)
+    jit: str = option("auto", "compile the step with XLA; auto decides by device and length of the run",
+                      choices=("auto", "on", "off"), how=True)
+    deterministic: bool = option(False, "use deterministic kernels only (GPU), at some cost in speed", how=True)
+    accept_config_change: bool = option(False, "resume although fields that define the result have changed",
+                                        transient=True)
+    dry_run: bool = option(False, "show the plan, send one batch through the network, write nothing", transient=True)
+    debug: bool = option(False, "show the traceback of an error", transient=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run. Each consumer gets its own part."""
+
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    run: RunConfig = RunConfig()
+
+    def value(self, name):
+        """The value of the field called `name`, in whichever part it is."""
+        return getattr(getattr(self, FIELDS[name].part), name)
+
+    def as_dict(self, transient=False):
+        """Flat `{field name: value}` in the order of declaration; transient fields only if asked for."""
+        return {name: self.value(name) for name, field in FIELDS.items() if transient or not field.transient}
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field as declared: what `flags`, `plan` and the checkpoint need to know of it.
+
+    `kind` is int, float, str, bool or tuple (of floats); `optional` says whether None is allowed.
+    """
+
+    name: str
+    part: str
+    group: str
+    kind: type
+    optional: bool
+    default: object
+    help: str
+    minimum: float | None
+    maximum: float | None
+    above: float | None
+    below: float | None
+    choices: tuple | None
+    how: bool
+    transient: bool
+    length: tuple | None
+
+    def expectation(self):
+        """What a value must be, in words: `an integer of at least 1`."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        noun = {int: "an integer", float: "a number", str: "a text", bool: "true or false",
+                tuple: " or ".join(str(n) for n in self.length or ()) + " numbers separated by commas"}[self.kind]
+        bounds = [f"{words} {bound:g}" for words, bound in (
+            ("of at least", self.minimum), ("above", self.above), ("of at most", self.maximum), ("below", self.below))
+            if bound is not None]
+        return " ".join([noun, " and ".join(bounds)]).strip()
+
+    def problem(self, value):
+        """None if `value` (of the right type) is allowed, else True."""
+        if value is None:
+            return not self.optional
+        if self.choices:
+            return value not in self.choices
+        if self.kind is tuple and self.length and len(value) not in self.length:
+            return True
+        for number in value if self.kind is tuple else (value,):
+            if self.kind in (int, float, tuple) and not self._within(number):
+                return True
+        return False
+
+    def _within(self, number):
+        return (math.isfinite(number)
+                and (self.minimum is None or number >= self.minimum)
+                and (self.maximum is None or number <= self.maximum)
+                and (self.above is None or number > self.above)
+                and (self.below is None or number < self.below))
+
+
+def _fields():
+    table = {}
+    for part in dataclasses.fields(Config):
+        part_class = part.type
+        hints = typing.get_type_hints(part_class)
+        for field in dataclasses.fields(part_class):
+            members = [t for t in typing.get_args(hints[field.name]) if t is not type(None)]
+            optional = type(None) in typing.get_args(hints[field.name])
+            kind = (members[0] if optional else hints[field.name])
+            kind = typing.get_origin(kind) or kind
+            table[field.name] = Field(field.name, part.name, part_class.__doc__.strip(), kind, optional,
+                                      field.default, **field.metadata)
+    return table
+
+
+FIELDS = _fields()
+
+
+def from_dict(values):
+    """Config from a flat `{field name: value}`, as `Config.as_dict` gives it; missing fields take their defaults.
+
+    Raises:
+        UserError: a name that is no field, or a value out of range.
+    """
+    parts = {part.name: {} for part in dataclasses.fields(Config)}
+    for name, value in values.items():
+        if name not in FIELDS:
+            raise UserError(f"{name}: no such config field")
+        field = FIELDS[name]
+        if isinstance(value, list):
+            value = tuple(value)
+        if field.problem(value):
+            raise UserError(f"--{name}: expected {field.expectation()}, found {value!r}")
+        parts[field.part][name] = value
+    config = Config(**{part.name: part.type(**parts[part.name]) for part in dataclasses.fields(Config)})
+    _check_together(config)
+    return config
+
+
+def _check_together(config):
+    """What no field can judge alone."""
+    optim, augment, run = config.optim, config.augment, config.run
+    for name in ("random_resized_crop", "crop_ratio"):
+        bounds = getattr(augment, name)
+        if bounds and bounds[0] > bounds[1]:
+            raise UserError(f"--{name}: expected MIN,MAX with MIN at most MAX, found {bounds[0]:g},{bounds[1]:g}")
+    if (augment.mean is None) != (augment.std is None):
+        given, missing = ("mean", "std") if augment.std is None else ("std", "mean")
+        raise UserError(f"--{missing}: expected together with --{given}, found --{given} alone")
+    if augment.crop_padding and augment.random_resized_crop:
+        raise UserError("--crop_padding: expected 0 with --random_resized_crop (one crop or the other), found "
+                        f"{augment.crop_padding}")
+    if optim.schedule == "constant" and optim.cooldown_epochs:
+        raise UserError("--cooldown_epochs: expected 0 with --schedule=constant, found "
+                        f"{optim.cooldown_epochs:g}")
+    pieces = (run.num_replicas or 1) * run.accumulate_steps
+    if optim.batch_size % pieces:
+        raise UserError(f"--batch_size: expected a multiple of replicas x accumulate_steps "
+                        f"({run.num_replicas or 1} x {run.accumulate_steps}), found {optim.batch_size}")
+
+
+def differences(old, new):
+    """Fields that differ between two flat dicts of a run.
+
+    Args:
+        old, new: as `Config.as_dict` gives them. A field that one lacks counts as its default, so that a field
+            added in a later version does not make old runs differ.
+
+    Returns:
+        (defining, how): two lists of (name, old value, new value).
+    """
+    defining, how = [], []
+    for name, field in FIELDS.items():
+        if field.transient:
+            continue
+        before, after = old.get(name, field.default), new.get(name, field.default)
+        before = tuple(before) if isinstance(before, list) else before
+        after = tuple(after) if isinstance(after, list) else after
+        if before != after:
+            (how if field.how else defining).append((name, before, after))
+    return defining, how

@@ -1,0 +1,216 @@
+"""The one way from the bytes of an image file to pixels: uint8 [H, W, 3].
+
+* JPEG (1 or 3 components) and PNG (8 bits, grey or RGB) by TensorFlow's operations; JPEG with
+  `dct_method="INTEGER_ACCURATE"`, which equals Pillow's decoder bit for bit (TensorFlow's default does not).
+* Everything else (WebP, TIFF, BMP, GIF, CMYK JPEG, palettes, alpha, 16 bits, a rotated EXIF orientation) by Pillow:
+  first frame; orientation applied; palettes and grey expanded; alpha dropped, not blended; 16 bits scaled to 8 by
+  their high byte; embedded colour profiles ignored.
+
+    decode(contents)                     in graphs: string scalar -> [H, W, 3]
+    decode_file(contents, name)          eager: bytes -> NumPy array; BrokenImage names the file
+    load_encoded(reader, index)          in graphs: one example of a source.Encoded
+"""
+
+import io
+import re
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from cct_tf.errors import UserError
+
+# An orientation tag (0x0112, one value) other than 1, in either byte order, as EXIF of JPEG and PNG stores it, or the
+# same in XMP. \C is any byte. A chance match costs a slower decoder, never another result.
+_ROTATED = (r"\C*(\x01\x12\x00[\x01-\x0d]\x00\x00\x00\x01(\x00|\x00\x00\x00|)[\x02-\x08]"
+            r"|\x12\x01[\x01-\x0d]\x00\x01\x00\x00\x00[\x02-\x08]"
+            r"|tiff:Orientation(=\"|>)[2-8])\C*")
+_PLAIN_PNG = r"\x89PNG\r\n\x1a\n\C{16}\x08[\x00\x02]\C*"  # \C{16}: IHDR's length and name, width, height
+_JPEG = r"\xff\xd8\xff\C*"
+_JPEG_HEAD = 65536  # bytes searched for the orientation: EXIF follows the start of a JPEG, and the pixels are long
+
+_MARK = "broken image: "
+
+
+class BrokenImage(UserError):
+    """An image that cannot be decoded. The message is `broken image: NAME: reason`."""
+
+
+def _with_pillow(contents):
+    """bytes -> uint8 [H, W, 3] by Pillow; raises whatever Pillow raises."""
+    image = Image.open(io.BytesIO(contents))
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # I;16, I;16B, or I: 16 bits in 32
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 0xFFFF:
+            raise ValueError(f"expected at most 16 bits per channel, found values {wide.min()} to {wide.max()}")
+        grey = (wide >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise ValueError("expected 8 or 16 bits per channel, found floating-point numbers")
+    straight = {"RGBa": "RGBA", "La": "LA", "PA": "RGBA"}.get(image.mode)
+    image = image.convert(straight) if straight else image
+    if image.mode in ("RGBA", "LA"):
+        pixels = np.asarray(image)[:, :, :-1]  # convert("RGB") would do the same, but for LA it is not documented
+        return np.ascontiguousarray(np.broadcast_to(pixels, pixels.shape[:2] + (3,)))
+    if image.mode == "P" and "transparency" in image.info:
+        del image.info["transparency"]  # the palette's colours, whatever their alpha
+    return np.array(image.convert("RGB"))
+
+
+def _kinds(contents):
+    """Which of TensorFlow's decoders reads the file as this page promises: (JPEG's, PNG's), bool scalars."""
+    jpeg = tf.strings.regex_full_match(tf.strings.substr(contents, 0, 16), _JPEG)
+    png = tf.strings.regex_full_match(tf.strings.substr(contents, 0, 32), _PLAIN_PNG)
+    # A PNG may keep its EXIF behind the pixels.
+    searched = tf.strings.substr(contents, 0, tf.where(jpeg, _JPEG_HEAD, -1))
+    upright = tf.logical_not(tf.strings.regex_full_match(searched, _ROTATED))
+    return jpeg & upright, png & upright
+
+
+def _is_cmyk(contents):
+    return tf.equal(tf.image.extract_jpeg_shape(contents)[2], 4)
+
+
+def _decode_jpeg(contents):
+    return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def _decode_png(contents):
+    return tf.io.decode_png(contents, channels=3)
+
+
+def decode(contents):
+    """Decode an image in a graph.
+
+    Args:
+        contents: string scalar tensor, the bytes of the file.
+
+    Returns:
+        uint8 [H, W, 3] tensor, H and W unknown to the graph.
+
+    Raises:
+        tf.errors.OpError: at run time, if the image is broken.
+    """
+    def by_pillow():
+        return tf.numpy_function(_with_pillow_marked, [contents], tf.uint8, stateful=False)
+
+    jpeg, png = _kinds(contents)
+    image = tf.case(
+        [(jpeg, lambda: tf.cond(_is_cmyk(contents), by_pillow, lambda: _decode_jpeg(contents))),
+         (png, lambda: _decode_png(contents))], default=by_pillow)
+    image.set_shape([None, None, 3])
+    return image
+
+
+def _with_pillow_marked(contents):
+    """`_with_pillow`, its error marked so that `broken_image` finds it in TensorFlow's."""
+    try:
+        return _with_pillow(contents)
+    except Exception as error:  # Pillow's plugins raise nearly anything on broken files
+        raise BrokenImage(f"{_MARK}an image of the data set: {_reason(error)}") from error
+
+
+def decode_file(contents, name):
+    """Decode an image eagerly; the same pixels as `decode`.
+
+    Args:
+        contents: bytes of the file.
+        name: its path, for the message.
+
+    Returns:
+        uint8 NumPy array [H, W, 3].
+
+    Raises:
+        BrokenImage: naming the path and what is wrong.
+    """
+    if not contents:
+        raise BrokenImage(f"{_MARK}{name}: the file is empty")
+    try:
+        tensor = tf.constant(contents)
+        jpeg, png = _kinds(tensor)
+        if png:
+            return _decode_png(tensor).numpy()
+        if jpeg and not _is_cmyk(tensor):
+            return _decode_jpeg(tensor).numpy()
+        return _with_pillow(contents)
+    except Exception as error:
+        raise BrokenImage(f"{_MARK}{name}: {_reason(error)}") from error
+
+
+def read_image(path):
+    """Read and decode one image file: uint8 NumPy array [H, W, 3].
+
+    Raises:
+        BrokenImage: the file cannot be read or decoded.
+    """
+    return decode_file(read_bytes(path), path)
+
+
+def read_bytes(path):
+    """The bytes of a file; BrokenImage (naming it) if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise BrokenImage(f"{_MARK}{_shown(path)}: {error.strerror}") from error
+
+
+def check_header(path):
+    """Raise BrokenImage if Pillow does not recognise the file as an image or its size; decodes nothing."""
+    try:
+        with Image.open(path) as image:
+            image.size  # noqa: B018 (opening read the header)
+    except Exception as error:
+        raise BrokenImage(f"{_MARK}{_shown(path)}: {_reason(error)}") from error
+
+
+def _shown(path):
+    return path.decode("utf-8", "backslashreplace") if isinstance(path, bytes) else path
+
+
+def _reason(error):
+    """One short line of what is wrong with an image."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "expected an image, found no format known here"
+    text = re.sub(r"^\{\{function_node .*?\}\} *", "", " ".join(str(error).split()))
+    return re.sub(r" *(\[Op:\w+\]|\[\[.*\]\]).*$", "", text)[:200] or type(error).__name__
+
+
+def broken_image(error):
+    """The BrokenImage inside an error that a graph raised, or None.
+
+    `load_encoded` raises inside tf.data, where Python's exception arrives as a TensorFlow error with a traceback in
+    its text. The loop turns it back with this.
+
+    Args:
+        error: any exception.
+    """
+    found = re.search(re.escape(_MARK) + r"[^\n]*", str(error))
+    return BrokenImage(found.group(0)) if found else None
+
+
+def load_encoded(reader, index):
+    """One image of an Encoded reader, in a graph.
+
+    Bytes that are held were decoded once when the set was opened, so they cannot fail here; files on disk are decoded
+    by Python, because a failing TensorFlow operation could not say which file it was.
+
+    Args:
+        reader: source.Encoded.
+        index: int64 scalar tensor, an index of `reader.contents`.
+
+    Returns:
+        uint8 [H, W, 3] tensor.
+
+    Raises:
+        tf.errors.OpError: at run time, a broken file; `broken_image` finds the line with its path.
+    """
+    contents = tf.gather(reader.contents, index)
+    if not reader.on_disk:
+        return decode(contents)
+    image = tf.numpy_function(lambda path: decode_file(read_bytes(path), _shown(path)), [contents], tf.uint8,
+                              stateful=False)
+    image.set_shape([None, None, 3])
+    return image

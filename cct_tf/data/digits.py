@@ -1,0 +1,42 @@
+"""`--dataset=digits`: 1,797 handwritten digits of 8x8 pixels, embedded, for first steps and tests.
+
+`digits.npz` beside this file holds them as `sklearn.datasets.load_digits` gives them: the test set of "Optical
+Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 1998, CC BY 4.0).
+"""
+
+import importlib.resources
+
+import numpy as np
+
+from cct_tf.data import loading, source, splits
+
+_TEST_FRACTION = 0.2
+_TEST_SEED = 1797  # written out: the test split is part of the data set, whatever --split_seed
+
+
+def arrays():
+    """(images uint8 [1797, 8, 8] of 0-16, labels int64 [1797])."""
+    with importlib.resources.files("cct_tf.data").joinpath("digits.npz").open("rb") as file:
+        with np.load(file, allow_pickle=False) as archive:
+            return archive["images"], archive["labels"].astype(np.int64)
+
+
+def open_digits(config):
+    """Open the set: 1,438 images to train on (less the validation split), 359 to test on.
+
+    Args:
+        config: DataConfig.
+
+    Returns:
+        source.Source, held; pixels 0-16 are scaled to 0-255.
+    """
+    images, labels = arrays()
+    pixels = (images.astype(np.int32) * 255 + 8) // 16  # rounded
+    held = loading.on_cpu(np.repeat(pixels.astype(np.uint8)[..., None], 3, axis=-1))  # [1797, 8, 8, 3]
+    train, test = splits.stratified(labels, _TEST_FRACTION, _TEST_SEED)
+
+    def part(indices):
+        return splits.Part(lambda chosen: source.Held(held, chosen), indices, labels[indices])
+
+    return splits.indexed_source(config, [str(digit) for digit in range(10)],
+                                 {"train": part(train), "test": part(test)})

@@ -1,0 +1,105 @@
+"""`--dataset=folder`: images in class folders, held decoded, held as bytes, or read from disk.
+
+    all of one size, and fits in --in_memory_gib as pixels    source.Held
+    fits as it is, encoded                                    source.Encoded, bytes held
+    neither                                                   source.Encoded, on disk
+"""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from cct_tf.data import decode, loading, progress, source, splits, tree
+from cct_tf.errors import UserError
+
+
+def open_folder(config, stream=None):
+    """Open an image folder.
+
+    Args:
+        config: DataConfig.
+        stream: text stream for progress, or None.
+
+    Returns:
+        source.Source.
+
+    Raises:
+        UserError: the folder is not laid out as `tree` says, an image is broken and --on_bad_image=stop, or a set to be
+            held exceeds the free memory.
+    """
+    listing = tree.scan(config)
+    files = [file for split_files in listing.files.values() for file in split_files]
+    names = [os.path.join(listing.root, tree.shown(path)) for path, _, _ in files]
+    paths = loading.path_tensor([os.path.join(listing.root, path) for path, _, _ in files])
+    num_bytes = sum(size for _, _, size in files)
+    make_reader, good = open_images(paths, names, num_bytes, config, f"decoding {config.data_dir}", stream)
+    labels = np.array([label for _, label, _ in files], np.int32)
+    parts, start = {}, 0
+    for split, split_files in listing.files.items():
+        indices = np.arange(start, start + len(split_files))
+        start += len(split_files)
+        parts[split] = splits.without_broken(splits.Part(make_reader, indices, labels[indices]), good)
+    return splits.indexed_source(
+        config, listing.class_names, parts, notes=listing.notes + loading.broken_note(names, good),
+        extra=[f"file {tree.shown(path)} {size}" for path, _, size in files])
+
+
+def open_images(paths, names, num_bytes, config, what, stream):
+    """Decide how to hold image files, and read them.
+
+    Args:
+        paths: string [n] tensor.
+        names: n names for messages.
+        num_bytes: size of all the files.
+        config: DataConfig (in_memory_gib, on_bad_image).
+        what, stream: progress.
+
+    Returns:
+        (function of indices -> reader, bool [n] False where the image is broken).
+    """
+    limit, on_bad, number = config.in_memory_gib * loading.GIB, config.on_bad_image, len(names)
+    shape = loading.first_shape(paths, names, True, on_bad)
+    if shape is None:
+        raise UserError(f"{config.data_dir}: expected images that can be decoded, found {number} broken ones")
+    pixels = number * shape[0] * shape[1] * 3
+    if pixels <= limit:
+        # Twice: TensorFlow copies the array it is given.
+        loading.require_memory(2 * pixels, config.data_dir)
+        try:
+            images, good = loading.decode_uniform(paths, names, True, shape, on_bad, what, stream)
+            held = loading.on_cpu(images)
+            return lambda indices: source.Held(held, indices), good
+        except loading.MixedSizes:
+            progress.say(stream, "images of mixed sizes: each is decoded when it is used")
+    on_disk = num_bytes > limit
+    contents = paths
+    if not on_disk:
+        loading.require_memory(num_bytes, config.data_dir)
+        contents = _read(paths, names, on_bad)
+    good = _verify(contents, names, on_disk, on_bad, what, stream)
+    return lambda indices: source.Encoded(contents, names, indices, on_disk), good
+
+
+def _read(paths, names, on_bad):
+    """String [n] tensor of the files' bytes; empty where a file cannot be read and on_bad is "skip"."""
+    contents = []
+    for path, name in zip(paths.numpy(), names, strict=True):
+        try:
+            contents.append(decode.read_bytes(path))
+        except decode.BrokenImage:
+            if on_bad == "stop":
+                raise
+            contents.append(b"")
+    return loading.on_cpu(contents)
+
+
+def _verify(contents, names, on_disk, on_bad, what, stream):
+    """bool [n]: held bytes, and everything that may be skipped, are decoded once; else the headers on disk are read."""
+    if not on_disk or on_bad == "skip":
+        return loading.find_broken(contents, names, on_disk, on_bad, what, stream)
+    with progress.count(len(names), what.replace("decoding", "checking"), stream) as advance:
+        for path in contents.numpy():
+            decode.check_header(path)
+            advance(1)
+    return np.ones(len(names), bool)

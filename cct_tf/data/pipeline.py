@@ -1,0 +1,207 @@
+"""tf.data pipelines: positions of the training stream to batches, and a split to padded evaluation batches.
+
+A training batch is a function of (config, seed, step) alone:
+
+    step s -> positions sB ... sB+B-1 -> epoch order -> images -> fit, augment (keyed by example seeds) -> finish
+
+A batch is a dict
+
+    "image"  float32 [B, S, S, 3], normalised
+    "label"  float32 [B, K], smoothed in training
+    "seed"   uint32 [B], example seeds (zeros in evaluation)
+    "mask"   float32 [B], 0 for padding
+
+Legend: B batch, S side of the network's input, K classes, n examples.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from cct_tf import rng
+from cct_tf.data import decode, windowed
+from cct_tf.data.source import Held, Windowed
+
+_CHUNK = 256  # images resized at a time when a held set is brought to the network's size
+
+
+def ordered_positions(n, seed, batch_size, start_step, num_steps):
+    """The training stream's order, in batches.
+
+    Args:
+        n: int, training examples.
+        seed: int, the run's seed.
+        batch_size: int B.
+        start_step: int, first step.
+        num_steps: int, steps.
+
+    Returns:
+        Dataset of {"position": int64 [B], "index": int64 [B]}: index = order of the position's epoch.
+    """
+    first, end = start_step * batch_size, (start_step + num_steps) * batch_size
+
+    def one_epoch(epoch):
+        order = rng.permutation(n, rng.fold_pair(seed, rng.Stream.ORDER, epoch))
+        skip = tf.maximum(first - epoch * n, 0)
+        return {"position": (epoch * n + tf.range(n, dtype=tf.int64))[skip:], "index": order[skip:]}
+
+    epochs = tf.data.Dataset.range(first // n, (end - 1) // n + 1)
+    return epochs.map(one_epoch).rebatch(batch_size, drop_remainder=True).take(num_steps)
+
+
+def hold_at_size(split, transform):
+    """`split` with its held images brought to the network's size once, where that is all that `fit` does.
+
+    Args:
+        split: `source.Split`.
+        transform: `transform.Transform`.
+
+    Returns:
+        Split: a new one, or the same.
+    """
+    reader = split.reader
+    target = (transform.size, transform.size)
+    if not isinstance(reader, Held) or reader.image_shape == target:
+        return split
+    fit = tf.function(transform.fit)
+    pieces = [fit(tf.gather(reader.images, reader.indices[start:start + _CHUNK])).numpy()
+              for start in range(0, len(reader.indices), _CHUNK)]
+    with tf.device("CPU:0"):
+        images = tf.constant(np.concatenate(pieces))
+    return dataclasses.replace(split, reader=Held(images, np.arange(len(reader.indices))))
+
+
+def _rows_and_labels(split):
+    """Eager tensors: the row of the reader's storage and the class of every example, int64 [n] and int32 [n]."""
+    with tf.device("CPU:0"):
+        return tf.constant(split.reader.indices, tf.int64), tf.constant(split.labels, tf.int32)
+
+
+def _fit_one(transform, image, seed=None):
+    """`Transform.fit` of one image of any size: uint8 [H, W, 3], uint32 scalar or None -> uint8 [S, S, 3]."""
+    return transform.fit(image[None], None if seed is None else seed[None])[0]
+
+
+def _fitted_indexed(batches, split, transform, training):
+    """Add "image" uint8 [B, S, S, 3] and "class" int32 [B] to batches of {"index", "seed", ...}."""
+    rows, labels = _rows_and_labels(split)
+    reader = split.reader
+    parallel = tf.data.AUTOTUNE
+
+    if isinstance(reader, Held):
+        images = reader.images
+
+        def gather(batch):
+            fitted = transform.fit(tf.gather(images, tf.gather(rows, batch["index"])),
+                                   batch["seed"] if training else None)
+            return batch | {"image": fitted, "class": tf.gather(labels, batch["index"])}
+
+        return batches.map(gather, num_parallel_calls=parallel)
+
+    def load(example):
+        image = decode.load_encoded(reader, tf.gather(rows, example["index"]))
+        fitted = _fit_one(transform, image, example["seed"] if training else None)
+        return example | {"image": fitted, "class": tf.gather(labels, example["index"])}
+
+    return _per_example(batches, load)
+
+
+def _per_example(batches, function):
+    """Map a function over single examples, in parallel, and put the batches together again."""
+    size = batches.element_spec["seed"].shape[0]
+    return batches.unbatch().map(function, num_parallel_calls=tf.data.AUTOTUNE).batch(size, drop_remainder=True)
+
+
+def _fitted_records(batches, split, transform, training):
+    """As `_fitted_indexed`, for batches of {"record", "seed", ...}."""
+    def load(example):
+        example = dict(example)
+        image, label = split.reader.decode(example.pop("record"))
+        fitted = _fit_one(transform, image, example["seed"] if training else None)
+        return example | {"image": fitted, "class": tf.cast(label, tf.int32)}
+
+    return _per_example(batches, load)
+
+
+def train_batches(split, transform, *, num_classes, label_smoothing, seed, batch_size, start_step, num_steps):
+    """Training batches of steps start_step ... start_step + num_steps - 1.
+
+    Args:
+        split: `source.Split` to train on.
+        transform: `transform.Transform`.
+        num_classes: int K.
+        label_smoothing: float, share of the label spread over all classes (arXiv:1512.00567 section 7).
+        seed: int, the run's seed.
+        batch_size: int B.
+        start_step, num_steps: ints.
+
+    Returns:
+        tf.data.Dataset of batch dicts (see the module's docstring).
+    """
+    if isinstance(split.reader, Windowed):
+        batches = windowed.windowed_examples(split.reader, seed, start_step * batch_size)
+        batches = batches.rebatch(batch_size, drop_remainder=True).take(num_steps)
+    else:
+        if transform.fits_once:
+            split = hold_at_size(split, transform)
+        batches = ordered_positions(split.num_examples, seed, batch_size, start_step, num_steps)
+
+    def seeded(batch):
+        return batch | {"seed": rng.fold(seed, rng.Stream.EXAMPLE, batch["position"])}
+
+    def finish(batch):
+        images = transform.augment(batch["image"], batch["seed"])
+        labels = tf.one_hot(batch["class"], num_classes)
+        labels = labels * (1.0 - label_smoothing) + label_smoothing / num_classes
+        return {"image": transform.finish(images), "label": labels, "seed": batch["seed"],
+                "mask": tf.ones([batch_size], tf.float32)}
+
+    batches = batches.map(seeded, num_parallel_calls=tf.data.AUTOTUNE)
+    fitted = _fitted_records if isinstance(split.reader, Windowed) else _fitted_indexed
+    batches = fitted(batches, split, transform, training=True)
+    return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def padded_batch_size(eval_batch_size, n, num_replicas):
+    """The evaluation batch: min(eval_batch_size, n), rounded up to a multiple of the replicas."""
+    size = min(eval_batch_size, n)
+    return -(-size // num_replicas) * num_replicas
+
+
+def evaluation_batches(split, transform, *, num_classes, batch_size):
+    """Every example of a split once, in order, padded to full batches.
+
+    Args:
+        split: `source.Split`.
+        transform: `transform.Transform`; its evaluation side is used.
+        num_classes: int K.
+        batch_size: int B, see `padded_batch_size`.
+
+    Returns:
+        tf.data.Dataset of batch dicts; padding repeats the last example with mask 0.
+    """
+    n = split.num_examples
+    starts = tf.data.Dataset.range(0, n, batch_size)
+
+    def numbers(start):
+        position = start + tf.range(batch_size, dtype=tf.int64)
+        return {"index": tf.minimum(position, n - 1), "seed": tf.zeros([batch_size], tf.uint32),
+                "mask": tf.cast(position < n, tf.float32)}
+
+    def finish(batch):
+        return {"image": transform.finish(batch["image"]), "label": tf.one_hot(batch["class"], num_classes),
+                "seed": batch["seed"], "mask": batch["mask"]}
+
+    if isinstance(split.reader, Windowed):
+        records = windowed.windowed_in_order(split.reader)
+        padding = records.skip(n - 1).repeat(-n % batch_size)
+        records = records.concatenate(padding).batch(batch_size, drop_remainder=True)
+        batches = tf.data.Dataset.zip(starts.map(numbers), records).map(
+            lambda batch, record: {"record": record, "seed": batch["seed"], "mask": batch["mask"]})
+        batches = _fitted_records(batches, split, transform, training=False)
+    else:
+        batches = _fitted_indexed(starts.map(numbers), hold_at_size(split, transform), transform, training=False)
+    return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+

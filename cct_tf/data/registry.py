@@ -1,0 +1,81 @@
+"""Data sets by name: which module opens --dataset, and what can be judged before TensorFlow is imported."""
+
+import os
+import re
+
+from cct_tf.errors import UserError, nearest
+
+OURS = ("digits", "folder", "npz")
+
+
+def check_name(config):
+    """Judge --dataset and --data_dir without TensorFlow, in about a second.
+
+    Args:
+        config: DataConfig.
+
+    Raises:
+        UserError: an unknown name; a folder or an archive that is not there or not laid out as it must be; flags that
+            the data set has no use for.
+    """
+    if config.dataset in ("digits", "npz"):
+        for flag in ("train_split", "test_split"):
+            value, default = getattr(config, flag), flag.removesuffix("_split")
+            if value != default:
+                raise UserError(f"--{flag}: expected {default} with --dataset={config.dataset}, which has fixed splits, "
+                                f"found {value!r}")
+    if config.dataset == "folder":
+        from cct_tf.data import tree
+
+        tree.scan(config)
+    elif config.dataset == "npz":
+        from cct_tf.data import npz
+
+        npz.check(config)
+    elif config.dataset != "digits":
+        _check_tfds_name(config)
+
+
+def _check_tfds_name(config):
+    """Raise UserError if TFDS has no such set and none lies in the data folder."""
+    name = re.split(r"[/:]", config.dataset)[0]
+    if config.data_dir and re.fullmatch(r"\w+", name) and os.path.isdir(os.path.join(config.data_dir, name)):
+        return  # prepared, perhaps by a builder that TFDS does not know
+    import tensorflow_datasets as tfds  # half a second; its list does without TensorFlow
+
+    known = tfds.list_builders(with_community_datasets=False)
+    if name not in known:
+        where = f" or a set prepared in {config.data_dir}" if config.data_dir else ""
+        raise UserError(f"--dataset: expected {', '.join(OURS)}, the name of a TFDS set{where}, found "
+                        f"{config.dataset!r}" + nearest(name, [*OURS, *known]))
+
+
+def open_source(config, stream=None):
+    """Open the data set of a config.
+
+    Args:
+        config: DataConfig.
+        stream: text stream for progress (stdout where it is free, else None).
+
+    Returns:
+        source.Source.
+
+    Raises:
+        UserError: see `check_name`, and whatever can be wrong with the data; the message names flag or file.
+    """
+    check_name(config)
+    if config.dataset == "digits":
+        from cct_tf.data import digits
+
+        return digits.open_digits(config)
+    if config.dataset == "folder":
+        from cct_tf.data import folder
+
+        return folder.open_folder(config, stream)
+    if config.dataset == "npz":
+        from cct_tf.data import npz
+
+        return npz.open_npz(config)
+    from cct_tf.data import tfds
+
+    return tfds.open_tfds(config, stream)

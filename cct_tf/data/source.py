@@ -1,0 +1,138 @@
+"""What a data set is to the rest: splits, labels, class names, and one of three ways to read images.
+
+    Held       all images of one size in one tensor            gather(indices)   -> [B, H, W, 3] uint8
+    Encoded    images of mixed sizes, bytes held or on disk    load(index)       -> [H, W, 3] uint8
+    Windowed   streamed TFDS records, shuffled in windows      records(...)      -> tf.data.Dataset
+
+`Held` and `Encoded` give random access by index; the pipeline orders them by `rng.permutation`. `Windowed` brings its
+own order, a function of (seed, epoch) alone.
+
+Legend: B batch, H height, W width, n examples of the split.
+"""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Decoded images of one size.
+
+    Attributes:
+        images: uint8 [n, H, W, 3], one eager tensor on the CPU (captured by reference; a NumPy array would be
+            copied into the graph).
+        indices: int64 [n'] NumPy array, the images of the tensor that belong to this split (splits share tensors).
+    """
+
+    images: tf.Tensor
+    indices: np.ndarray
+
+    @property
+    def image_shape(self):
+        """(H, W) of every image."""
+        return tuple(self.images.shape[1:3])
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Images of mixed sizes, decoded one at a time.
+
+    Attributes:
+        contents: string [n], eager: the encoded bytes, or the paths of the files if `on_disk`.
+        names: list of n paths, for error messages.
+        indices: int64 [n'] NumPy array, the entries of `contents` that belong to this split.
+        on_disk: whether `contents` holds paths.
+    """
+
+    contents: tf.Tensor
+    names: list
+    indices: np.ndarray
+    on_disk: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Windowed:
+    """Records of a sharded TFDS set in the order shards -> windows, streamed.
+
+    Attributes:
+        paths: list of the shards' TFRecord files.
+        lengths: list of int, the records of each shard that belong to this split.
+        skips: list of int, records at the start of each shard that belong to another split.
+        decode: function of one serialized record (string scalar) -> (image uint8 [H, W, 3], label int64 scalar).
+        window: int, records shuffled at a time.
+    """
+
+    paths: list
+    lengths: list
+    skips: list
+    decode: object
+    window: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split of a data set.
+
+    Attributes:
+        name: "train", "validation" or "test".
+        reader: Held, Encoded or Windowed.
+        num_examples: int n.
+        labels: int32 [n] NumPy array in the order of the reader's indices; None if windowed.
+    """
+
+    name: str
+    reader: object
+    num_examples: int
+    labels: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set, opened.
+
+    Attributes:
+        name: the --dataset value.
+        class_names: tuple of K strings.
+        splits: dict of Split by name; "train" and at least one of "validation", "test".
+        mean, std: known channel statistics of the training images in [0, 1] (tuples of 3), or None.
+        fingerprint: hex digest: n per split, class names, labels in source order; for folders also sorted relative
+            paths and sizes.
+        notes: tuple of lines for the plan ("3 broken images left out", "validation split unstratified ...").
+        order: "indexed" or "windowed".
+    """
+
+    name: str
+    class_names: tuple
+    splits: dict
+    mean: tuple | None
+    std: tuple | None
+    fingerprint: str
+    notes: tuple
+    order: str
+
+    @property
+    def num_classes(self):
+        return len(self.class_names)
+
+
+def fingerprint(class_names, splits, extra=()):
+    """Hex digest of what identifies the data: counts, class names, labels in source order, and `extra` strings.
+
+    Args:
+        class_names: sequence of strings.
+        splits: sequence of Split, or of (name, count, labels or None).
+        extra: sequence of strings, such as relative paths and sizes.
+    """
+    digest = hashlib.sha256()
+    for name in class_names:
+        digest.update(f"class {name}\n".encode())
+    for split in splits:
+        digest.update(f"split {split.name} {split.num_examples}\n".encode())
+        if split.labels is not None:
+            digest.update(np.ascontiguousarray(split.labels, "<i4").tobytes())
+    for line in extra:
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,103 @@
+"""Splitting: which images are for training, validation and test, and the Source made of them."""
+
+import collections
+import dataclasses
+
+import numpy as np
+
+from cct_tf import rng
+from cct_tf.data import source
+from cct_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Images as the data set itself splits them.
+
+    Attributes:
+        make_reader: function of indices (int64 NumPy array) -> Held or Encoded.
+        indices: int64 [m], the part's images among those of the reader.
+        labels: int32 [m], their labels.
+    """
+
+    make_reader: collections.abc.Callable
+    indices: np.ndarray
+    labels: np.ndarray
+
+
+def stratified(labels, fraction, seed):
+    """Hold out a share of every class, at random but fixed by (seed, class).
+
+    A class of m images gives round(fraction * m) of them, at most m - 1: each keeps one for training.
+
+    Args:
+        labels: int [n].
+        fraction: share held out, 0 to 1.
+        seed: Python int.
+
+    Returns:
+        (kept, held_out): ascending int64 positions in `labels`.
+    """
+    held_out = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        number = min(int(fraction * len(members) + 0.5), len(members) - 1)
+        if number > 0:
+            order = rng.permutation(len(members), rng.fold_pair(seed, rng.Stream.SPLIT, int(label))).numpy()
+            held_out[members[order[:number]]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def _hold_out(part, config):
+    """Part -> (training part, validation part) by --validation_fraction and --split_seed."""
+    kept, held_out = stratified(part.labels, config.validation_fraction, config.split_seed)
+    if not len(held_out):
+        raise UserError(f"--validation_fraction: expected a share that holds out at least one of the "
+                        f"{len(part.labels):,} training images, found {config.validation_fraction:g}")
+    return tuple(Part(part.make_reader, part.indices[chosen], part.labels[chosen]) for chosen in (kept, held_out))
+
+
+def without_broken(part, good):
+    """The part less the images for which `good` (bool, by the reader's index) is False."""
+    kept = good[part.indices]
+    return Part(part.make_reader, part.indices[kept], part.labels[kept])
+
+
+def indexed_source(config, class_names, parts, *, notes=(), known=None, extra=(), every_class=True):
+    """The Source of a data set with random access, with the validation split held out if one is asked for.
+
+    Args:
+        config: DataConfig.
+        class_names: sequence of K strings.
+        parts: dict of Part: "train", and "validation", "test" where the data set has them.
+        notes: lines for the plan.
+        known: (mean, std) of the training images, or None.
+        extra: strings that count towards the fingerprint.
+        every_class: whether a class without a training image is an error.
+
+    Raises:
+        UserError: a split without images; a class without a training image; nothing to evaluate on.
+    """
+    parts = dict(parts)
+    for name, part in parts.items():
+        if not len(part.indices):
+            raise UserError(f"--dataset={config.dataset}: expected images in the {name} split, found none")
+    missing = np.setdiff1d(np.arange(len(class_names)), parts["train"].labels)
+    if len(missing) and every_class:
+        raise UserError(f"--dataset={config.dataset}: expected at least one training image of every class, found none "
+                        f"of {class_names[missing[0]]!r} (class {missing[0]})")
+    if len(missing):
+        notes = (*notes, f"{len(missing)} of {len(class_names)} classes have no training image")
+    if config.validation_fraction:
+        parts["train"], parts["validation"] = _hold_out(parts["train"], config)
+    if len(parts) < 2:
+        raise UserError(f"--validation_fraction: expected above 0, for --dataset={config.dataset} has neither a test "
+                        "nor a validation split, found 0")
+    splits = {name: source.Split(name, parts[name].make_reader(parts[name].indices), len(parts[name].indices),
+                                 np.asarray(parts[name].labels, np.int32))
+              for name in ("train", "validation", "test") if name in parts}
+    mean, std = known or (None, None)
+    return source.Source(
+        name=config.dataset, class_names=tuple(class_names), splits=splits, mean=mean, std=std,
+        fingerprint=source.fingerprint(class_names, list(splits.values()), extra), notes=tuple(notes),
+        order="indexed")

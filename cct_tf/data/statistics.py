@@ -1,0 +1,83 @@
+"""Mean and standard deviation of the training pixels, exactly, and the known ones."""
+
+from fractions import Fraction
+
+import numpy as np
+import tensorflow as tf
+
+from cct_tf.data import decode, loading, progress, source
+from cct_tf.errors import UserError
+
+# Of the training images in [0, 1]. CIFAR, Flowers: the authors' data modules (SHI-Labs/Compact-Transformers,
+# configs/*.yml); ImageNet: timm's IMAGENET_DEFAULT_MEAN and _STD.
+KNOWN = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "oxford_flowers102": ((0.4353, 0.3773, 0.2872), (0.2966, 0.2455, 0.2698)),
+    "imagenet2012": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+_CHUNK = 512  # images summed at a time
+
+
+def channel_statistics(split, stream=None):
+    """Mean and standard deviation of each channel over all pixels of a split.
+
+    Sums are integers, so the result depends on neither order nor threads.
+
+    Args:
+        split: source.Split, held or encoded.
+        stream: text stream for progress, or None.
+
+    Returns:
+        (mean, std): tuples of 3 floats, of pixels in [0, 1]; std is the population's.
+
+    Raises:
+        UserError: a streamed split; a constant channel, whose deviation is 0; a broken image on disk.
+    """
+    if isinstance(split.reader, source.Windowed):
+        raise UserError("--mean: expected --mean and --std, for a streamed data set is not read to compute them, found "
+                        "neither")
+    blocks = _held_blocks if isinstance(split.reader, source.Held) else _encoded_blocks
+    count, total, squares = 0, [0, 0, 0], [0, 0, 0]
+    with progress.count(split.num_examples, "mean and deviation", stream) as advance:
+        try:
+            for number, pixels, sums, square_sums in blocks(split.reader).as_numpy_iterator():
+                count += int(pixels)
+                total = [a + int(b) for a, b in zip(total, sums, strict=True)]
+                squares = [a + int(b) for a, b in zip(squares, square_sums, strict=True)]
+                advance(int(number))
+        except tf.errors.OpError as error:
+            raise decode.broken_image(error) or error from error
+    mean = [Fraction(s, 255 * count) for s in total]
+    variance = [Fraction(s, 255**2 * count) - m**2 for s, m in zip(squares, mean, strict=True)]
+    if min(variance) == 0:
+        raise UserError("--std: expected above 0, found that a channel of the training images is constant; give --mean "
+                        "and --std")
+    return tuple(float(m) for m in mean), tuple(float(v)**0.5 for v in variance)
+
+
+def _moments(pixels):
+    """uint8 [..., 3] -> (number of pixels, sums [3], sums of squares [3]), int64."""
+    wide = tf.reshape(tf.cast(pixels, tf.int64), [-1, 3])
+    return tf.shape(wide, tf.int64)[0], tf.reduce_sum(wide, 0), tf.reduce_sum(wide * wide, 0)
+
+
+def _held_blocks(reader):
+    images, indices = reader.images, loading.on_cpu(np.asarray(reader.indices, np.int64))
+    starts = tf.data.Dataset.range(0, len(reader.indices), _CHUNK)
+
+    def block(start):
+        rows = indices[start:start + _CHUNK]
+        return tf.size(rows), *_moments(tf.gather(images, rows))
+
+    return starts.map(block, num_parallel_calls=loading.num_threads()).prefetch(2)
+
+
+def _encoded_blocks(reader):
+    indices = tf.data.Dataset.from_tensor_slices(loading.on_cpu(np.asarray(reader.indices, np.int64)))
+
+    def block(index):
+        return tf.constant(1), *_moments(decode.load_encoded(reader, index))
+
+    return indices.map(block, num_parallel_calls=loading.num_threads()).prefetch(16)

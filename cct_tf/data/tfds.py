@@ -1,0 +1,244 @@
+"""`--dataset=<TFDS name>`: image-classification sets of TensorFlow Datasets.
+
+Up to --in_memory_gib a set is read once: images of one size as pixels (source.Held), others encoded
+(source.Encoded). Larger ones stream (source.Windowed). All three read the prepared shards themselves, in file order,
+and decode with `decode`.
+"""
+
+import os
+import re
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from cct_tf.data import decode, loading, progress, source, splits, statistics, tfds_prepare, windowed
+from cct_tf.errors import UserError, nearest
+
+# Sets whose test split has no labels: theirs is the validation split.
+_UNLABELLED_TEST = ("imagenet2012",)
+
+
+class RecordReader:
+    """Reads serialized examples of one set; the `decode` of source.Windowed.
+
+    Args:
+        info: tfds.core.DatasetInfo.
+        keys: (image key, label key).
+    """
+
+    def __init__(self, info, keys):
+        self.image_key, self.label_key = keys
+        # Only these two: other features would be parsed in vain.
+        self._features = tfds.features.FeaturesDict({key: info.features[key] for key in keys})
+
+    def encoded(self, record):
+        """Serialized record (string scalar) -> (bytes of the image, label int64 scalar); decodes nothing."""
+        example = self._features.deserialize_example(record, decoders={self.image_key: tfds.decode.SkipDecoding()})
+        return example[self.image_key], tf.cast(example[self.label_key], tf.int64)
+
+    def __call__(self, record):
+        """Serialized record (string scalar) -> (image uint8 [H, W, 3], label int64 scalar)."""
+        image, label = self.encoded(record)
+        return decode.decode(image), label
+
+
+def open_tfds(config, stream=None):
+    """Open a TFDS set, preparing it first if its original files or a network are there.
+
+    Args:
+        config: DataConfig.
+        stream: text stream for progress, or None.
+
+    Returns:
+        source.Source.
+
+    Raises:
+        UserError: see `tfds_prepare.prepared_builder`; a split that is not there; not an image-classification set;
+            damaged shards.
+    """
+    builder = tfds_prepare.prepared_builder(config, stream)
+    info = builder.info
+    keys = tfds_prepare.image_and_label(info)
+    if keys is None:
+        raise UserError(tfds_prepare.not_images(info, config))
+    if info.file_format.value != "tfrecord":
+        raise UserError(f"--dataset={config.dataset}: expected TFRecord files in {builder.data_dir}, found "
+                        f"{info.file_format.value}; `tfds convert_format --out_file_format=tfrecord` converts them")
+    specs, notes = _split_specs(config, info)
+    reader = RecordReader(info, keys)
+    readers = {split: _windowed(config, info, spec, reader) for split, spec in specs.items()}
+    _require_disjoint(config, readers)
+    class_names = tuple(info.features[keys[1]].names)
+    known = statistics.KNOWN.get(builder.name)
+    image_shape = info.features[keys[0]].shape
+    uniform = None not in image_shape[:2]
+    size = _size(readers, image_shape[:2] if uniform else None)
+    if size > config.in_memory_gib * loading.GIB:
+        return _streamed(config, class_names, readers, notes, known)
+    loading.require_memory(2 * size, config.dataset)  # twice: encoded and decoded, or TensorFlow's copy
+    return _held(config, class_names, readers, notes, known, stream)
+
+
+def _split_specs(config, info):
+    """({"train": TFDS split, "validation": ..., "test": ...}, notes for the plan)."""
+    specs, notes = {"train": _checked(config.train_split, "train_split", info)}, ()
+    own = "validation" in info.splits
+    wanted = config.test_split
+    unlabelled = wanted == "test" and info.name in _UNLABELLED_TEST
+    if wanted != "test" or ("test" in info.splits and not unlabelled):
+        specs["test"] = _checked(wanted, "test_split", info)
+    elif own:
+        specs["test"] = "validation"
+        notes += (f"the set's validation split is the test split, for there is no {'labelled ' * unlabelled}test split",)
+    elif not config.validation_fraction:
+        raise UserError(f"--test_split: expected one of {', '.join(info.splits)}, or --validation_fraction above 0, "
+                        f"found {wanted!r}")
+    if own and "validation" not in _base_names(specs["train"]) | _base_names(specs.get("test", "")):
+        if config.validation_fraction:
+            notes += ("the set's own validation split is not used: --validation_fraction holds out training images "
+                      "instead",)
+        else:
+            specs["validation"] = "validation"
+    return specs, notes
+
+
+def _base_names(spec):
+    """{"train", "validation"} of "train[:90%]+validation"."""
+    return set(re.findall(r"\w+", re.sub(r"\[.*?\]", "", spec)))
+
+
+def _checked(spec, flag, info):
+    try:
+        if info.splits[spec].num_examples:
+            return spec
+        found = f"{spec!r}, which is empty"
+    except (ValueError, KeyError, AssertionError) as error:
+        found = repr(spec) + nearest(spec, info.splits) if spec.isidentifier() else \
+            f"{spec!r}: {tfds_prepare.first_line(error)}"
+    raise UserError(f"--{flag}: expected one of {', '.join(info.splits)}, or a slice such as train[:90%], found {found}")
+
+
+def _windowed(config, info, spec, reader):
+    """The Windowed reader of a TFDS split: its shards in file order."""
+    shards = [shard for shard in info.splits[spec].file_instructions if shard.take]
+    for shard in shards:
+        if not os.path.exists(shard.filename):
+            raise UserError(f"--dataset={config.dataset}: expected the shard {shard.filename}, found nothing; copy it "
+                            "or delete the folder and prepare the set again")
+    return source.Windowed([os.fspath(shard.filename) for shard in shards], [shard.take for shard in shards],
+                           [shard.skip for shard in shards], reader, config.shuffle_window)
+
+
+def _require_disjoint(config, readers):
+    """Raise UserError if an example would be both trained and evaluated on."""
+    def spans(split):
+        reader = readers[split]
+        return list(zip(reader.paths, reader.skips, reader.lengths, strict=True))
+
+    for split in readers.keys() - {"train"}:
+        for path, skip, length in spans(split):
+            if any(path == other and skip < other_skip + other_length and other_skip < skip + length
+                   for other, other_skip, other_length in spans("train")):
+                raise UserError(f"--test_split: expected no image of --train_split={config.train_split}, found that the "
+                                f"{split} split shares some")
+
+
+def _size(readers, shape):
+    """Bytes of a set held in memory: pixels if all images have one `shape` (H, W), else as encoded in the shards."""
+    if shape:
+        return sum(sum(reader.lengths) for reader in readers.values()) * shape[0] * shape[1] * 3
+    return sum(os.path.getsize(path) for path in {path for reader in readers.values() for path in reader.paths})
+
+
+def _streamed(config, class_names, readers, notes, known):
+    """A Source of Windowed readers; the validation split is the tail of the training records."""
+    if config.validation_fraction:
+        total = sum(readers["train"].lengths)
+        number = int(config.validation_fraction * total + 0.5)
+        if not 0 < number < total:
+            raise UserError(f"--validation_fraction: expected a share that leaves images on both sides of "
+                            f"{total:,} records, found {config.validation_fraction:g}")
+        readers["train"], readers["validation"] = _cut(readers["train"], total - number)
+        notes += (f"validation split unstratified: the last {number:,} of {total:,} records of {config.train_split}",)
+    parts = {name: source.Split(name, readers[name], sum(readers[name].lengths), None)
+             for name in ("train", "validation", "test") if name in readers}
+    # Labels stay unread; the shards' names and records stand for them.
+    extra = [f"shard {name} {os.path.basename(path)} {skip} {length}" for name, split in parts.items()
+             for path, skip, length in zip(split.reader.paths, split.reader.skips, split.reader.lengths, strict=True)]
+    mean, std = known or (None, None)
+    return source.Source(name=config.dataset, class_names=class_names, splits=parts, mean=mean, std=std,
+                         fingerprint=source.fingerprint(class_names, list(parts.values()), extra), notes=notes,
+                         order="windowed")
+
+
+def _cut(reader, number):
+    """Windowed reader -> (its first `number` records, the others)."""
+    first, rest = [], []
+    for path, skip, length in zip(reader.paths, reader.skips, reader.lengths, strict=True):
+        head = min(length, number)
+        number -= head
+        first += [(path, head, skip)] if head else []
+        rest += [(path, length - head, skip + head)] if length > head else []
+    return tuple(source.Windowed(*(list(column) for column in zip(*part, strict=True)), reader.decode, reader.window)
+                 for part in (first, rest))
+
+
+def _held(config, class_names, readers, notes, known, stream):
+    """A Source of Held or Encoded readers."""
+    contents, labels, names, start, members = [], [], [], 0, {}
+    for split, reader in readers.items():
+        for path, values, classes in _encoded_shards(config, reader):
+            contents += values
+            names += [f"{path} (record {index})" for index in range(len(values))]
+            labels.append(classes)
+        members[split] = np.arange(start, len(contents))
+        start = len(contents)
+    labels = np.concatenate(labels)
+    _require_labels(config, labels, members, len(class_names))
+    make_reader, good = _hold(loading.on_cpu(contents), names, config, stream)
+    parts = {split: splits.without_broken(splits.Part(make_reader, indices, labels[indices].astype(np.int32)), good)
+             for split, indices in members.items()}
+    return splits.indexed_source(config, class_names, parts, known=known, every_class=False,
+                                 notes=notes + loading.broken_note(names, good))
+
+
+def _hold(contents, names, config, stream):
+    """Encoded images -> (function of indices -> Held if all have one size, else Encoded; bool [n] of sound ones)."""
+    what, on_bad = f"decoding {config.dataset}", config.on_bad_image
+    shape = loading.first_shape(contents, names, False, on_bad)
+    if shape is None:
+        raise UserError(f"--dataset={config.dataset}: expected images that can be decoded, found {len(names)} broken "
+                        "ones")
+    if len(names) * shape[0] * shape[1] * 3 <= config.in_memory_gib * loading.GIB:
+        try:
+            images, good = loading.decode_uniform(contents, names, False, shape, on_bad, what, stream)
+            held = loading.on_cpu(images)
+            return lambda indices: source.Held(held, indices), good
+        except loading.MixedSizes:
+            progress.say(stream, "images of mixed sizes: each is decoded when it is used")
+    good = loading.find_broken(contents, names, False, on_bad, what, stream)
+    return lambda indices: source.Encoded(contents, names, indices, False), good
+
+
+def _encoded_shards(config, reader):
+    """Yield (path, list of encoded images, int64 labels) for the shards of a Windowed reader."""
+    for path, skip, length in zip(reader.paths, reader.skips, reader.lengths, strict=True):
+        one = source.Windowed([path], [length], [skip], reader.decode, reader.window)
+        batches = windowed.windowed_in_order(one).map(reader.decode.encoded).batch(1024)
+        try:
+            pairs = list(batches.as_numpy_iterator())
+        except tf.errors.OpError as error:
+            raise UserError(f"--dataset={config.dataset}: expected a sound shard at {path}, found: "
+                            f"{tfds_prepare.first_line(error)}; copy it again or delete the folder and prepare the set "
+                            "again") from error
+        yield path, [image for images, _ in pairs for image in images], np.concatenate([label for _, label in pairs])
+
+
+def _require_labels(config, labels, members, num_classes):
+    for split, indices in members.items():
+        if labels[indices].min() < 0 or labels[indices].max() >= num_classes:
+            flag = {"train": "train_split", "test": "test_split"}.get(split, "dataset")
+            raise UserError(f"--{flag}: expected labels from 0 to {num_classes - 1} in the {split} split of "
+                            f"{config.dataset}, found {labels[indices].min()} to {labels[indices].max()} "
+                            "(-1: published without labels)")

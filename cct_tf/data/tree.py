@@ -1,0 +1,179 @@
+"""What lies in an image folder: split folders, classes, files. No TensorFlow, no decoding.
+
+    root/train/<class>/*.jpg    root/test/<class>/*    root/val/<class>/*        (or validation/, valid/)
+    root/<class>/*.jpg                                                          (one tree)
+
+Classes and files sort by the bytes of their relative paths. Below a class, folders are searched too. Hidden entries
+and files that are no images by their suffix are ignored and counted.
+"""
+
+import dataclasses
+import os
+
+from cct_tf.errors import UserError, nearest
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+            ".pnm", ".jp2", ".avif")
+VALIDATION_NAMES = ("val", "validation", "valid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tree:
+    """An image folder, listed.
+
+    Attributes:
+        root: its path.
+        class_names: tuple of the K class folders of the training split, sorted.
+        files: dict by split ("train", "validation", "test") of lists of (path relative to root, label, bytes),
+            sorted. One tree has "train" alone.
+        ignored: number of hidden entries and non-images.
+        notes: lines for the plan.
+    """
+
+    root: str
+    class_names: tuple
+    files: dict
+    ignored: int
+    notes: tuple
+
+
+def shown(name):
+    """A file name for people and digests: bytes that are no UTF-8 are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def scan(config):
+    """List the folder of --data_dir.
+
+    Args:
+        config: DataConfig.
+
+    Returns:
+        Tree.
+
+    Raises:
+        UserError: no such folder; fewer than two classes; a class unknown to training; a split that is not there; one
+            tree without --validation_fraction.
+    """
+    root = config.data_dir
+    if not root:
+        raise UserError("--data_dir: expected the root of the image folder with --dataset=folder, found nothing")
+    if not os.path.isdir(root):
+        raise UserError(f"--data_dir: expected the root of an image folder, found "
+                        f"{'a file' if os.path.exists(root) else 'nothing'} at {root}")
+    folders = _split_folders(root, config)
+    class_names, hidden = _folders(os.path.join(root, folders["train"]))
+    where = os.path.join(root, folders["train"])
+    if len(class_names) < 2:
+        found = f"one, {shown(class_names[0])!r}" if class_names else "none"
+        raise UserError(f"--data_dir: expected at least two class folders in {where}, found {found}")
+    ignored, files = hidden, {}
+    for split, folder in folders.items():
+        files[split], skipped = _split_files(root, folder, class_names, split)
+        ignored += skipped
+    notes = ()
+    if ignored:
+        notes += (f"{ignored} hidden or non-image {'file' if ignored == 1 else 'files'} ignored",)
+    if config.validation_fraction and "validation" in folders:
+        notes += (f"{folders['validation']}/ is not used: --validation_fraction holds out training images instead",)
+        del files["validation"]
+    elif folders.get("test") in VALIDATION_NAMES and config.test_split == "test":
+        notes += (f"{folders['test']}/ is the test split, for there is no test/",)
+    return Tree(root, tuple(shown(name) for name in class_names), files, ignored, notes)
+
+
+def _split_folders(root, config):
+    """{"train": folder, ...} relative to root; "train" is "" for one tree."""
+    present, _ = _folders(root)
+    validation = next((name for name in VALIDATION_NAMES if name in present), None)
+    if config.train_split not in present:
+        return _one_tree(root, present, config)
+    folders = {"train": config.train_split}
+    if config.test_split in present:
+        folders["test"] = config.test_split
+        if validation and validation != config.test_split:
+            folders["validation"] = validation
+    elif config.test_split != "test":
+        raise UserError(f"--test_split: expected a folder in {root}, found no {config.test_split!r}"
+                        + nearest(config.test_split, present))
+    elif validation:
+        folders["test"] = validation
+    elif not config.validation_fraction:
+        raise UserError(f"--data_dir: expected test/ or val/ beside {config.train_split}/ in {root}, or "
+                        "--validation_fraction above 0, found neither")
+    if config.test_split == config.train_split:
+        raise UserError(f"--test_split: expected another folder than --train_split, found {config.test_split!r}")
+    if folders.get("validation") == config.train_split:
+        del folders["validation"]
+    return folders
+
+
+def _one_tree(root, present, config):
+    others = [name for name in ("test", *VALIDATION_NAMES) if name in present]
+    if config.train_split != "train" or others:
+        beside = f" beside {others[0]}/" if others else ""
+        raise UserError(f"--train_split: expected the folder {config.train_split}/{beside} in {root}, found none"
+                        + nearest(config.train_split, present))
+    if not present:
+        raise UserError(f"--data_dir: expected train/<class>/ or <class>/ folders in {root}, found none")
+    if config.test_split != "test":
+        raise UserError(f"--test_split: expected train/ and {config.test_split}/ in {root}, found one tree of classes")
+    if not config.validation_fraction:
+        raise UserError(f"--validation_fraction: expected above 0, for {root} is one tree of classes without train/, "
+                        "found 0")
+    return {"train": ""}
+
+
+def _folders(path):
+    """(names of the folders in `path`, sorted by bytes; number of other entries)."""
+    with os.scandir(path) as entries:
+        entries = list(entries)
+    names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    return sorted(names, key=os.fsencode), len(entries) - len(names)
+
+
+def _split_files(root, folder, class_names, split):
+    """([(relative path, label, bytes)] of one split, number of entries ignored)."""
+    path = os.path.join(root, folder)
+    names, ignored = _folders(path) if split != "train" else (class_names, 0)
+    unknown = [name for name in names if name not in set(class_names)]
+    if unknown:
+        raise UserError(f"{os.path.join(path, shown(unknown[0]))}: expected a class of the training folder, found an "
+                        f"unknown one" + nearest(unknown[0], class_names))
+    files = []
+    for name in names:
+        found, skipped = _images(os.path.join(path, name))
+        ignored += skipped
+        label = class_names.index(name)
+        if split == "train" and not found:
+            raise UserError(f"{os.path.join(path, shown(name))}: expected at least one image in every class folder, "
+                            "found none")
+        files += [(os.path.relpath(file, root), label, size) for file, size in found]
+    if not files:
+        raise UserError(f"{path}: expected images in its class folders, found none")
+    return sorted(files, key=lambda file: os.fsencode(file[0])), ignored
+
+
+def _images(folder):
+    """([(path, bytes)] of the images in a folder and the folders below it, number of entries ignored)."""
+    found, ignored = [], 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                ignored += 1
+            elif entry.is_dir():
+                deeper, skipped = _images(entry.path)
+                found += deeper
+                ignored += skipped
+            elif entry.name.lower().endswith(SUFFIXES):
+                found.append((entry.path, _size(entry)))
+            else:
+                ignored += 1
+    return found, ignored
+
+
+def _size(entry):
+    try:
+        return entry.stat().st_size
+    except OSError:  # a link to nothing; decoding will name it
+        return 0

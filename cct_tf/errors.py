@@ -1,0 +1,49 @@
+"""The two kinds of trouble that are not bugs, and the exit statuses that go with them.
+
+Every command ends with one of these statuses (cct_tf.commands turns the exceptions into them):
+
+    0         finished
+    2         wrong input: never worth a restart
+    75        a fault from outside (storage full or gone): worth a restart
+    130, 143  asked to stop by SIGINT or SIGTERM, after saving
+    1         a bug of ours
+"""
+
+import difflib
+
+FINISHED = 0
+WRONG_INPUT = 2
+OUTSIDE_FAULT = 75
+
+
+class UserError(Exception):
+    """Wrong input. The message is one line: the flag or file, what was expected, what was found."""
+
+    exit_status = WRONG_INPUT
+
+
+class OutsideFault(Exception):
+    """A fault that the user's input did not cause and that may be gone at the next try."""
+
+    exit_status = OUTSIDE_FAULT
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM asked the command to stop, and it has.
+
+    Args:
+        signal_number: 2 (SIGINT, status 130) or 15 (SIGTERM, status 143).
+        message: what was saved, for the line on stderr.
+    """
+
+    def __init__(self, signal_number, message):
+        super().__init__(message)
+        self.exit_status = 128 + signal_number
+
+
+def nearest(word, known, count=3):
+    """`"; did you mean 'a' or 'b'?"` for the names in `known` closest to `word`, or an empty string."""
+    matches = difflib.get_close_matches(word, list(known), n=count, cutoff=0.6)
+    if not matches:
+        return ""
+    return "; did you mean " + " or ".join(repr(match) for match in matches) + "?"

@@ -1,0 +1,85 @@
+"""Multi-head self-attention as the authors wrote it: one projection for queries, keys and values."""
+
+import keras
+import tensorflow as tf
+
+from cct_tf.layers import drop
+from cct_tf.layers.linear import Linear
+
+
+def wide_dtype(dtype):
+    """float64 for float64, else float32: where sums are taken whatever the precision of the rest."""
+    return tf.float64 if tf.as_dtype(dtype) == tf.float64 else tf.float32
+
+
+@keras.saving.register_keras_serializable("cct_tf")
+class Attention(keras.layers.Layer):
+    """softmax(Q K^T / sqrt(head_dim)) V for each head, then an output projection (arXiv:1706.03762 Eq. 1).
+
+    Args:
+        num_heads: heads h.
+        head_dim: width K of a head; default D / h, which must divide.
+        qkv_bias: biases on queries, keys and values.
+        dropout_rate: of the softmax's probabilities.
+        projection_dropout_rate: of the output.
+        block: index of the block, for the dropout's sites.
+        initializer, seed: initial weights, see `cct_tf.layers.initializers`.
+
+    Call: x [B, N, D], seeds uint32 [B] or None, training -> [B, N, D].
+
+    Raises:
+        ValueError: D is no multiple of num_heads and head_dim isn't given; in training with a rate above 0: no seeds.
+    """
+
+    def __init__(self, num_heads, head_dim=None, qkv_bias=False, dropout_rate=0.0, projection_dropout_rate=0.0,
+                 block=0, initializer="authors", seed=0, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.qkv_bias = qkv_bias
+        self.dropout_rate = drop.check_rate("dropout_rate", dropout_rate)
+        self.projection_dropout_rate = drop.check_rate("projection_dropout_rate", projection_dropout_rate)
+        self.block = block
+        self.initializer = initializer
+        self.seed = seed
+
+    def build(self, input_shape):
+        D, h = input_shape[-1], self.num_heads
+        if self.head_dim is None and D % h:
+            raise ValueError(f"num_heads: expected a divisor of the width {D}, found {h}")
+        K = self.head_dim or D // h
+        # Keras' MultiHeadAttention has kernels [D, h, K] and [h, K, D], of which its initializers take the last two
+        # axes for in and out and the rest for a receptive field. The other schemes don't look at the fans.
+        options = {"initializer": self.initializer, "seed": self.seed, "dtype": self.dtype_policy}
+        self.qkv = Linear(3 * h * K, use_bias=self.qkv_bias, fans=(D * h, D * K), name="qkv", **options)
+        self.projection = Linear(D, fans=(h * K, h * D), name="projection", **options)
+        self.qkv.build(input_shape)
+        self.projection.build((*input_shape[:-1], h * K))
+        self.dropout = drop.Dropout(self.dropout_rate, drop.block_site(self.block, drop.ATTENTION), name="dropout",
+                                    dtype=self.dtype_policy)
+        self.projection_dropout = drop.Dropout(
+            self.projection_dropout_rate, drop.block_site(self.block, drop.PROJECTION), name="projection_dropout",
+            dtype=self.dtype_policy)
+        self.dropout.build((None, h, input_shape[1], input_shape[1]))
+        self.projection_dropout.build(input_shape)
+
+    def call(self, x, seeds=None, training=None):
+        N, h = x.shape[1], self.num_heads
+        K = self.projection.kernel.shape[0] // h
+        qkv = tf.reshape(self.qkv(x), [-1, N, 3, h, K])  # [B, N, 3hK] -> [B, N, 3, h, K]
+        query, key, value = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]))  # each [B, h, N, K]
+        scores = tf.matmul(query * K**-0.5, key, transpose_b=True)  # [B, h, N, N]
+        weights = tf.nn.softmax(tf.cast(scores, wide_dtype(scores.dtype)))
+        weights = self.dropout(tf.cast(weights, scores.dtype), seeds=seeds, training=training)
+        y = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])  # [B, h, N, K] -> [B, N, h, K]
+        y = self.projection(tf.reshape(y, [-1, N, h * K]))
+        return self.projection_dropout(y, seeds=seeds, training=training)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "num_heads": self.num_heads, "head_dim": self.head_dim,
+                "qkv_bias": self.qkv_bias, "dropout_rate": self.dropout_rate,
+                "projection_dropout_rate": self.projection_dropout_rate, "block": self.block,
+                "initializer": self.initializer, "seed": self.seed}

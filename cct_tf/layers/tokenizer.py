@@ -1,0 +1,123 @@
+"""From images to tokens: convolutions with pooling (CCT) or patches (CVT, ViT)."""
+
+import keras
+import tensorflow as tf
+
+from cct_tf.layers.initializers import keyed
+
+INNER_DIM = 64  # width of every convolution but the last
+PADDINGS = ("authors", "keras")
+
+
+def pad_sides(x, size, value=0.0):
+    """[B, H, W, C] -> [B, H + 2 size, W + 2 size, C]. The same on all sides, which "SAME" isn't for even sizes."""
+    return tf.pad(x, [[0, 0], [size, size], [size, size], [0, 0]], constant_values=value) if size else x
+
+
+@keras.saving.register_keras_serializable("cct_tf")
+class ConvTokenizer(keras.layers.Layer):
+    """num_convs x [convolution without bias, ReLU, max-pooling of 3 x 3 with stride 2] (arXiv:2104.05704 Section 3.3).
+
+    Args:
+        embed_dim: width of the tokens, D.
+        num_convs: convolutions; all but the last are 64 wide.
+        kernel_size, stride: of the convolutions.
+        padding: zeros on each side of a convolution's input.
+        pool_padding: "authors": 1 on each side, never the maximum; "keras" (the tutorial's): zeros on each side, then
+            "same" pooling.
+        initializer, seed: initial weights, see `cct_tf.layers.initializers`.
+
+    Call: images [B, H, W, C] -> tokens [B, N, D], row by row.
+    """
+
+    def __init__(self, embed_dim, num_convs=1, kernel_size=3, stride=1, padding=1, pool_padding="authors",
+                 initializer="authors", seed=0, **kwargs):
+        super().__init__(**kwargs)
+        if pool_padding not in PADDINGS:
+            raise ValueError(f"pool_padding: expected one of {', '.join(PADDINGS)}, found {pool_padding!r}")
+        self.embed_dim = embed_dim
+        self.num_convs = num_convs
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+        self.pool_padding = pool_padding
+        self.initializer = initializer
+        self.seed = seed
+
+    def build(self, input_shape):
+        widths = [input_shape[-1]] + [INNER_DIM] * (self.num_convs - 1) + [self.embed_dim]
+        area = self.kernel_size**2
+        self.kernels = [
+            self.add_weight(
+                name=f"conv_{i}_kernel", shape=(self.kernel_size, self.kernel_size, widths[i], widths[i + 1]),
+                initializer=keyed(self.initializer, "conv", (area * widths[i], area * widths[i + 1]), self.seed,
+                                  f"{self.path}/conv_{i}_kernel"))
+            for i in range(self.num_convs)]
+
+    def call(self, images):
+        x = images
+        for kernel in self.kernels:
+            x = tf.nn.conv2d(pad_sides(x, self.padding), tf.convert_to_tensor(kernel), self.stride, "VALID")
+            x = self._pool(tf.nn.relu(x))
+        return tf.reshape(x, [-1, x.shape[1] * x.shape[2], self.embed_dim])  # [B, h, w, D] -> [B, N, D]
+
+    def compute_output_shape(self, input_shape):
+        sides = []
+        for side in input_shape[1:3]:
+            for _ in range(self.num_convs):
+                side = (side + 2 * self.padding - self.kernel_size) // self.stride + 1
+                side = (side + 3) // 2 if self.pool_padding == "keras" else (side - 1) // 2 + 1
+            sides.append(side)
+        return (input_shape[0], sides[0] * sides[1], self.embed_dim)
+
+    def _pool(self, x):
+        if self.pool_padding == "keras":
+            return tf.nn.max_pool2d(pad_sides(x, 1), 3, 2, "SAME")
+        # Padded by hand with the lowest number: XLA has no pooling with explicit padding.
+        return tf.nn.max_pool2d(pad_sides(x, 1, x.dtype.min), 3, 2, "VALID")
+
+    def get_config(self):
+        return {**super().get_config(), "embed_dim": self.embed_dim, "num_convs": self.num_convs,
+                "kernel_size": self.kernel_size, "stride": self.stride, "padding": self.padding,
+                "pool_padding": self.pool_padding, "initializer": self.initializer, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("cct_tf")
+class PatchTokenizer(keras.layers.Layer):
+    """A linear layer on patches that don't overlap, bias included (arXiv:2010.11929 Eq. 1).
+
+    Args:
+        embed_dim: width of the tokens, D.
+        patch_size: side P of a patch; image sides are multiples of it.
+        initializer, seed: initial weights, see `cct_tf.layers.initializers`.
+
+    Call: images [B, H, W, C] -> tokens [B, H/P * W/P, D], row by row.
+    """
+
+    def __init__(self, embed_dim, patch_size, initializer="authors", seed=0, **kwargs):
+        super().__init__(**kwargs)
+        self.embed_dim = embed_dim
+        self.patch_size = patch_size
+        self.initializer = initializer
+        self.seed = seed
+
+    def build(self, input_shape):
+        P, C = self.patch_size, input_shape[-1]
+        fans = (P * P * C, P * P * self.embed_dim)
+        self.kernel = self.add_weight(
+            name="kernel", shape=(P, P, C, self.embed_dim),
+            initializer=keyed(self.initializer, "conv", fans, self.seed, f"{self.path}/kernel"))
+        self.bias = self.add_weight(name="bias", shape=(self.embed_dim,), initializer="zeros")
+
+    def call(self, images):
+        x = tf.nn.conv2d(images, tf.convert_to_tensor(self.kernel), self.patch_size, "VALID")
+        x = tf.nn.bias_add(x, tf.convert_to_tensor(self.bias))
+        return tf.reshape(x, [-1, x.shape[1] * x.shape[2], self.embed_dim])  # [B, h, w, D] -> [B, N, D]
+
+    def compute_output_shape(self, input_shape):
+        P = self.patch_size
+        return (input_shape[0], (input_shape[1] // P) * (input_shape[2] // P), self.embed_dim)
+
+    def get_config(self):
+        return {**super().get_config(), "embed_dim": self.embed_dim, "patch_size": self.patch_size,
+                "initializer": self.initializer, "seed": self.seed}

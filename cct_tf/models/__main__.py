@@ -1,0 +1,82 @@
+"""`python -m cct_tf.models [NAME ...] [--num_classes=N] [--json]`: the networks and what they cost.
+
+Needs no TensorFlow: everything is counted from the table.
+"""
+
+import argparse
+import json
+import sys
+
+from cct_tf.errors import FINISHED, WRONG_INPUT, UserError
+from cct_tf.models import cost, variants
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(WRONG_INPUT, f"{self.prog}: {message}\n")
+
+
+def _parser():
+    parser = _OneLineParser(
+        prog="python -m cct_tf.models", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="List the networks: parameters, multiply-accumulate operations (MACs) and input size.",
+        epilog=f"Other combinations work too: {variants.GRAMMAR}.\nMACs count attention's products; the last column "
+               "leaves them out, as published figures do.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="networks to show; default: all in the table")
+    parser.add_argument("--num_classes", type=int, default=10, help="outputs of the network; default: 10")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on one line")
+    return parser
+
+
+def describe(name, num_classes):
+    """Facts about one network.
+
+    Args:
+        name: a name of the table or the grammar.
+        num_classes: outputs of the head.
+
+    Returns:
+        dict: name, parameters (trainable), macs (with attention's products), macs_published (without), input_size
+        ([height, width, channels]), num_tokens, positional_embedding.
+
+    Raises:
+        UserError: unknown name.
+    """
+    variant = variants.resolve(name)
+    return {
+        "name": name,
+        "parameters": cost.count_parameters(variant, num_classes),
+        "macs": cost.count_macs(variant, num_classes),
+        "macs_published": cost.count_macs(variant, num_classes, attention_products=False),
+        "input_size": [variant.image_size, variant.image_size, 3],
+        "num_tokens": variant.num_tokens,
+        "positional_embedding": variant.positional_embedding,
+    }
+
+
+def _table(rows, num_classes):
+    lines = [f"{'name':<20} {'parameters':>11} {'MACs':>9} {'published':>10} {'input':>12}   ({num_classes} classes)"]
+    for row in rows:
+        size = "x".join(str(side) for side in row["input_size"])
+        lines.append(f"{row['name']:<20} {row['parameters']:>11,} {row['macs'] / 1e9:>8.3f}G "
+                     f"{row['macs_published'] / 1e9:>9.3f}G {size:>12}")
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    """Prints the list. Returns the exit status."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.num_classes < 1:
+        parser.error(f"--num_classes: expected an integer of at least 1, found {args.num_classes}")
+    try:
+        rows = [describe(name, args.num_classes) for name in args.names or variants.list_models()]
+    except UserError as error:
+        parser.error(str(error))
+    print(json.dumps({"num_classes": args.num_classes, "models": rows}) if args.json
+          else _table(rows, args.num_classes))
+    return FINISHED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""What a network costs: parameters and multiply-accumulate operations, counted from its variant.
+
+Imports without TensorFlow. D embedding, N tokens, K inner width of attention, M hidden width of the MLP.
+"""
+
+import itertools
+
+
+def count_parameters(variant, num_classes):
+    """Trainable parameters (sine positions are frozen and not counted).
+
+    Args:
+        variant: a `Variant`.
+        num_classes: outputs of the head.
+
+    Returns:
+        int.
+    """
+    D, K, M = variant.embed_dim, variant.inner_dim, variant.embed_dim * variant.mlp_ratio
+    tokenizer = sum(kernel for kernel, _ in _convolutions(variant)) + (D if variant.tokenizer == "patch" else 0)
+    positions = variant.num_tokens * D if variant.positional_embedding == "learnable" else 0
+    attention = 3 * D * K + (3 * K if variant.qkv_bias else 0) + K * D + D
+    mlp = D * M + M + M * D + D
+    layer_norm = 2 * D
+    pooling = D + 1 if variant.seq_pool else D  # a linear layer to one score, or the class token
+    head = D * num_classes + num_classes
+    blocks = variant.depth * (attention + mlp + 2 * layer_norm)
+    return tokenizer + positions + blocks + layer_norm + pooling + head
+
+
+def count_macs(variant, num_classes, attention_products=True):
+    """Multiply-accumulate operations of one image's forward pass: convolutions, linear layers, attention's products.
+
+    Sequence pooling (2 N D, less than a thousandth) is left out, as are additions, norms and activations.
+
+    Args:
+        variant: a `Variant`.
+        num_classes: outputs of the head.
+        attention_products: count attention's two products too, queries with keys and weights with values. Published
+            figures leave them out: counters of that kind see layers only.
+
+    Returns:
+        int.
+    """
+    D, K, M, N = (variant.embed_dim, variant.inner_dim, variant.embed_dim * variant.mlp_ratio,
+                  variant.num_tokens)
+    tokenizer = sum(kernel * side * side for kernel, side in _convolutions(variant))
+    block = N * (3 * D * K + K * D + 2 * D * M)
+    products = 2 * N * N * K if attention_products else 0
+    return tokenizer + variant.depth * (block + products) + D * num_classes
+
+
+def _convolutions(variant):
+    """(elements of the kernel, side of the output) of each convolution of the tokenizer."""
+    inner = 64  # width of every convolution but the last
+    widths = [3] + [inner] * (variant.num_convs - 1) + [variant.embed_dim]
+    return [(variant.kernel_size**2 * before * after, side)
+            for (before, after), side in zip(itertools.pairwise(widths), variant.conv_sides(), strict=True)]

@@ -1,0 +1,44 @@
+"""Name -> built model."""
+
+from cct_tf.errors import UserError
+from cct_tf.models import variants
+from cct_tf.models.cct import CCT
+from cct_tf.models.vit import ViT
+
+
+def create_model(name, num_classes=10, image_size=None, positional_embedding=None, norm_order=None, dropout_rate=None,
+                 attention_dropout_rate=None, drop_path_rate=None, seed=0, dtype=None):
+    """A network by name, built, with initial weights.
+
+    The model maps images float [B, S, S, 3], normalised, to logits float32 [B, num_classes], and is an ordinary Keras
+    model: compile, fit, save, summary. Initial weights depend on the seed and the variables' paths alone. Under a
+    tf.distribute strategy, create it inside `strategy.scope()`.
+
+    Args:
+        name: a name of `list_models()` or of the grammar of `cct_tf.models.variants`, such as "cct_2_3x1_32".
+        num_classes: width of the logits.
+        image_size: side S of the input in pixels, at least 8. None, here and below: the variant's own.
+        positional_embedding: "learnable", "sine" (frozen) or "none".
+        norm_order: "authors" (the residual stream is replaced by the second LayerNorm) or "pre" (usual pre-norm).
+        dropout_rate: of tokens, attention's projection and MLP (of the MLP alone in cct_2_3x2_32_keras), in [0, 1).
+        attention_dropout_rate: of attention's weights, in [0, 1).
+        drop_path_rate: stochastic depth of the last block, in [0, 1); it grows linearly from 0 in the first.
+        seed: the run's seed.
+        dtype: Keras dtype policy or its name, such as "mixed_bfloat16"; None: Keras' global policy.
+
+    Returns:
+        `CCT` or `ViT`. Beside Keras' own it has features(images) -> [B, D] and, if it pools the sequence,
+        pooling_attention(images) -> [B, N].
+
+    Raises:
+        UserError: an unknown name (with the nearest ones), or a value out of range.
+    """
+    variant = variants.resolve(name, image_size, positional_embedding, norm_order, dropout_rate,
+                               attention_dropout_rate, drop_path_rate)
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        raise UserError(f"num_classes: expected an integer of at least 1, found {num_classes!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UserError(f"seed: expected an integer of at least 0 and below 2^63, found {seed!r}")
+    model = (CCT if variant.seq_pool else ViT)(variant, num_classes=num_classes, seed=seed, dtype=dtype)
+    model.build((None, variant.image_size, variant.image_size, 3))
+    return model

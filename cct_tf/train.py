@@ -1,0 +1,62 @@
+"""Train a network: `python -m cct_tf.train --flagfile=configs/quickstart.cfg`.
+
+The same command on the same --workdir goes on from the last checkpoint.
+"""
+
+import contextlib
+import sys
+import time
+
+from cct_tf import command, config, flags, runtime
+
+_USAGE = """usage: python -m cct_tf.train --workdir=DIR [--flagfile=FILE] [--flag=value ...]
+
+Trains a compact transformer; the same command on the same --workdir goes on where it stopped."""
+
+
+def main(given):
+    """Train as the flags say. Everything that can be judged without TensorFlow is judged before its import."""
+    began = time.perf_counter()
+    settings = config.from_dict(given)
+    from cct_tf import checks
+    from cct_tf.training.console import Console
+    from cct_tf.training.interrupts import Interrupts
+    from cct_tf.training.resume import Start, find_start, is_finished
+    from cct_tf.training.workdir import Workdir
+    runtime.check_backend()
+    checks.check_config(settings)
+    workdir = Workdir(settings.run.workdir)
+    console, interrupts = Console(), Interrupts().install()
+    with contextlib.ExitStack() as stack:
+        stack.callback(interrupts.uninstall)
+        if settings.run.dry_run:
+            start = Start(None, None)
+        else:
+            workdir.create()
+            stack.enter_context(workdir.locked())
+            start = find_start(settings, workdir, console)
+            if is_finished(settings, start):
+                console.say(f"{workdir.path}: this run is finished (step {start.step:,}); a longer one goes on with "
+                            "--epochs or --train_steps and --accept_config_change")
+                return
+        with console.phase("starting TensorFlow"):
+            runtime.start_tensorflow()
+            from cct_tf.training import loop
+        training = loop.Training(settings, workdir, start, console)
+        console.say("\n".join(training.plan_lines()))
+        if settings.run.dry_run:
+            training.try_one_batch()
+            return
+        workdir.write_text(workdir.config, flags.as_flagfile(settings))
+        workdir.write_text(workdir.classes, "".join(f"{name}\n" for name in training.images.source.class_names))
+        test = training.run(interrupts)
+        console.say("\n".join(training.result_lines(test, time.perf_counter() - began)))
+
+
+def run():
+    """Entry point of `cct-train`."""
+    command.run(main, sys.argv[1:], _USAGE, list(config.FIELDS.values()))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,267 @@
+"""Checkpoints: folders that are complete or not there.
+
+    checkpoints/step_00000500/    weights.index, weights.data-...   TensorFlow's files
+                                  run.json                          what the weights belong to
+    best/step_00000500/           the same, of the best evaluation so far
+
+A checkpoint is written under a hidden name, flushed to the disk, then renamed. Reading `run.json` needs no TensorFlow,
+so a command can compare configs before importing it.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import pathlib
+import re
+import shutil
+
+from cct_tf.errors import OutsideFault, UserError
+
+_PREFIX = "weights"
+_NAME = re.compile(r"step_(\d{8,})")
+_HIDDEN = ".partial-"
+_SET_ASIDE = ".corrupt"
+_STORAGE_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What `run.json` says.
+
+    Attributes:
+        config: flat dict, the config as given.
+        resolved: dict of what was worked out: mean, std, classes, num_examples, fingerprint, threads, jit, ...
+        step: int, updates done or skipped.
+        last_evaluated_step: int, 0 if never.
+        best: dict {"step", "top1", "loss"} or None.
+        finished: bool, the run reached its end and its last evaluation.
+        versions: dict of package versions.
+    """
+
+    config: dict
+    resolved: dict
+    step: int
+    last_evaluated_step: int
+    best: dict | None
+    finished: bool
+    versions: dict
+
+    def as_json(self):
+        return json.dumps({"format": 1} | dataclasses.asdict(self), indent=1) + "\n"
+
+
+def step_of(path):
+    """The step of a checkpoint folder's name, or None if it isn't one."""
+    match = _NAME.fullmatch(pathlib.Path(path).name)
+    return int(match.group(1)) if match else None
+
+
+def list_checkpoints(folder):
+    """Complete checkpoints of a folder, lowest step first: list of pathlib.Path."""
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if step_of(path) is not None and path.is_dir()]
+    return sorted(found, key=step_of)
+
+
+def read_record(path):
+    """The `Record` of a checkpoint folder.
+
+    Raises:
+        ValueError, OSError, KeyError, TypeError: run.json is missing or not what it should be.
+    """
+    data = json.loads((pathlib.Path(path) / "run.json").read_text(encoding="utf-8"))
+    if data.pop("format") != 1:
+        raise ValueError("another format")
+    return Record(**data)
+
+
+def _sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_record(path, record):
+    """Replace the run.json of a checkpoint folder atomically."""
+    temporary = path / ".run.json.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(record.as_json())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path / "run.json")
+    _sync(path)
+
+
+@contextlib.contextmanager
+def storage_faults(path):
+    """Turn a full disk, however TensorFlow reports it, into an OutsideFault (status 75)."""
+    import tensorflow as tf
+    try:
+        yield
+    except OSError as error:
+        raise OutsideFault(f"{path}: could not be saved ({error.strerror}); the checkpoints before it are whole, and "
+                           "the same command goes on from them") from None
+    except tf.errors.OpError as error:
+        reason = "no space left on the device" if "space" in str(error).lower() else type(error).__name__
+        raise OutsideFault(f"{path}: could not be saved ({reason}); the checkpoints before it are whole, and the same "
+                           "command goes on from them") from None
+
+
+def clean(folder):
+    """Remove what a failed or killed save left."""
+    folder = pathlib.Path(folder)
+    for path in folder.glob(_HIDDEN + "*") if folder.is_dir() else ():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def save(folder, trackable, record):
+    """Write a checkpoint.
+
+    Args:
+        folder: pathlib.Path, `checkpoints`.
+        trackable: tf.train.Checkpoint.
+        record: Record of the step.
+
+    Returns:
+        pathlib.Path of the new checkpoint.
+
+    Raises:
+        OutsideFault: the storage is full or gone.
+    """
+    path = folder / f"step_{record.step:08d}"
+    partial = folder / f"{_HIDDEN}{path.name}"
+    with storage_faults(path):
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            trackable.write(str(partial / _PREFIX))
+            for file in partial.iterdir():
+                _sync(file)
+            write_record(partial, record)
+            _publish(partial, path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return path
+
+
+def _publish(partial, path):
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(partial, path)
+    _sync(path.parent)
+
+
+def keep_best(folder, checkpoint):
+    """Make `checkpoint` the only one in `folder` (best/); linked where the file system can, else copied."""
+    path = folder / checkpoint.name
+    partial = folder / f"{_HIDDEN}{path.name}"
+
+    def link(source, target):
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+
+    with storage_faults(path):
+        shutil.rmtree(partial, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        shutil.copytree(checkpoint, partial, copy_function=link)
+        _publish(partial, path)
+    for other in list_checkpoints(folder):
+        if other != path:
+            shutil.rmtree(other)
+
+
+def prune(folder, keep):
+    """Remove all but the last `keep` checkpoints."""
+    for path in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(path)
+
+
+def restore(path, trackable):
+    """Read a checkpoint back, strictly: everything matched, nothing left over.
+
+    Args:
+        path: pathlib.Path of the checkpoint.
+        trackable: tf.train.Checkpoint of the same structure, all variables built.
+
+    Raises:
+        Unreadable: the files are damaged.
+        UserError: they hold another network or optimizer.
+    """
+    _read(path, trackable, lambda status: status.assert_consumed())
+
+
+def restore_weights(path, model):
+    """Read the model's weights alone (partial by design): every variable of the model must be there.
+
+    Raises:
+        Unreadable: the files are damaged.
+        UserError: they hold another network.
+    """
+    import tensorflow as tf
+
+    def check(status):
+        status.expect_partial()
+        status.assert_existing_objects_matched()
+
+    _read(path, tf.train.Checkpoint(model=model), check)
+
+
+class Unreadable(Exception):
+    """A checkpoint's files are damaged."""
+
+
+def _read(path, trackable, check):
+    import tensorflow as tf
+    try:
+        check(trackable.read(str(path / _PREFIX)))
+    except AssertionError as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"{path}: expected the weights of this network and optimizer, found others "
+                        f"({reason})") from None
+    except (IndexError, tf.errors.OpError) as error:
+        raise Unreadable(f"{path}: {type(error).__name__}") from None
+
+
+def set_aside(path):
+    """Rename a damaged checkpoint out of the way; returns its new path."""
+    target = path.with_name(path.name + _SET_ASIDE)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(path, target)
+    return target
+
+
+def newest_record(folder, warn):
+    """The newest checkpoint whose run.json can be read, with its record.
+
+    Args:
+        folder: pathlib.Path, `checkpoints`.
+        warn: function of a line of text; damaged ones are set aside and said.
+
+    Returns:
+        (path, Record), or (None, None) if there is none.
+
+    Raises:
+        UserError: there were checkpoints, and none can be read.
+    """
+    damaged = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            record = read_record(path)
+        except (OSError, ValueError, KeyError, TypeError):
+            damaged.append(set_aside(path))
+            warn(f"{path}: run.json can't be read; set aside as {damaged[-1].name}, going on from the one before")
+            continue
+        return path, record
+    if damaged:
+        raise UserError(f"{folder}: expected a checkpoint that can be read, found none: "
+                        f"{', '.join(path.name for path in damaged)}")
+    return None, None

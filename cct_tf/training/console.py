@@ -1,0 +1,113 @@
+"""What a person sees while a command runs. stdout: plan, progress, results; stderr: warnings."""
+
+import contextlib
+import sys
+import time
+
+
+def duration(seconds):
+    """`42s`, `3m05s`, `2h10m`."""
+    seconds = int(round(seconds))
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+class Console:
+    """Lines for a person.
+
+    Args:
+        quiet: bool, say nothing on stdout (a command with --json keeps it for the object).
+    """
+
+    def __init__(self, quiet=False):
+        self.quiet = quiet
+        self.is_terminal = sys.stdout.isatty() and not quiet
+        self.stream = None if quiet else sys.stdout  # for progress of others
+        self.phases = {}  # name -> seconds, in the order they happened
+
+    def say(self, text=""):
+        if not self.quiet:
+            print(text, flush=True)
+
+    def warn(self, text):
+        print(f"warning: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def phase(self, text, own_lines=False):
+        """Say what is being waited for while it is, and how long it took when it is done.
+
+        Args:
+            text: what is being done.
+            own_lines: True if lines of progress may come in between.
+        """
+        if not self.quiet:
+            print(f"{text} ...", end="\n" if own_lines else "", flush=True)
+        start = time.perf_counter()
+        try:
+            yield
+        except BaseException:
+            if not own_lines:
+                self.say()
+            raise
+        self.phases[text] = time.perf_counter() - start
+        self.say(f"{text if own_lines else ''} {self.phases[text]:.1f} s")
+
+
+class Progress:
+    """Progress of the training: a bar on a terminal, plain lines otherwise.
+
+    Args:
+        console: Console.
+        plan: `plan.Plan`.
+        start_step: int, where this process begins.
+    """
+
+    _SECONDS_BETWEEN_LINES = 2.0
+
+    def __init__(self, console, plan, start_step):
+        self._console = console
+        self._plan = plan
+        self._bar = None
+        self._last_line = 0.0
+        self._start = (start_step, time.perf_counter())
+        if console.is_terminal:
+            import tqdm
+            self._bar = tqdm.tqdm(total=plan.total_steps, initial=start_step, unit="step", dynamic_ncols=True,
+                                  smoothing=0.1, file=sys.stdout)
+
+    def advance(self, step):
+        """Move to `step` completed steps."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def show(self, step, values):
+        """Show the values of a log record at `step`."""
+        text = (f"loss {values['train/loss']:.4f}  accuracy {100 * values['train/accuracy']:.1f}%  "
+                f"{values['timing/images_per_second']:,.0f} images/s")
+        if values["train/skipped_updates"]:
+            text += f"  {values['train/skipped_updates']} updates skipped"
+        if self._bar is not None:
+            self._bar.set_postfix_str(text.replace("  ", ", "))
+            return
+        now = time.perf_counter()
+        if now - self._last_line < self._SECONDS_BETWEEN_LINES and step < self._plan.total_steps:
+            return
+        self._last_line = now
+        first_step, since = self._start
+        left = (self._plan.total_steps - step) * (now - since) / max(step - first_step, 1)
+        self._console.say(f"step {step}/{self._plan.total_steps}  epoch {float(self._plan.epoch_of(step)):.2f}  {text}"
+                          f"  {duration(left)} left")
+
+    def say(self, text):
+        """A line that does not break the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stdout)
+        else:
+            self._console.say(text)
+
+    def close(self):
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,73 @@
+"""SIGINT and SIGTERM: finish the step, save, leave; a second SIGINT leaves at once.
+
+Python's own handlers wait for the running TensorFlow call and merge repeated signals into one, so a thread reads the
+wake-up file descriptor, to which the C handler writes a byte the moment a signal arrives.
+"""
+
+import os
+import signal
+import sys
+import threading
+
+from cct_tf.errors import Interrupted
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Handlers of this process. Install once, in the main thread, before TensorFlow is imported.
+
+    Attributes:
+        requested: signal number that asked to stop, or None.
+        can_save: while True, a signal only sets `requested`, for the loop to look at; while False, it ends the
+            command where it stands.
+    """
+
+    def __init__(self):
+        self.requested = None
+        self.can_save = False
+        self._previous = {}
+        self._count = 0
+
+    def install(self):
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        for number in _SIGNALS:
+            self._previous[number] = signal.signal(number, self._handle)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
+        return self
+
+    def uninstall(self):
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _watch(self, reading):
+        while True:
+            for number in os.read(reading, 64):
+                if number in _SIGNALS:
+                    self._arrived(number)
+
+    def _arrived(self, number):
+        if number == signal.SIGINT:
+            self._count += 1
+            if self._count >= 2:
+                os._exit(128 + number)
+        if self.requested is None:
+            self.requested = number
+            if self.can_save:
+                again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
+                print(f"\n{signal.Signals(number).name}: finishing the step and saving{again}", file=sys.stderr,
+                      flush=True)
+
+    def _handle(self, number, frame):
+        if not self.can_save:
+            raise Interrupted(number, f"{signal.Signals(number).name} before the first step, nothing to save")
+        if self.requested is None:
+            self.requested = number
+
+    def check(self, message):
+        """Raise Interrupted with `message` if a signal asked to stop."""
+        if self.requested is not None:
+            raise Interrupted(self.requested, f"{signal.Signals(self.requested).name}: {message}")

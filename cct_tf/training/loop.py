@@ -1,0 +1,315 @@
+"""The loop: chunk of steps -> log -> checkpoint -> evaluate, each behind its gate.
+
+The *inner* loop is `TrainStep.run`: many steps in one tf.function, nothing read on the host. The *outer* loop is
+`Training.run`: it picks how many steps the next chunk has (up to the next gate, about a second at most, so that a
+signal never waits long), and acts at the gates. A checkpoint is saved before each evaluation, so what a fault costs is
+the work since then and never an evaluated state.
+"""
+
+import importlib.metadata
+import platform
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from cct_tf import runtime
+from cct_tf.data import pipeline
+from cct_tf.errors import UserError
+from cct_tf.optim import schedules
+from cct_tf.optim.optimizers import make_optimizer
+from cct_tf.plan import make_plan
+from cct_tf.training import checkpoint, losses, report, setup
+from cct_tf.training.console import Progress
+from cct_tf.training.evaluation import Evaluator
+from cct_tf.training.resume import find_start
+from cct_tf.training.state import TrainState
+from cct_tf.training.step import TrainStep
+from cct_tf.training.summaries import Summaries
+
+_CHUNK_SECONDS = 1.0
+
+
+class Training:
+    """A run, assembled: everything `run` needs, restored to where it goes on.
+
+    Args:
+        config: `config.Config`.
+        workdir: `workdir.Workdir`.
+        start: `resume.Start`.
+        console: `console.Console`.
+    """
+
+    def __init__(self, config, workdir, start, console):
+        self.config, self.workdir, self.console, self.start = config, workdir, console, start
+        resolved = start.record.resolved if start.record else {}
+        known = (resolved["mean"], resolved["std"]) if resolved.get("statistics_computed") else None
+        self.images = setup.open_images(config, console, known)
+        self._check_data(resolved)
+        source = self.images.source
+        self.plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
+        self.devices = setup.make_devices(config)
+        self.jit = runtime.choose_jit(config.run.jit, self.devices.kind)
+        with console.phase(f"building {config.model.model}"), self.devices.strategy.scope():
+            self.model = setup.build_model(config, source.num_classes)
+            self.optimizer = make_optimizer(config.optim, self.model.trainable_variables)
+        self.transform = setup.make_transform(config, self.images, self.model)
+        self.state = TrainState()
+        self.train_split = source.splits["train"]
+        if self.transform.fits_once:
+            with console.phase("preparing the training images"):
+                self.train_split = pipeline.hold_at_size(self.train_split, self.transform)
+        self.trackable = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer, state=self.state)
+        self.train_step = TrainStep(
+            self.devices, self.model, self.optimizer, self.state, batch_size=config.optim.batch_size,
+            accumulate_steps=config.run.accumulate_steps, clip_norm=config.optim.clip_norm,
+            max_skipped_updates=config.optim.max_skipped_updates, jit=self.jit.value)
+        self._restore()
+        record = self.start.record
+        self.last_evaluated_step = record.last_evaluated_step if record else 0
+        self.best = record.best if record else None
+        self.last = None
+        self._saved_step = None
+        self._note_threads(resolved)
+
+    # Assembly.
+
+    def _check_data(self, resolved):
+        found = self.images.source.fingerprint
+        if resolved and resolved["fingerprint"] != found:
+            raise UserError(f"--data_dir: expected the data this run was started on (fingerprint "
+                            f"{resolved['fingerprint'][:12]}), found other images or labels ({found[:12]})")
+
+    def _note_threads(self, resolved):
+        if resolved and resolved["threads"] != runtime.num_threads():
+            self.console.say(f"threads changed from {resolved['threads']} to {runtime.num_threads()}: results agree "
+                             "up to summation order, not to the last bit")
+
+    def _restore(self):
+        """Restore the newest readable checkpoint; damaged ones are set aside and said."""
+        while self.start.path is not None:
+            try:
+                checkpoint.restore(self.start.path, self.trackable)
+                return
+            except checkpoint.Unreadable as error:
+                aside = checkpoint.set_aside(self.start.path)
+                if not checkpoint.list_checkpoints(self.workdir.checkpoints):
+                    raise UserError(f"{self.workdir.checkpoints}: expected a checkpoint that can be read, found none "
+                                    f"({error})") from None
+                self.console.warn(f"{error}: damaged, set aside as {aside.name}, going on from the one before")
+                self.start = find_start(self.config, self.workdir, self.console)
+
+    def _resolved(self):
+        source = self.images.source
+        return {"mean": list(self.images.mean), "std": list(self.images.std),
+                "statistics_computed": self.config.augment.mean is None and source.mean is None,
+                "image_size": self.model.image_size, "classes": list(source.class_names),
+                "num_examples": {name: split.num_examples for name, split in source.splits.items()},
+                "fingerprint": source.fingerprint, "order": source.order, "total_steps": self.plan.total_steps,
+                "threads": runtime.num_threads(), "device": self.devices.kind,
+                "num_replicas": self.devices.num_replicas, "jit": self.jit.value}
+
+    def plan_lines(self):
+        """The plan as lines of text."""
+        return report.plan_lines(self.config, self.images, self.plan, self.model, self.devices, self.jit, self.start)
+
+    def result_lines(self, test, seconds):
+        """What came out, as lines of text; `test` is what `run` returned."""
+        return report.result_lines(self.config, self.best, self.last, test, seconds)
+
+    def try_one_batch(self):
+        """Send one training batch through the network and say what came out: the end of a dry run."""
+        with self.console.phase("one batch through the network"):
+            batch = next(iter(self.batches(int(self.state.step.numpy()), 1)))
+            logits = self.model(batch["image"], training=False)
+            loss = float(tf.reduce_mean(losses.cross_entropy(batch["label"], logits)))
+        self.console.say(f"loss {loss:.4f} before training; nothing was written")
+
+    # Data.
+
+    def batches(self, start_step, num_steps):
+        """Dataset of training batches."""
+        source, config = self.images.source, self.config
+        with tf.device("CPU:0"):
+            return pipeline.train_batches(
+                self.train_split, self.transform, num_classes=source.num_classes,
+                label_smoothing=config.optim.label_smoothing, seed=config.run.seed,
+                batch_size=config.optim.batch_size, start_step=start_step, num_steps=num_steps)
+
+    def evaluator(self, split):
+        """`Evaluator` of a split, by name."""
+        source = self.images.source
+        return Evaluator(self.devices, self.model, source.splits[split], self.transform,
+                         num_classes=source.num_classes, batch_size=self.config.run.eval_batch_size)
+
+    # Acting.
+
+    def _save(self, step, finished=False):
+        """Save a checkpoint of `step`, or bring the record of the one just saved up to date."""
+        record = checkpoint.Record(
+            config=self.config.as_dict(), resolved=self._resolved(), step=step,
+            last_evaluated_step=self.last_evaluated_step, best=self.best, finished=finished, versions=_versions())
+        path = self.workdir.checkpoints / f"step_{step:08d}"
+        if self._saved_step == step:
+            checkpoint.write_record(path, record)
+        else:
+            checkpoint.save(self.workdir.checkpoints, self.trackable, record)
+            checkpoint.prune(self.workdir.checkpoints, self.config.run.keep_checkpoints)
+            self._saved_step = step
+        best = self.workdir.best / path.name
+        if best.exists():
+            checkpoint.write_record(best, record)
+
+    def _evaluate(self, step, evaluator, summaries, progress, interrupts):
+        """Evaluate the state of `step`, which has been saved."""
+        result = evaluator(should_stop=lambda: interrupts.requested is not None)
+        if result is None:
+            return
+        summaries.write_evaluation(step, result)
+        self.last = {"step": step, "top1": result.top1, "loss": result.loss}
+        is_best = self.best is None or result.top1 > self.best["top1"]
+        if is_best:
+            self.best = self.last
+            checkpoint.keep_best(self.workdir.best, self.workdir.checkpoints / f"step_{step:08d}")
+        self.last_evaluated_step = step
+        self._save(step)
+        progress.say(f"evaluation at step {step:,} (epoch {float(self.plan.epoch_of(step)):.2f}): top-1 "
+                     f"{100 * result.top1:.2f}%, loss {result.loss:.4f}{' (best so far)' if is_best else ''}")
+
+    def _log(self, step, timer, summaries, progress):
+        values = self.state.interval()
+        values["train/learning_rate"] = schedules.learning_rate(self.config.optim, self.plan, step - 1)
+        values |= timer.values(self.config.optim.batch_size, float(self.train_step.wait_seconds.numpy()))
+        summaries.write_train(step, values)
+        progress.show(step, values)
+        self.state.start_interval()
+        self.train_step.wait_seconds.assign(0.0)
+        timer.reset()
+
+    def _check_divergence(self):
+        limit = self.config.optim.max_skipped_updates
+        if int(self.state.skipped_in_row.numpy()) >= limit:
+            saved = checkpoint.list_checkpoints(self.workdir.checkpoints)
+            last = f"; the last good checkpoint is {saved[-1]}" if saved else ""
+            raise UserError(f"--max_skipped_updates: expected fewer than {limit} non-finite updates in a row, found "
+                            f"{limit} up to step {int(self.state.step.numpy())}; try a lower --learning_rate or a "
+                            f"--clip_norm{last}")
+
+    def run(self, interrupts):
+        """Train to the end, or until a signal asks to stop.
+
+        Args:
+            interrupts: `interrupts.Interrupts`.
+
+        Returns:
+            `metrics.Evaluation` of the best weights on the test split, where it is not what `eval/*` uses; else None.
+
+        Raises:
+            Interrupted: a signal asked to stop; the state is saved.
+            UserError: too many non-finite updates in a row.
+            OutsideFault: a checkpoint could not be saved.
+        """
+        plan, step = self.plan, int(self.state.step.numpy())
+        summaries = Summaries(self.workdir, self.config, self.images.source.class_names)
+        evaluator = self.evaluator("validation" if "validation" in self.images.source.splits else "test")
+        progress, timer = Progress(self.console, plan, step), Timer()
+        shown = self.transform.unfinish(next(iter(self.batches(step, 1)))["image"]) if step < plan.total_steps else None
+        summaries.start(step, self.last_evaluated_step, shown)
+        iterator = runtime.distribute(self.devices, self.batches(step, max(plan.total_steps - step, 1)),
+                                      plan.batch_size)
+        interrupts.can_save = True
+        try:
+            if step and plan.evaluate.is_due(step) and self.last_evaluated_step < step:
+                self._saved_step = step
+                self._evaluate(step, evaluator, summaries, progress, interrupts)
+            while step < plan.total_steps and interrupts.requested is None:
+                step = self._chunk(step, iterator, timer, progress)
+                self._check_divergence()
+                if plan.log.is_due(step):
+                    self._log(step, timer, summaries, progress)
+                if plan.checkpoint.is_due(step) or plan.evaluate.is_due(step):
+                    self._save(step)
+                if plan.evaluate.is_due(step):
+                    self._evaluate(step, evaluator, summaries, progress, interrupts)
+            if interrupts.requested is not None:
+                self._save(step)
+                interrupts.check(f"saved step {step:,} of {plan.total_steps:,}; the same command goes on from it")
+            return self._finish(summaries)
+        finally:
+            progress.close()
+            summaries.close()
+
+    def _chunk(self, step, iterator, timer, progress):
+        """Some steps, up to the next gate and about a second; returns the number of completed steps."""
+        count = min(self.plan.next_gate(step) - step, timer.steps_in(_CHUNK_SECONDS))
+        rates = np.array([schedules.learning_rate(self.config.optim, self.plan, step + index)
+                          for index in range(count)], np.float32)
+        if timer.is_first:
+            with self.console.phase("compiling the training step"):
+                self._timed(iterator, rates, timer)
+        else:
+            self._timed(iterator, rates, timer)
+        step = int(self.state.step.numpy())
+        progress.advance(step)
+        return step
+
+    def _timed(self, iterator, rates, timer):
+        start = time.perf_counter()
+        self.train_step.run(iterator, tf.constant(rates))
+        self.state.step.numpy()  # waits for the device
+        timer.add(len(rates), time.perf_counter() - start)
+
+    def _finish(self, summaries):
+        """After the last step: test the best weights, if the best was chosen on a validation split."""
+        step, test = self.plan.total_steps, None
+        splits = self.images.source.splits
+        if "validation" in splits and "test" in splits:
+            best = checkpoint.list_checkpoints(self.workdir.best)[-1]
+            checkpoint.restore_weights(best, self.model)
+            test = self.evaluator("test")()
+            summaries.write_evaluation(step, test, prefix="test")
+        self._saved_step = step
+        self._save(step, finished=True)
+        return test
+
+
+class Timer:
+    """Time spent in steps, without the first chunk, whose time is mostly compilation."""
+
+    def __init__(self):
+        self.is_first = True
+        self._seconds_per_step = None
+        self.reset()
+
+    def reset(self):
+        self._steps, self._seconds = 0, 0.0
+
+    def add(self, steps, seconds):
+        if self.is_first:
+            self.is_first = False
+            return
+        self._steps += steps
+        self._seconds += seconds
+        self._seconds_per_step = seconds / steps
+
+    def steps_in(self, seconds):
+        """About as many steps as fit into `seconds`; 1 while nothing is known."""
+        if self._seconds_per_step is None:
+            return 1
+        return max(1, int(seconds / self._seconds_per_step))
+
+    def values(self, batch_size, wait_seconds):
+        """{"timing/..."} of the interval; NaN where only the first chunk fell into it."""
+        if not self._steps:
+            return dict.fromkeys(("timing/images_per_second", "timing/step_ms", "timing/input_wait_fraction"),
+                                 float("nan"))
+        return {"timing/images_per_second": self._steps * batch_size / self._seconds,
+                "timing/step_ms": 1000.0 * self._seconds / self._steps,
+                "timing/input_wait_fraction": min(wait_seconds / self._seconds, 1.0)}
+
+
+def _versions():
+    names = ("tensorflow", "keras", "numpy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+

@@ -1,0 +1,82 @@
+"""From a config to the parts of a run: data, model, optimizer, plan. Training and evaluation share it."""
+
+import dataclasses
+
+from cct_tf import runtime
+from cct_tf.augment import transform as transform_lib
+from cct_tf.data import registry
+from cct_tf.data.statistics import channel_statistics
+from cct_tf.errors import UserError
+from cct_tf.models import create_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """A data set and how its images are prepared.
+
+    Attributes:
+        source: `source.Source`.
+        mean, std: tuples of floats of pixels in [0, 1].
+        statistics_from: where they come from, for the plan.
+    """
+
+    source: object
+    mean: tuple
+    std: tuple
+    statistics_from: str
+
+
+def open_images(config, console, known=None):
+    """Open the data set and settle mean and standard deviation.
+
+    Args:
+        config: `config.Config`.
+        console: `console.Console`.
+        known: (mean, std) that an earlier part of the run computed, or None.
+
+    Returns:
+        Images.
+    """
+    with console.phase(f"opening {config.data.dataset}", own_lines=True):
+        source = registry.open_source(config.data, console.stream)
+    if config.augment.mean is not None:
+        return Images(source, config.augment.mean, config.augment.std, "flags")
+    if known is not None:
+        return Images(source, *known, "an earlier start of this run")
+    if source.mean is not None:
+        return Images(source, source.mean, source.std, "the data set's own")
+    with console.phase("computing mean and standard deviation", own_lines=True):
+        mean, std = channel_statistics(source.splits["train"], console.stream)
+    return Images(source, mean, std, "computed from the training images")
+
+
+def build_model(config, num_classes):
+    """The network of a config. Call it under the strategy's scope."""
+    model = config.model
+    return create_model(
+        model.model, num_classes=num_classes, image_size=config.augment.image_size,
+        positional_embedding=model.positional_embedding, norm_order=model.norm_order,
+        dropout_rate=model.dropout_rate, attention_dropout_rate=model.attention_dropout_rate,
+        drop_path_rate=model.drop_path_rate, seed=config.run.seed)
+
+
+def make_transform(config, images, model):
+    """The `Transform` that brings the images to what `model` takes."""
+    return transform_lib.from_config(config.augment, model.image_size, images.mean, images.std)
+
+
+def make_devices(config):
+    """`runtime.Devices` of a config, checked against the batch."""
+    devices = runtime.make_devices(config.run.num_replicas, config.run.deterministic)
+    pieces = devices.num_replicas * config.run.accumulate_steps
+    if config.optim.batch_size % pieces:
+        raise UserError(f"--batch_size: expected a multiple of replicas x accumulate_steps "
+                        f"({devices.num_replicas} x {config.run.accumulate_steps}), found {config.optim.batch_size}")
+    return devices
+
+
+def evaluation_split(source):
+    """The split that `eval/*` and the best checkpoint use: validation if there is one, else test."""
+    return source.splits["validation"] if "validation" in source.splits else source.splits["test"]
+
+

@@ -1,0 +1,67 @@
+"""What a run carries from step to step besides weights and optimizer."""
+
+import tensorflow as tf
+
+
+class TrainState(tf.Module):
+    """Counters of the run and sums of the current log interval.
+
+    The sums are added to one step at a time, so where a chunk of steps ended leaves no trace; they are part of the
+    checkpoint, so a resumed run logs the same interval.
+
+    Attributes:
+        step: int64, updates done or skipped.
+        skipped: int64, updates skipped because loss or gradient was not finite, over the whole run.
+        skipped_in_row: int64, the last of them without an update in between.
+        interval_steps: int64, steps in the interval; interval_updates: int64, those that were done.
+        loss_sum, accuracy_sum, grad_norm_sum: float64, sums over the interval's done updates.
+    """
+
+    _INTERVAL = ("interval_steps", "interval_updates", "loss_sum", "accuracy_sum", "grad_norm_sum")
+
+    def __init__(self):
+        super().__init__(name="train_state")
+
+        def make(name, dtype):
+            return tf.Variable(0, dtype=dtype, trainable=False, name=name)
+
+        self.step = make("step", tf.int64)
+        self.skipped = make("skipped", tf.int64)
+        self.skipped_in_row = make("skipped_in_row", tf.int64)
+        self.interval_steps = make("interval_steps", tf.int64)
+        self.interval_updates = make("interval_updates", tf.int64)
+        self.loss_sum = make("loss_sum", tf.float64)
+        self.accuracy_sum = make("accuracy_sum", tf.float64)
+        self.grad_norm_sum = make("grad_norm_sum", tf.float64)
+
+    def add(self, loss, accuracy, grad_norm, done):
+        """Count one step. Scalars float32 (means over the global batch), `done` bool; call inside the step."""
+        one = tf.cast(done, tf.int64)
+
+        def if_done(value):
+            return tf.where(done, tf.cast(value, tf.float64), tf.zeros([], tf.float64))
+
+        self.step.assign_add(1)
+        self.interval_steps.assign_add(1)
+        self.interval_updates.assign_add(one)
+        self.skipped.assign_add(1 - one)
+        self.skipped_in_row.assign((self.skipped_in_row + 1) * (1 - one))
+        self.loss_sum.assign_add(if_done(loss))
+        self.accuracy_sum.assign_add(if_done(accuracy))
+        self.grad_norm_sum.assign_add(if_done(grad_norm))
+
+    def interval(self):
+        """Means over the interval's done updates, a dict of floats (NaN where none was done)."""
+        updates = int(self.interval_updates.numpy())
+
+        def mean(total):
+            return float(total.numpy()) / updates if updates else float("nan")
+
+        return {"train/loss": mean(self.loss_sum), "train/accuracy": mean(self.accuracy_sum),
+                "train/grad_norm": mean(self.grad_norm_sum), "train/skipped_updates": int(self.skipped.numpy())}
+
+    def start_interval(self):
+        """Set the interval's sums to zero."""
+        for name in self._INTERVAL:
+            variable = getattr(self, name)
+            variable.assign(tf.zeros([], variable.dtype))

@@ -1,0 +1,143 @@
+"""The training step: what happens to one global batch.
+
+    per replica   forward and backward of each micro-batch (compiled by XLA if asked), summed
+    together      all-reduce sum over the replicas, once
+    per replica   clip by the global norm
+    together      finite? -> update : skip
+
+The loss is a sum over the examples divided by the global batch, never a mean of means; clipping and the finite check
+see the whole gradient, so any number of replicas and micro-batches gives the same update up to summation order.
+
+Legend: B global batch, b a replica's share, m = b / accumulate_steps a micro-batch, K classes.
+"""
+
+import tensorflow as tf
+
+from cct_tf.training import losses
+
+
+class TrainStep:
+    """One update, and many of them in one tf.function.
+
+    Args:
+        devices: `runtime.Devices`.
+        model: keras.Model, built under the strategy's scope.
+        optimizer: optimizer of `optim.optimizers`, built under the strategy's scope.
+        state: `state.TrainState`.
+        batch_size: int B.
+        accumulate_steps: int, micro-batches per replica.
+        clip_norm: float or None.
+        max_skipped_updates: int, `run` returns early after this many skipped updates in a row.
+        jit: bool, compile forward and backward with XLA.
+
+    Attributes:
+        wait_seconds: float64 variable, time spent waiting for input since it was last set to zero.
+    """
+
+    def __init__(self, devices, model, optimizer, state, *, batch_size, accumulate_steps=1, clip_norm=None,
+                 max_skipped_updates=20, jit=False):
+        self._devices = devices
+        self._model = model
+        self._variables = model.trainable_variables
+        self._optimizer = optimizer
+        self._state = state
+        self._batch_size = batch_size
+        self._accumulate_steps = accumulate_steps
+        self._clip_norm = clip_norm
+        self._max_skipped_updates = max_skipped_updates
+        self.wait_seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="wait_seconds")
+        # Compiled per replica, and called through a Python function in `strategy.run`: compiling the whole step
+        # fails with several devices.
+        self._forward_backward = tf.function(self._gradients_of, jit_compile=True) if jit else self._gradients_of
+
+    def _gradients_of(self, images, labels, seeds):
+        """Gradients of one micro-batch's part of the loss.
+
+        Args:
+            images: float32 [m, S, S, C]; labels: float32 [m, K]; seeds: uint32 [m].
+
+        Returns:
+            (list of gradients, loss scalar, accuracy scalar), each a sum over examples divided by B.
+        """
+        with tf.GradientTape() as tape:
+            logits = tf.cast(self._model(images, seeds=seeds, training=True), tf.float32)
+            loss = tf.reduce_sum(losses.cross_entropy(labels, logits)) / self._batch_size
+        gradients = tape.gradient(loss, [variable.value for variable in self._variables])
+        correct = tf.cast(losses.rank_of_label(labels, logits) == 0, tf.float32)
+        return gradients, loss, tf.reduce_sum(correct) / self._batch_size
+
+    def _replica_gradients(self, batch):
+        """A replica's micro-batches, then the sum over all replicas, clipped.
+
+        Returns:
+            (gradients, loss, accuracy, global norm before clipping), equal on all replicas.
+        """
+        parts = (batch["image"], batch["label"], batch["seed"])
+        if self._accumulate_steps == 1:
+            gradients, loss, accuracy = self._forward_backward(*parts)
+        else:
+            gradients, loss, accuracy = self._accumulated(parts)
+        reduced = tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.SUM, [*gradients, loss, accuracy])
+        *gradients, loss, accuracy = reduced
+        norm = tf.linalg.global_norm(gradients)
+        if self._clip_norm is not None:
+            scale = self._clip_norm / tf.maximum(norm, self._clip_norm)
+            gradients = [gradient * scale for gradient in gradients]
+        return gradients, loss, accuracy, norm
+
+    def _accumulated(self, parts):
+        """Sum over the micro-batches, one after the other, in a loop of the graph."""
+        micro = self._batch_size // self._devices.num_replicas // self._accumulate_steps
+
+        def add(index, sums):
+            slices = [part[index * micro:(index + 1) * micro] for part in parts]
+            for part in slices:
+                part.set_shape([micro, *part.shape[1:]])
+            return index + 1, tf.nest.map_structure(tf.add, sums, tuple(self._forward_backward(*slices)))
+
+        zeros = ([tf.zeros(variable.shape, variable.dtype) for variable in self._variables], tf.zeros([]), tf.zeros([]))
+        _, sums = tf.while_loop(lambda index, _: index < self._accumulate_steps, add, (0, zeros),
+                                parallel_iterations=1)
+        return sums
+
+    def _update(self, gradients):
+        self._optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
+
+    def __call__(self, batch, learning_rate):
+        """One step in cross-replica context.
+
+        Args:
+            batch: batch dict, per replica.
+            learning_rate: float32 scalar.
+        """
+        strategy = self._devices.strategy
+        gradients, loss, accuracy, norm = strategy.run(lambda part: self._replica_gradients(part), args=(batch,))
+        # All replicas hold the same reduced values: the first speaks for all.
+        loss, accuracy, norm = (strategy.experimental_local_results(value)[0] for value in (loss, accuracy, norm))
+        finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+        self._optimizer.learning_rate.assign(learning_rate)
+
+        def update():
+            strategy.run(lambda values: self._update(values), args=(gradients,))
+            return 0
+
+        tf.cond(finite, update, lambda: 0)
+        self._state.add(loss, accuracy, norm, finite)
+
+    @tf.function(reduce_retracing=True)
+    def run(self, iterator, learning_rates):
+        """Many steps, without a word to the host.
+
+        Args:
+            iterator: from `runtime.distribute`.
+            learning_rates: float32 [n], one per step.
+        """
+        index = 0
+        state = self._state
+        while index < tf.size(learning_rates) and state.skipped_in_row < self._max_skipped_updates:
+            before = tf.timestamp()
+            batch = next(iterator)
+            self.wait_seconds.assign_add(tf.timestamp() - before)
+            self(batch, learning_rates[index])
+            index += 1

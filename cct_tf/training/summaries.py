@@ -1,0 +1,80 @@
+"""Where numbers go: `metrics.jsonl`, TensorBoard event files, `plots/`."""
+
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
+
+from cct_tf import flags
+from cct_tf.training import plots
+from cct_tf.training.workdir import MetricsFile
+
+_SHOWN_IMAGES = 16
+
+
+class Summaries:
+    """Everything a run writes down about itself.
+
+    Args:
+        workdir: `workdir.Workdir`.
+        config: `config.Config`, for the text and HParams dashboards.
+        class_names: sequence of strings.
+    """
+
+    def __init__(self, workdir, config, class_names):
+        self._workdir = workdir
+        self._config = config
+        self._class_names = class_names
+        self._metrics = MetricsFile(workdir.metrics)
+        self._writers = {}
+
+    def _writer(self, name):
+        if name not in self._writers:
+            self._writers[name] = tf.summary.create_file_writer(str(self._workdir.path / name))
+        return self._writers[name]
+
+    def start(self, step, last_evaluated_step, shown_batch):
+        """Begin, or go on from `step`: cut what will be written again; write config and first batch.
+
+        Args:
+            step, last_evaluated_step: ints.
+            shown_batch: float32 [B, S, S, 3] in [0, 1], what the network sees; None to leave it out.
+        """
+        self._metrics.cut(step, last_evaluated_step)
+        with self._writer("train").as_default(step=step):
+            text = flags.as_flagfile(self._config)
+            tf.summary.text("config", "\n".join("    " + line for line in text.splitlines()))
+            if shown_batch is not None:
+                tf.summary.image("train/batch", shown_batch[:_SHOWN_IMAGES], max_outputs=_SHOWN_IMAGES)
+            hparams.hparams({name: _plain(value) for name, value in self._config.as_dict().items()
+                             if name not in ("workdir", "data_dir")})
+
+    def write_train(self, step, values):
+        """A log record: {"train/...", "timing/..."} at `step`."""
+        self._write("train", step, values)
+
+    def write_evaluation(self, step, evaluation, prefix="eval"):
+        """An evaluation at `step`; `prefix` is "eval" or "test"."""
+        figure = plots.confusion_figure(evaluation.confusion, self._class_names)
+        plots.save(figure, self._workdir.plots / "confusion_matrix.png")
+        with self._writer(prefix).as_default(step=step):
+            tf.summary.image(f"{prefix}/confusion_matrix", plots.as_array(figure)[None])
+        self._write(prefix, step, evaluation.scalars(prefix))
+        plots.save(plots.curves_figure(self._metrics.read()), self._workdir.plots / "curves.png")
+
+    def _write(self, name, step, values):
+        with self._writer(name).as_default(step=step):
+            for tag, value in values.items():
+                tf.summary.scalar(tag, value)
+        self._writer(name).flush()
+        self._metrics.write(step, values)
+
+    def close(self):
+        for writer in self._writers.values():
+            writer.close()
+        self._metrics.close()
+
+
+def _plain(value):
+    """A config value as HParams takes it."""
+    if value is None:
+        return "default"
+    return ",".join(str(part) for part in value) if isinstance(value, tuple) else value

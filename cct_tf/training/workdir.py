@@ -1,0 +1,149 @@
+"""The work folder: its lock, its small text files, and `metrics.jsonl`. No TensorFlow here.
+
+    config.cfg       a flagfile that gives the run again
+    classes.txt      class names, a line each
+    checkpoints/     step_00000500/ ...
+    best/            step_00000500/
+    metrics.jsonl    one record a line
+    train/ eval/     TensorBoard event files
+    plots/           curves.png, confusion_matrix.png
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import math
+import os
+import pathlib
+
+from cct_tf.errors import OutsideFault, UserError
+
+
+class Workdir:
+    """Paths of one work folder.
+
+    Args:
+        path: the folder, text. Created by `create`, not here.
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+        self.config = self.path / "config.cfg"
+        self.classes = self.path / "classes.txt"
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"
+        self.metrics = self.path / "metrics.jsonl"
+        self.plots = self.path / "plots"
+
+    def create(self):
+        """Make the folder, or say in one line why it can't be one."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".writable-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except FileExistsError:
+            raise UserError(f"--workdir: expected a folder, found the file {self.path}") from None
+        except NotADirectoryError:
+            raise UserError(f"--workdir: expected a folder, found a file on the way to {self.path}") from None
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OutsideFault(f"--workdir: {self.path}: {error.strerror}") from None
+            raise UserError(f"--workdir: expected a folder that can be written, found {self.path} "
+                            f"({error.strerror})") from None
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Hold the folder for one run. The lock goes with the process, however it ends; children don't inherit it.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        path = self.path / ".lock"
+        with open(path, "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                holder = file.read().strip()
+                raise UserError(f"--workdir: expected a folder no other run is using, found {self.path} in use"
+                                + (f" by process {holder}" if holder else "")) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def write_text(self, path, text):
+        """Replace a small text file so that a reader sees the old or the new one, never half."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+
+def _finite(value):
+    """Non-finite numbers become null: JSON has none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one flushed write per record.
+
+    Args:
+        path: pathlib.Path of the file.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self._file = None
+
+    def cut(self, step, last_evaluated_step):
+        """Drop what a run resumed at `step` will write again.
+
+        Records after `step` go, evaluation records after `last_evaluated_step` (that evaluation is owed and comes
+        first), and the test at the end, which an unfinished run has yet to do; a torn last line goes too.
+        """
+        self.close()
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_bytes().split(b"\n"):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if any(key.startswith("test/") for key in record):
+                continue
+            evaluated = any(key.startswith("eval") for key in record)
+            if record["step"] <= (last_evaluated_step if evaluated else step):
+                kept.append(line + b"\n")
+        temporary = self.path.with_name(".metrics.tmp")
+        temporary.write_bytes(b"".join(kept))
+        os.replace(temporary, self.path)
+
+    def write(self, step, values):
+        """Append one record: {"step": step, **values}."""
+        if self._file is None:
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - kept open between records
+        record = {"step": int(step)} | {name: _finite(value) for name, value in values.items()}
+        self._file.write((json.dumps(record) + "\n").encode())
+
+    def read(self):
+        """All records, a list of dicts."""
+        if not self.path.exists():
+            return []
+        records = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+        return records
+
+    def close(self):
+        if self._file is not None:
+            self._file.close()
+            self._file = None
