@@ -9,7 +9,8 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=setup.sh
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/setup.sh"
 setup_venv test
-"$PYTHON" -P -m ruff check --quiet --config "$ROOT/pyproject.toml" "$ROOT" || die 1 "ruff check: the faults above; tests not run"
+"$PYTHON" -P -m ruff check --quiet --config "$ROOT/pyproject.toml" "$ROOT" ||
+  die 1 "ruff check: the faults above; tests not run"
 paths=("$ROOT/tests")
 for arg in "$@"; do
   [[ ! -e ${arg%%::*} ]] || paths=()

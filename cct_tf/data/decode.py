@@ -25,8 +25,10 @@ from cct_tf.errors import UserError
 _ROTATED = (r"\C*(\x01\x12\x00[\x01-\x0d]\x00\x00\x00\x01(\x00|\x00\x00\x00|)[\x02-\x08]"
             r"|\x12\x01[\x01-\x0d]\x00\x01\x00\x00\x00[\x02-\x08]"
             r"|tiff:Orientation(=\"|>)[2-8])\C*")
-_PLAIN_PNG = r"\x89PNG\r\n\x1a\n\C{16}\x08[\x00\x02]\C*"  # \C{16}: IHDR's length and name, width, height
-_JPEG = r"\xff\xd8\xff\C*"
+# RE2 takes \xff for a letter and not for a byte, so signatures are compared, not matched.
+_JPEG = b"\xff\xd8\xff"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PLAIN_PNG = r"\C{24}\x08[\x00\x02]"  # \C{24}: signature, IHDR's length and name, width, height
 _JPEG_HEAD = 65536  # bytes searched for the orientation: EXIF follows the start of a JPEG, and the pixels are long
 
 _MARK = "broken image: "
@@ -61,8 +63,9 @@ def _with_pillow(contents):
 
 def _kinds(contents):
     """Which of TensorFlow's decoders reads the file as this page promises: (JPEG's, PNG's), bool scalars."""
-    jpeg = tf.strings.regex_full_match(tf.strings.substr(contents, 0, 16), _JPEG)
-    png = tf.strings.regex_full_match(tf.strings.substr(contents, 0, 32), _PLAIN_PNG)
+    jpeg = tf.equal(tf.strings.substr(contents, 0, len(_JPEG)), _JPEG)
+    png = tf.equal(tf.strings.substr(contents, 0, len(_PNG)), _PNG)
+    png = png & tf.strings.regex_full_match(tf.strings.substr(contents, 0, 26), _PLAIN_PNG)
     # A PNG may keep its EXIF behind the pixels.
     searched = tf.strings.substr(contents, 0, tf.where(jpeg, _JPEG_HEAD, -1))
     upright = tf.logical_not(tf.strings.regex_full_match(searched, _ROTATED))
@@ -128,12 +131,13 @@ def decode_file(contents, name):
     if not contents:
         raise BrokenImage(f"{_MARK}{name}: the file is empty")
     try:
-        tensor = tf.constant(contents)
-        jpeg, png = _kinds(tensor)
-        if png:
-            return _decode_png(tensor).numpy()
-        if jpeg and not _is_cmyk(tensor):
-            return _decode_jpeg(tensor).numpy()
+        with tf.device("CPU:0"):
+            tensor = tf.constant(contents)
+            jpeg, png = _kinds(tensor)
+            if png:
+                return _decode_png(tensor).numpy()
+            if jpeg and not _is_cmyk(tensor):
+                return _decode_jpeg(tensor).numpy()
         return _with_pillow(contents)
     except Exception as error:
         raise BrokenImage(f"{_MARK}{name}: {_reason(error)}") from error
@@ -194,8 +198,8 @@ def broken_image(error):
 def load_encoded(reader, index):
     """One image of an Encoded reader, in a graph.
 
-    Bytes that are held were decoded once when the set was opened, so they cannot fail here; files on disk are decoded
-    by Python, because a failing TensorFlow operation could not say which file it was.
+    Bytes that are held were decoded once when the set was opened, so they cannot fail here. A file on disk that fails
+    is decoded again by Python, because a TensorFlow operation cannot say which file it was.
 
     Args:
         reader: source.Encoded.
@@ -210,7 +214,12 @@ def load_encoded(reader, index):
     contents = tf.gather(reader.contents, index)
     if not reader.on_disk:
         return decode(contents)
-    image = tf.numpy_function(lambda path: decode_file(read_bytes(path), _shown(path)), [contents], tf.uint8,
-                              stateful=False)
-    image.set_shape([None, None, 3])
-    return image
+
+    def named(path):
+        image = tf.numpy_function(lambda path: decode_file(read_bytes(path), _shown(path)), [path], tf.uint8)
+        return tf.ensure_shape(image, [None, None, 3])
+
+    # "Try, else" in a graph: a data set of one element that is empty if decoding fails, and then the next one.
+    path = tf.data.Dataset.from_tensors(contents)
+    image = path.map(lambda path: decode(tf.io.read_file(path))).ignore_errors()
+    return image.concatenate(path.map(named)).take(1).get_single_element()

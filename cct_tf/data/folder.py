@@ -8,7 +8,6 @@
 import os
 
 import numpy as np
-import tensorflow as tf
 
 from cct_tf.data import decode, loading, progress, source, splits, tree
 from cct_tf.errors import UserError
@@ -64,8 +63,6 @@ def open_images(paths, names, num_bytes, config, what, stream):
         raise UserError(f"{config.data_dir}: expected images that can be decoded, found {number} broken ones")
     pixels = number * shape[0] * shape[1] * 3
     if pixels <= limit:
-        # Twice: TensorFlow copies the array it is given.
-        loading.require_memory(2 * pixels, config.data_dir)
         try:
             images, good = loading.decode_uniform(paths, names, True, shape, on_bad, what, stream)
             held = loading.on_cpu(images)
@@ -76,15 +73,15 @@ def open_images(paths, names, num_bytes, config, what, stream):
     contents = paths
     if not on_disk:
         loading.require_memory(num_bytes, config.data_dir)
-        contents = _read(paths, names, on_bad)
+        contents = _read(paths, on_bad)
     good = _verify(contents, names, on_disk, on_bad, what, stream)
     return lambda indices: source.Encoded(contents, names, indices, on_disk), good
 
 
-def _read(paths, names, on_bad):
+def _read(paths, on_bad):
     """String [n] tensor of the files' bytes; empty where a file cannot be read and on_bad is "skip"."""
     contents = []
-    for path, name in zip(paths.numpy(), names, strict=True):
+    for path in paths.numpy():
         try:
             contents.append(decode.read_bytes(path))
         except decode.BrokenImage:

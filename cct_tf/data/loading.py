@@ -96,6 +96,7 @@ def decode_uniform(contents, names, on_disk, shape, on_bad, what, stream):
     Raises:
         MixedSizes: an image of another size.
         BrokenImage: a broken image, with on_bad="stop".
+        UserError: the pixels exceed the free memory.
     """
     def fitted(encoded):
         image = decode.decode(encoded)
@@ -103,12 +104,16 @@ def decode_uniform(contents, names, on_disk, shape, on_bad, what, stream):
         image = tf.cond(fits, lambda: image, lambda: tf.zeros([*shape, 3], tf.uint8))
         return tf.ensure_shape(image, [*shape, 3]), fits
 
-    images = np.zeros((contents.shape[0], *shape, 3), np.uint8)
+    images = np.zeros((contents.shape[0], *shape, 3), np.uint8)  # takes memory only as it is written
+    checked = False
     good = np.zeros(contents.shape[0], bool)
     with progress.count(contents.shape[0], what, stream) as advance:
         for indices, (block, fits) in _in_parallel(contents, on_disk, fitted):
             if not fits.all():
                 raise MixedSizes
+            if not checked:  # not before: sets of mixed sizes mostly show themselves in the first batch
+                require_memory(2 * images.nbytes, what.removeprefix("decoding "))  # twice: TensorFlow copies it
+                checked = True
             images[indices] = block
             good[indices] = True
             advance(len(indices))

@@ -1,5 +1,6 @@
 """Data sets by name: which module opens --dataset, and what can be judged before TensorFlow is imported."""
 
+import dataclasses
 import os
 import re
 
@@ -18,12 +19,8 @@ def check_name(config):
         UserError: an unknown name; a folder or an archive that is not there or not laid out as it must be; flags that
             the data set has no use for.
     """
-    if config.dataset in ("digits", "npz"):
-        for flag in ("train_split", "test_split"):
-            value, default = getattr(config, flag), flag.removesuffix("_split")
-            if value != default:
-                raise UserError(f"--{flag}: expected {default} with --dataset={config.dataset}, which has fixed splits, "
-                                f"found {value!r}")
+    config = _expanded(config)
+    _check_splits(config)
     if config.dataset == "folder":
         from cct_tf.data import tree
 
@@ -34,6 +31,21 @@ def check_name(config):
         npz.check(config)
     elif config.dataset != "digits":
         _check_tfds_name(config)
+
+
+def _expanded(config):
+    """The config with a leading ~ of --data_dir replaced, which a shell leaves alone behind `=`."""
+    return dataclasses.replace(config, data_dir=config.data_dir and os.path.expanduser(config.data_dir))
+
+
+def _check_splits(config):
+    """Raise UserError for split flags that the data set has no use for."""
+    if config.dataset in ("digits", "npz"):
+        for flag in ("train_split", "test_split"):
+            value, default = getattr(config, flag), flag.removesuffix("_split")
+            if value != default:
+                raise UserError(f"--{flag}: expected {default} with --dataset={config.dataset}, which has no other, "
+                                f"found {value!r}")
 
 
 def _check_tfds_name(config):
@@ -63,7 +75,8 @@ def open_source(config, stream=None):
     Raises:
         UserError: see `check_name`, and whatever can be wrong with the data; the message names flag or file.
     """
-    check_name(config)
+    config = _expanded(config)
+    _check_splits(config)
     if config.dataset == "digits":
         from cct_tf.data import digits
 
@@ -76,6 +89,7 @@ def open_source(config, stream=None):
         from cct_tf.data import npz
 
         return npz.open_npz(config)
+    _check_tfds_name(config)
     from cct_tf.data import tfds
 
     return tfds.open_tfds(config, stream)

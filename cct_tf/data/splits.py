@@ -4,6 +4,7 @@ import collections
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
 
 from cct_tf import rng
 from cct_tf.data import source
@@ -43,8 +44,9 @@ def stratified(labels, fraction, seed):
         members = np.flatnonzero(labels == label)
         number = min(int(fraction * len(members) + 0.5), len(members) - 1)
         if number > 0:
-            order = rng.permutation(len(members), rng.fold_pair(seed, rng.Stream.SPLIT, int(label))).numpy()
-            held_out[members[order[:number]]] = True
+            with tf.device("CPU:0"):
+                order = rng.permutation(len(members), rng.fold_pair(seed, rng.Stream.SPLIT, int(label)))
+            held_out[members[order.numpy()[:number]]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 

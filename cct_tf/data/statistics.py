@@ -48,7 +48,10 @@ def channel_statistics(split, stream=None):
                 squares = [a + int(b) for a, b in zip(squares, square_sums, strict=True)]
                 advance(int(number))
         except tf.errors.OpError as error:
-            raise decode.broken_image(error) or error from error
+            broken = decode.broken_image(error)
+            if broken is None:
+                raise
+            raise broken from error
     mean = [Fraction(s, 255 * count) for s in total]
     variance = [Fraction(s, 255**2 * count) - m**2 for s, m in zip(squares, mean, strict=True)]
     if min(variance) == 0:

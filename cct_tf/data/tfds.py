@@ -76,7 +76,7 @@ def open_tfds(config, stream=None):
     size = _size(readers, image_shape[:2] if uniform else None)
     if size > config.in_memory_gib * loading.GIB:
         return _streamed(config, class_names, readers, notes, known)
-    loading.require_memory(2 * size, config.dataset)  # twice: encoded and decoded, or TensorFlow's copy
+    loading.require_memory(size, config.dataset)
     return _held(config, class_names, readers, notes, known, stream)
 
 
@@ -90,7 +90,8 @@ def _split_specs(config, info):
         specs["test"] = _checked(wanted, "test_split", info)
     elif own:
         specs["test"] = "validation"
-        notes += (f"the set's validation split is the test split, for there is no {'labelled ' * unlabelled}test split",)
+        kind = "labelled test" if unlabelled else "test"
+        notes += (f"the set's validation split is the test split, for there is no {kind} split",)
     elif not config.validation_fraction:
         raise UserError(f"--test_split: expected one of {', '.join(info.splits)}, or --validation_fraction above 0, "
                         f"found {wanted!r}")
@@ -116,7 +117,8 @@ def _checked(spec, flag, info):
     except (ValueError, KeyError, AssertionError) as error:
         found = repr(spec) + nearest(spec, info.splits) if spec.isidentifier() else \
             f"{spec!r}: {tfds_prepare.first_line(error)}"
-    raise UserError(f"--{flag}: expected one of {', '.join(info.splits)}, or a slice such as train[:90%], found {found}")
+    raise UserError(f"--{flag}: expected one of {', '.join(info.splits)}, or a slice such as train[:90%], found "
+                    f"{found}")
 
 
 def _windowed(config, info, spec, reader):
@@ -140,8 +142,8 @@ def _require_disjoint(config, readers):
         for path, skip, length in spans(split):
             if any(path == other and skip < other_skip + other_length and other_skip < skip + length
                    for other, other_skip, other_length in spans("train")):
-                raise UserError(f"--test_split: expected no image of --train_split={config.train_split}, found that the "
-                                f"{split} split shares some")
+                raise UserError(f"--test_split: expected no image of --train_split={config.train_split}, found that "
+                                f"the {split} split shares some")
 
 
 def _size(readers, shape):
@@ -225,9 +227,9 @@ def _encoded_shards(config, reader):
     """Yield (path, list of encoded images, int64 labels) for the shards of a Windowed reader."""
     for path, skip, length in zip(reader.paths, reader.skips, reader.lengths, strict=True):
         one = source.Windowed([path], [length], [skip], reader.decode, reader.window)
-        batches = windowed.windowed_in_order(one).map(reader.decode.encoded).batch(1024)
+        examples = windowed.windowed_in_order(one).map(reader.decode.encoded, num_parallel_calls=loading.num_threads())
         try:
-            pairs = list(batches.as_numpy_iterator())
+            pairs = list(examples.batch(1024).as_numpy_iterator())
         except tf.errors.OpError as error:
             raise UserError(f"--dataset={config.dataset}: expected a sound shard at {path}, found: "
                             f"{tfds_prepare.first_line(error)}; copy it again or delete the folder and prepare the set "

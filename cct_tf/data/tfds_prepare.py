@@ -18,7 +18,7 @@ import warnings
 
 import absl.logging
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.download import resource
+from tensorflow_datasets.core.download import extractor, resource, util
 
 from cct_tf.data import progress
 from cct_tf.errors import OutsideFault, UserError, nearest
@@ -59,6 +59,9 @@ def prepared_builder(config, stream=None):
         if builder.is_prepared():
             return builder
         _require_images(builder, config)
+        if os.path.isdir(builder.data_dir):
+            raise UserError(f"--dataset={config.dataset}: expected a complete set in {builder.data_dir}, found one "
+                            "without its description; copy it again, or delete the folder and prepare the set again")
         originals = _Originals(builder)
         missing = originals.missing()
         if missing:
@@ -151,8 +154,9 @@ def _require_network(builder, config, originals, missing):
     """Raise UserError if the missing files cannot be had: no host answers, or they have to be fetched by hand."""
     root, manual, name = builder.data_dir_root, originals.manual, builder.name
     where = f"--dataset={config.dataset}: expected the prepared set in {builder.data_dir} or its original files"
-    ways = (f"either prepare it where there is a network (tfds build {config.dataset} --data_dir={shlex.quote(str(root))})"
-            f" and copy {os.path.join(root, name)} here, or place the original files in {manual} and run again")
+    command = f"tfds build {config.dataset} --data_dir={shlex.quote(str(root))}"
+    ways = (f"either prepare it where there is a network ({command}) and copy {os.path.join(root, name)} here, or "
+            f"place the original files in {manual} and run again")
     names = originals.file_names(missing)
     if originals.by_hand:
         raise UserError(f"{where} ({names}), which TFDS may not download itself, in {manual}, found neither; {ways}")
@@ -188,12 +192,15 @@ def _prepare(builder, config, originals):
     except tfds.download.NonMatchingChecksumError as error:
         raise UserError(f"--dataset={config.dataset}: expected the original files with TFDS' checksums, found another: "
                         f"{first_line(error)}") from error
+    except extractor.ExtractError as error:
+        raise UserError(f"--dataset={config.dataset}: expected sound original files, found: "
+                        f"{first_line(error)}") from error
     except ImportError as error:
         raise UserError(f"--dataset={config.dataset}: expected what TFDS needs to prepare it to be installed, found: "
                         f"{first_line(error)}") from error
     except (AssertionError, ValueError, FileNotFoundError) as error:
         raise UserError(f"--dataset={config.dataset}: expected the original files in {originals.manual}, found: "
                         f"{first_line(error)}") from error
-    except OSError as error:  # storage, and every error of requests
+    except (OSError, util.DownloadError) as error:  # storage, and every error of requests
         raise OutsideFault(f"--dataset={config.dataset}: preparing it in {builder.data_dir} failed: "
                            f"{first_line(error)}") from error

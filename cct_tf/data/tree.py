@@ -55,7 +55,13 @@ def scan(config):
         UserError: no such folder; fewer than two classes; a class unknown to training; a split that is not there; one
             tree without --validation_fraction.
     """
-    root = config.data_dir
+    try:
+        return _scan(config.data_dir, config)
+    except OSError as error:
+        raise UserError(f"{error.filename}: expected a readable folder, found: {error.strerror}") from error
+
+
+def _scan(root, config):
     if not root:
         raise UserError("--data_dir: expected the root of the image folder with --dataset=folder, found nothing")
     if not os.path.isdir(root):

@@ -48,11 +48,10 @@ class Attention(keras.layers.Layer):
         if self.head_dim is None and D % h:
             raise ValueError(f"num_heads: expected a divisor of the width {D}, found {h}")
         K = self.head_dim or D // h
-        # Keras' MultiHeadAttention has kernels [D, h, K] and [h, K, D], of which its initializers take the last two
-        # axes for in and out and the rest for a receptive field. The other schemes don't look at the fans.
         options = {"initializer": self.initializer, "seed": self.seed, "dtype": self.dtype_policy}
-        self.qkv = Linear(3 * h * K, use_bias=self.qkv_bias, fans=(D * h, D * K), name="qkv", **options)
-        self.projection = Linear(D, fans=(h * K, h * D), name="projection", **options)
+        # The fans of one of the three kernels: how they are stored must not change their scale.
+        self.qkv = Linear(3 * h * K, use_bias=self.qkv_bias, fans=(D, h * K), name="qkv", **options)
+        self.projection = Linear(D, name="projection", **options)
         self.qkv.build(input_shape)
         self.projection.build((*input_shape[:-1], h * K))
         self.dropout = drop.Dropout(self.dropout_rate, drop.block_site(self.block, drop.ATTENTION), name="dropout",

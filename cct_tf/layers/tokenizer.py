@@ -47,16 +47,18 @@ class ConvTokenizer(keras.layers.Layer):
     def build(self, input_shape):
         widths = [input_shape[-1]] + [INNER_DIM] * (self.num_convs - 1) + [self.embed_dim]
         area = self.kernel_size**2
-        self.kernels = [
-            self.add_weight(
-                name=f"conv_{i}_kernel", shape=(self.kernel_size, self.kernel_size, widths[i], widths[i + 1]),
+        for i in range(self.num_convs):
+            name = f"conv_{i}_kernel"
+            kernel = self.add_weight(
+                name=name, shape=(self.kernel_size, self.kernel_size, widths[i], widths[i + 1]),
                 initializer=keyed(self.initializer, "conv", (area * widths[i], area * widths[i + 1]), self.seed,
-                                  f"{self.path}/conv_{i}_kernel"))
-            for i in range(self.num_convs)]
+                                  f"{self.path}/{name}"))
+            setattr(self, name, kernel)  # not in a list: tf.train.Checkpoint doesn't see into Keras' lists
 
     def call(self, images):
         x = images
-        for kernel in self.kernels:
+        for i in range(self.num_convs):
+            kernel = getattr(self, f"conv_{i}_kernel")
             x = tf.nn.conv2d(pad_sides(x, self.padding), tf.convert_to_tensor(kernel), self.stride, "VALID")
             x = self._pool(tf.nn.relu(x))
         return tf.reshape(x, [-1, x.shape[1] * x.shape[2], self.embed_dim])  # [B, h, w, D] -> [B, N, D]

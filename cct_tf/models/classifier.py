@@ -43,7 +43,9 @@ class TransformerClassifier(keras.Model):
             self.positions = SinePositions(name="positions", dtype=self.dtype_policy)
         self.token_dropout = drop.Dropout(variant.dropout_rate if variant.dropout_places == "all" else 0.0, drop.TOKENS,
                                           name="token_dropout", dtype=self.dtype_policy)
-        self.blocks = [_block(variant, index, options) for index in range(variant.depth)]
+        for index in range(variant.depth):
+            # One attribute each: tf.train.Checkpoint doesn't see into Keras' lists and would leave them out in silence.
+            setattr(self, f"block_{index}", _block(variant, index, options))
         self.norm = keras.layers.LayerNormalization(epsilon=variant.layer_norm_epsilon, name="norm",
                                                     dtype=self.dtype_policy)
         self.pooling = SequencePooling(name="pooling", **options) if variant.seq_pool else None
@@ -51,6 +53,11 @@ class TransformerClassifier(keras.Model):
         self.head = Linear(num_classes, initializer=variant.initializer, seed=seed, name="head", dtype=head_dtype)
         # Moves only when the model is called in training without seeds, as `fit` does.
         self.seed_generator = keras.random.SeedGenerator(seed, name="seed_generator")
+
+    @property
+    def blocks(self):
+        """The transformer blocks, first to last."""
+        return tuple(getattr(self, f"block_{index}") for index in range(self.variant.depth))
 
     def build(self, input_shape):
         """Makes every variable. A second call does nothing: loading a file builds a model that may be built."""
@@ -78,6 +85,9 @@ class TransformerClassifier(keras.Model):
 
         Returns:
             float32 [B, num_classes].
+
+        Raises:
+            ValueError: images of another shape.
         """
         return self.head(self.features(images, seeds, training))
 
@@ -93,9 +103,7 @@ class TransformerClassifier(keras.Model):
         """Images [B, S, S, 3] -> tokens [B, N, D], class token included, before the final LayerNorm."""
         if training and seeds is None:
             seeds = self._draw_seeds(tf.shape(images)[0])
-        size = self.image_size
-        # Of another size they would be cut into tokens of other images.
-        tokens = self.tokenizer(tf.ensure_shape(images, [None, size, size, 3]))
+        tokens = self.tokenizer(self._checked(images))
         if self.class_token:
             tokens = self.class_token(tokens)
         if self.positions:
@@ -104,6 +112,13 @@ class TransformerClassifier(keras.Model):
         for block in self.blocks:
             tokens = block(tokens, seeds=seeds, training=training)
         return tokens
+
+    def _checked(self, images):
+        """The images, known to be [B, S, S, 3]: of another size they would be cut into tokens of other images."""
+        expected = [None, self.image_size, self.image_size, 3]
+        if not images.shape.is_compatible_with(expected):
+            raise ValueError(f"images: expected shape {expected}, found {images.shape.as_list()}")
+        return tf.ensure_shape(images, expected)
 
     def _draw_seeds(self, batch):
         """Example seeds from the seed generator, uint32 [B]; both words of its state count, [seed, counter]."""

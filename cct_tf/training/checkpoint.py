@@ -120,6 +120,36 @@ def clean(folder):
         shutil.rmtree(path, ignore_errors=True)
 
 
+def _by_path(variables):
+    """keras.Variables as a dict path -> tf.Variable, without the model's name, which is no part of a weight's."""
+    table = {variable.path.partition("/")[2]: variable.value for variable in variables}
+    if len(table) != len(variables):
+        raise ValueError("two variables of the same path")
+    return table
+
+
+def make_trackable(model, optimizer=None, state=None):
+    """What a checkpoint holds: weights and optimizer variables under their paths, and the run's state.
+
+    Named by path, not found by Keras' object graph: that numbers optimizer variables and misses layers in lists.
+
+    Args:
+        model: keras.Model, built.
+        optimizer: keras optimizer, built, or None to leave it out.
+        state: `state.TrainState` or None.
+
+    Returns:
+        tf.train.Checkpoint.
+    """
+    import tensorflow as tf
+    parts = {"weights": _by_path(model.weights)}
+    if optimizer is not None:
+        parts["optimizer"] = _by_path(optimizer.variables)
+    if state is not None:
+        parts["state"] = state
+    return tf.train.Checkpoint(**parts)
+
+
 def save(folder, trackable, record):
     """Write a checkpoint.
 
@@ -206,13 +236,11 @@ def restore_weights(path, model):
         Unreadable: the files are damaged.
         UserError: they hold another network.
     """
-    import tensorflow as tf
-
     def check(status):
         status.expect_partial()
         status.assert_existing_objects_matched()
 
-    _read(path, tf.train.Checkpoint(model=model), check)
+    _read(path, make_trackable(model), check)
 
 
 class Unreadable(Exception):

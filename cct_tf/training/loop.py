@@ -42,13 +42,13 @@ class Training:
 
     def __init__(self, config, workdir, start, console):
         self.config, self.workdir, self.console, self.start = config, workdir, console, start
+        self.devices = setup.make_devices(config)  # first: logical devices come before TensorFlow is used
         resolved = start.record.resolved if start.record else {}
-        known = (resolved["mean"], resolved["std"]) if resolved.get("statistics_computed") else None
-        self.images = setup.open_images(config, console, known)
-        self._check_data(resolved)
+        self.images = setup.open_images(config, console, setup.known_statistics(resolved))
+        if resolved:
+            setup.check_data(self.images, resolved)
         source = self.images.source
         self.plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
-        self.devices = setup.make_devices(config)
         self.jit = runtime.choose_jit(config.run.jit, self.devices.kind)
         with console.phase(f"building {config.model.model}"), self.devices.strategy.scope():
             self.model = setup.build_model(config, source.num_classes)
@@ -59,7 +59,7 @@ class Training:
         if self.transform.fits_once:
             with console.phase("preparing the training images"):
                 self.train_split = pipeline.hold_at_size(self.train_split, self.transform)
-        self.trackable = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer, state=self.state)
+        self.trackable = checkpoint.make_trackable(self.model, self.optimizer, self.state)
         self.train_step = TrainStep(
             self.devices, self.model, self.optimizer, self.state, batch_size=config.optim.batch_size,
             accumulate_steps=config.run.accumulate_steps, clip_norm=config.optim.clip_norm,
@@ -73,12 +73,6 @@ class Training:
         self._note_threads(resolved)
 
     # Assembly.
-
-    def _check_data(self, resolved):
-        found = self.images.source.fingerprint
-        if resolved and resolved["fingerprint"] != found:
-            raise UserError(f"--data_dir: expected the data this run was started on (fingerprint "
-                            f"{resolved['fingerprint'][:12]}), found other images or labels ({found[:12]})")
 
     def _note_threads(self, resolved):
         if resolved and resolved["threads"] != runtime.num_threads():
@@ -271,6 +265,40 @@ class Training:
         self._saved_step = step
         self._save(step, finished=True)
         return test
+
+
+def evaluate_checkpoint(config, path, record, split, console):
+    """Evaluate one checkpoint on one split.
+
+    Args:
+        config: `config.Config` of the run.
+        path: checkpoint folder; record: its `checkpoint.Record`.
+        split: "train", "validation" or "test".
+        console: `console.Console`.
+
+    Returns:
+        (`metrics.Evaluation`, tuple of class names).
+
+    Raises:
+        UserError: no such split, other data, or a checkpoint that can't be read.
+    """
+    devices = setup.make_devices(config)
+    images = setup.open_images(config, console, setup.known_statistics(record.resolved))
+    source = images.source
+    setup.check_data(images, record.resolved)
+    if split not in source.splits:
+        raise UserError(f"--split: expected one of {', '.join(source.splits)} (those of {config.data.dataset} here), "
+                        f"found {split!r}")
+    with console.phase(f"loading {path}"), devices.strategy.scope():
+        model = setup.build_model(config, source.num_classes)
+        try:
+            checkpoint.restore_weights(path, model)
+        except checkpoint.Unreadable as error:
+            raise UserError(f"--checkpoint: expected a checkpoint that can be read, found it damaged ({error}); "
+                            "another is named with --checkpoint=PATH") from None
+    evaluator = Evaluator(devices, model, source.splits[split], setup.make_transform(config, images, model),
+                          num_classes=source.num_classes, batch_size=config.run.eval_batch_size)
+    return evaluator(), source.class_names
 
 
 class Timer:

@@ -80,3 +80,24 @@ def evaluation_split(source):
     return source.splits["validation"] if "validation" in source.splits else source.splits["test"]
 
 
+
+
+def check_data(images, resolved):
+    """Refuse other data than a run was started on.
+
+    Args:
+        images: Images.
+        resolved: dict of the run's checkpoint.
+
+    Raises:
+        UserError: the fingerprints differ.
+    """
+    found = images.source.fingerprint
+    if resolved["fingerprint"] != found:
+        raise UserError(f"--data_dir: expected the data this run was started on (fingerprint "
+                        f"{resolved['fingerprint'][:12]}), found other images or labels ({found[:12]})")
+
+
+def known_statistics(resolved):
+    """(mean, std) that an earlier start of the run computed, or None where it did not have to."""
+    return (resolved["mean"], resolved["std"]) if resolved.get("statistics_computed") else None

@@ -1,0 +1,101 @@
+"""Evaluate a trained network: `python -m cct_tf.evaluate --workdir=runs/quickstart`."""
+
+import json
+import math
+import pathlib
+import sys
+
+from cct_tf import checks, command, config, flags, runtime
+from cct_tf.errors import UserError
+
+_USAGE = """usage: python -m cct_tf.evaluate --workdir=DIR [--checkpoint=best|last|PATH] [--split=test] [--json]
+
+Evaluates a run of cct_tf.train on one of its splits. The data set, the network and the preparation of the images are
+those of the run."""
+
+_FIELDS = [
+    config.FIELDS["workdir"],
+    flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder"),
+    flags.command_field("split", str, "test", "which images", choices=("train", "validation", "test")),
+    flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
+    *(config.FIELDS[name] for name in ("data_dir", "eval_batch_size", "num_replicas", "debug")),
+]
+
+
+def find_checkpoint(workdir, name):
+    """The checkpoint folder that --checkpoint names.
+
+    Args:
+        workdir: `workdir.Workdir`.
+        name: "best", "last" or a path.
+
+    Returns:
+        (pathlib.Path, checkpoint.Record).
+
+    Raises:
+        UserError: there is none, or it can't be read.
+    """
+    from cct_tf.training import checkpoint
+    if name in ("best", "last"):
+        folder = workdir.best if name == "best" else workdir.checkpoints
+        found = checkpoint.list_checkpoints(folder)
+        if not found:
+            raise UserError(f"--workdir: expected a run with a {name} checkpoint, found none in {folder}")
+        path = found[-1]
+    else:
+        path = pathlib.Path(name)
+        if checkpoint.step_of(path) is None or not path.is_dir():
+            raise UserError(f"--checkpoint: expected best, last or a checkpoint folder (step_...), found {name!r}")
+    try:
+        return path, checkpoint.read_record(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / 'run.json'}: expected the record of a checkpoint, found it unreadable "
+                        f"({type(error).__name__})") from None
+
+
+def _show(console, record, path, split, result, class_names):
+    console.say(f"{path}, {split} split: {result.examples:,} images")
+    console.say(f"  top-1 {100 * result.top1:.2f}%   top-{min(5, result.num_classes)} {100 * result.top5:.2f}%   "
+                f"balanced {100 * result.balanced_accuracy:.2f}%   loss {result.loss:.4f}")
+    width = max(len(name) for name in class_names)
+    counts = result.confusion.sum(axis=1)
+    for name, accuracy, count in zip(class_names, result.per_class, counts, strict=True):
+        shown = f"{100 * accuracy:6.2f}%" if count else "      -"
+        console.say(f"  {name:<{width}} {shown}  of {count:,}")
+
+
+def main(given):
+    """Evaluate as the flags say."""
+    from cct_tf.training.console import Console
+    from cct_tf.training.workdir import Workdir
+    values = {field.name: field.default for field in _FIELDS} | given
+    checks.check_workdir(values["workdir"])
+    runtime.check_backend()
+    path, record = find_checkpoint(Workdir(values["workdir"]), values["checkpoint"])
+    changed = {name: given[name] for name in ("data_dir", "eval_batch_size") if name in given}
+    changed |= {"num_replicas": values["num_replicas"], "accumulate_steps": 1}
+    settings = config.from_dict(record.config | changed)
+    checks.check_config(settings)
+    console = Console(quiet=values["json"])
+    with console.phase("starting TensorFlow"):
+        runtime.start_tensorflow()
+        from cct_tf.training import loop
+    result, class_names = loop.evaluate_checkpoint(settings, path, record, values["split"], console)
+    if values["json"]:
+        print(json.dumps({"step": record.step, "split": values["split"], "examples": result.examples,
+                          "top1": result.top1, "top5": result.top5, "loss": result.loss,
+                          "balanced_accuracy": result.balanced_accuracy,
+                          "per_class": {name: None if math.isnan(accuracy) else float(accuracy)
+                                        for name, accuracy in zip(class_names, result.per_class, strict=True)},
+                          "checkpoint": str(path)}))
+        return
+    _show(console, record, path, values["split"], result, class_names)
+
+
+def run():
+    """Entry point of `cct-evaluate`."""
+    command.run(main, sys.argv[1:], _USAGE, _FIELDS)
+
+
+if __name__ == "__main__":
+    run()

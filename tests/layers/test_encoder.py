@@ -1,0 +1,109 @@
+"""Attention, MLP and block against their formulas."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cct_tf import rng
+from cct_tf.layers import drop
+from cct_tf.layers.attention import Attention
+from cct_tf.layers.encoder import TransformerBlock
+from cct_tf.layers.mlp import MLP, gelu_exact
+
+SEEDS = rng.fold(0, rng.Stream.EXAMPLE, tf.range(3))
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return np.random.default_rng(0).normal(size=(3, 5, 8)).astype("float32")
+
+
+def widen(layer):
+    """Larger weights than the initial ones, biases too, so that every part counts."""
+    source = np.random.default_rng(1)
+    for variable in layer.trainable_variables:
+        variable.assign_add(source.normal(0, 0.4, variable.shape).astype("float32"))
+    return layer
+
+
+def attention_by_hand(layer, x, keep=1.0):
+    """`keep`: the mask of attention's weights over 1 - rate, [B, h, N, N]."""
+    (batch, n, _), h = x.shape, layer.num_heads
+    qkv = x @ layer.qkv.kernel.numpy() + (layer.qkv.bias.numpy() if layer.qkv_bias else 0)
+    width = qkv.shape[-1] // 3
+    query, key, value = (qkv[..., i * width:(i + 1) * width].reshape(batch, n, h, -1).swapaxes(1, 2) for i in range(3))
+    scores = np.exp(query @ key.swapaxes(-1, -2) / math.sqrt(width // h))
+    y = (keep * scores / scores.sum(-1, keepdims=True)) @ value
+    return y.swapaxes(1, 2).reshape(batch, n, -1) @ layer.projection.kernel.numpy() + layer.projection.bias.numpy()
+
+
+@pytest.mark.parametrize("fields", [{}, {"head_dim": 6, "qkv_bias": True}])
+def test_attention_is_softmax_of_scaled_products(tokens, fields):
+    layer = Attention(2, **fields)
+    layer.build(tokens.shape)
+    widen(layer)
+    np.testing.assert_allclose(layer(tokens), attention_by_hand(layer, tokens), atol=1e-5)
+
+
+def test_attention_drops_its_weights_after_the_softmax(tokens):
+    layer = Attention(2, dropout_rate=0.5, block=3)
+    layer.build(tokens.shape)
+    widen(layer)
+    keep = rng.keep_mask(SEEDS, drop.block_site(3, drop.ATTENTION), [2, 5, 5], 0.5).numpy() / 0.5
+    np.testing.assert_allclose(layer(tokens, seeds=SEEDS, training=True), attention_by_hand(layer, tokens, keep),
+                               atol=1e-5)
+    with pytest.raises(ValueError, match="seeds"):
+        layer(tokens, training=True)
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="num_heads: expected a divisor of the width 8, found 3"):
+        Attention(3).build((None, 5, 8))
+
+
+def test_exact_gelu_is_x_times_the_normal_distribution():
+    x = np.linspace(-5, 5, 41).astype("float32")
+    np.testing.assert_allclose(gelu_exact(x), [v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x], atol=1e-6)
+
+
+def test_mlp_drops_after_each_layer(tokens):
+    layer = MLP(4, gelu="tanh", output_activation=True, dropout_rate=0.5, block=1)
+    layer.build(tokens.shape)
+    widen(layer)
+
+    def gelu(x):
+        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+    def keep(place, width):
+        return rng.keep_mask(SEEDS, drop.block_site(1, place), [5, width], 0.5).numpy() / 0.5
+
+    hidden = gelu(tokens @ layer.hidden.kernel.numpy() + layer.hidden.bias.numpy()) * keep(drop.MLP_HIDDEN, 4)
+    out = gelu(hidden @ layer.output_linear.kernel.numpy() + layer.output_linear.bias.numpy())
+    np.testing.assert_allclose(layer(tokens, seeds=SEEDS, training=True), out * keep(drop.MLP_OUTPUT, 8), atol=1e-5)
+
+
+@pytest.mark.parametrize("norm_order", ["authors", "pre"])
+def test_block_is_its_residual_formula(tokens, norm_order):
+    block = TransformerBlock(2, 16, norm_order=norm_order, drop_path_rate=0.5, block=2)
+    block.build(tokens.shape)
+    widen(block)
+
+    def keep(place):
+        return rng.keep_mask(SEEDS, drop.block_site(2, place), [1, 1], 0.5).numpy() / 0.5
+
+    y = tokens + keep(drop.ATTENTION_PATH) * block.attention(block.attention_norm(tokens)).numpy()
+    z = block.mlp_norm(y).numpy()
+    expected = (z if norm_order == "authors" else y) + keep(drop.MLP_PATH) * block.mlp(z).numpy()
+    np.testing.assert_allclose(block(tokens, seeds=SEEDS, training=True), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [
+    Attention(2, head_dim=4, qkv_bias=True, dropout_rate=0.1, projection_dropout_rate=0.2, block=3, seed=5),
+    MLP(4, gelu="tanh", output_activation=True, dropout_rate=0.1, block=2, initializer="keras", seed=5),
+    TransformerBlock(2, 16, norm_order="pre", layer_norm_epsilon=1e-6, drop_path_rate=0.1, block=4, seed=5),
+    drop.DropPath(0.1, 20)])
+def test_config_makes_the_same_layer(layer):
+    config = layer.get_config()
+    assert type(layer).from_config(config).get_config() == config
