@@ -64,7 +64,7 @@ def open_tfds(config, stream=None):
         raise UserError(tfds_prepare.not_images(info, config))
     if info.file_format.value != "tfrecord":
         raise UserError(f"--dataset={config.dataset}: expected TFRecord files in {builder.data_dir}, found "
-                        f"{info.file_format.value}; `tfds convert_format --out_file_format=tfrecord` converts them")
+                        f"{info.file_format.value}; prepare the set again with the builder's file_format='tfrecord'")
     specs, notes = _split_specs(config, info)
     reader = RecordReader(info, keys)
     readers = {split: _windowed(config, info, spec, reader) for split, spec in specs.items()}

@@ -8,7 +8,6 @@ import contextlib
 import io
 import os
 import pathlib
-import shlex
 import socket
 import threading
 import time
@@ -18,7 +17,7 @@ import warnings
 
 import absl.logging
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core.download import extractor, resource, util
+from tensorflow_datasets.core.download import download_manager, extractor, resource, util
 
 from cct_tf.data import progress
 from cct_tf.errors import OutsideFault, UserError, nearest
@@ -86,8 +85,8 @@ def _builder(config):
 
 
 def first_line(error):
-    """The first line of an error's text, at most 200 characters."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+    """The first line of an error's text, at most 300 characters."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
 
 def image_and_label(info):
@@ -154,9 +153,8 @@ def _require_network(builder, config, originals, missing):
     """Raise UserError if the missing files cannot be had: no host answers, or they have to be fetched by hand."""
     root, manual, name = builder.data_dir_root, originals.manual, builder.name
     where = f"--dataset={config.dataset}: expected the prepared set in {builder.data_dir} or its original files"
-    command = f"tfds build {config.dataset} --data_dir={shlex.quote(str(root))}"
-    ways = (f"either prepare it where there is a network ({command}) and copy {os.path.join(root, name)} here, or "
-            f"place the original files in {manual} and run again")
+    ways = (f"either prepare it elsewhere (the same command on a machine with a network) and copy "
+            f"{os.path.join(root, name)} here, or place the original files in {manual} and run again")
     names = originals.file_names(missing)
     if originals.by_hand:
         raise UserError(f"{where} ({names}), which TFDS may not download itself, in {manual}, found neither; {ways}")
@@ -189,7 +187,7 @@ def _prepare(builder, config, originals):
     manual = {"manual_dir": originals.manual} if originals.manual.is_dir() else {}
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**manual))
-    except tfds.download.NonMatchingChecksumError as error:
+    except download_manager.NonMatchingChecksumError as error:
         raise UserError(f"--dataset={config.dataset}: expected the original files with TFDS' checksums, found another: "
                         f"{first_line(error)}") from error
     except extractor.ExtractError as error:

@@ -5,6 +5,7 @@ Needs no TensorFlow: everything is counted from the table.
 
 import argparse
 import json
+import os
 import sys
 
 from cct_tf.errors import FINISHED, WRONG_INPUT, UserError
@@ -13,15 +14,15 @@ from cct_tf.models import cost, variants
 
 class _OneLineParser(argparse.ArgumentParser):
     def error(self, message):
-        self.exit(WRONG_INPUT, f"{self.prog}: {message}\n")
+        self.exit(WRONG_INPUT, f"error: {message}\n")
 
 
 def _parser():
     parser = _OneLineParser(
         prog="python -m cct_tf.models", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="List the networks: parameters, multiply-accumulate operations (MACs) and input size.",
-        epilog=f"Other combinations work too: {variants.GRAMMAR}.\nMACs count attention's products; the last column "
-               "leaves them out, as published figures do.")
+        epilog=f"Other combinations work too: {variants.GRAMMAR}.\nMACs count attention's products; published "
+               "figures leave them out.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="networks to show; default: all in the table")
     parser.add_argument("--num_classes", type=int, default=10, help="outputs of the network; default: 10")
     parser.add_argument("--json", action="store_true", help="print one JSON object on one line")
@@ -78,5 +79,16 @@ def main(argv=None):
     return FINISHED
 
 
+def run():
+    """The command's entry point: leaves the process with its status."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has left (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

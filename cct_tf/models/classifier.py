@@ -115,6 +115,7 @@ class TransformerClassifier(keras.Model):
 
     def _checked(self, images):
         """The images, known to be [B, S, S, 3]: of another size they would be cut into tokens of other images."""
+        images = tf.convert_to_tensor(images)  # `features` takes arrays too
         expected = [None, self.image_size, self.image_size, 3]
         if not images.shape.is_compatible_with(expected):
             raise ValueError(f"images: expected shape {expected}, found {images.shape.as_list()}")

@@ -1,0 +1,176 @@
+"""One decoder, held against Pillow kind by kind, in graphs and eagerly."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from cct_tf.data import decode, source
+
+
+def _pixels(seed=0, height=13, width=17):
+    """A smooth random picture: lossy formats keep it recognisable."""
+    noise = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
+    return np.asarray(Image.fromarray(noise).resize((width, height), Image.BICUBIC))
+
+
+def _encoded(image, file_format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def _orientation(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+RGB = Image.fromarray(_pixels())
+ALPHA = Image.fromarray(np.dstack([_pixels(), np.arange(13 * 17, dtype=np.uint8).reshape(13, 17)]))
+
+# Files whose pixels are Pillow's `convert("RGB")` of the same bytes.
+AS_PILLOW = {
+    "jpeg": _encoded(RGB, "JPEG", quality=90),
+    "jpeg 4:2:0 progressive": _encoded(RGB, "JPEG", quality=50, subsampling=2, progressive=True),
+    "jpeg 4:4:4": _encoded(RGB, "JPEG", quality=95, subsampling=0),
+    "jpeg grey": _encoded(RGB.convert("L"), "JPEG"),
+    "jpeg cmyk": _encoded(RGB.convert("CMYK"), "JPEG"),
+    "jpeg upright exif": _encoded(RGB, "JPEG", exif=_orientation(1)),
+    "png": _encoded(RGB, "PNG"),
+    "png grey": _encoded(RGB.convert("L"), "PNG"),
+    "png 1 bit": _encoded(RGB.convert("1"), "PNG"),
+    "png palette": _encoded(RGB.quantize(16), "PNG"),
+    "webp lossless": _encoded(RGB, "WEBP", lossless=True),
+    "webp": _encoded(RGB, "WEBP", quality=80),
+    "tiff": _encoded(RGB, "TIFF"),
+    "tiff cmyk": _encoded(RGB.convert("CMYK"), "TIFF"),
+    "bmp": _encoded(RGB, "BMP"),
+    "gif": _encoded(RGB.quantize(64), "GIF"),
+    "ppm": _encoded(RGB, "PPM"),
+}
+
+
+def _both(contents):
+    """The graph's pixels and the eager ones, which must agree."""
+    in_graph = tf.function(decode.decode)(tf.constant(contents)).numpy()
+    eager = decode.decode_file(contents, "file")
+    np.testing.assert_array_equal(in_graph, eager)
+    assert eager.dtype == np.uint8 and eager.ndim == 3 and eager.shape[2] == 3
+    return eager
+
+
+@pytest.mark.parametrize("kind", AS_PILLOW)
+def test_pixels_equal_pillows(kind):
+    expected = np.asarray(Image.open(io.BytesIO(AS_PILLOW[kind])).convert("RGB"))
+    np.testing.assert_array_equal(_both(AS_PILLOW[kind]), expected)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF"])
+def test_alpha_is_dropped_not_blended(file_format):
+    options = {"lossless": True, "exact": True} if file_format == "WEBP" else {}
+    np.testing.assert_array_equal(_both(_encoded(ALPHA, file_format, **options)), _pixels())
+
+
+def test_grey_with_alpha_is_its_grey_three_times():
+    grey = np.asarray(RGB.convert("L"))
+    contents = _encoded(Image.merge("LA", [Image.fromarray(grey), Image.fromarray(255 - grey)]), "PNG")
+    np.testing.assert_array_equal(_both(contents), np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_transparent_palette_entries_keep_their_colours():
+    palette = RGB.quantize(16)
+    contents = _encoded(palette, "PNG", transparency=bytes(range(16)))
+    np.testing.assert_array_equal(_both(contents), np.asarray(palette.convert("RGB")))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_sixteen_bits_keep_their_high_byte(file_format):
+    wide = np.random.default_rng(1).integers(0, 65536, (13, 17)).astype(np.uint16)
+    wide[0, :2] = 0, 65535
+    contents = _encoded(Image.fromarray(wide), file_format)
+    np.testing.assert_array_equal(_both(contents), np.repeat((wide >> 8).astype(np.uint8)[..., None], 3, axis=2))
+
+
+def test_gif_gives_its_first_frame():
+    frames = [Image.fromarray(_pixels(seed)).quantize(64) for seed in range(3)]
+    contents = _encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(_both(contents), np.asarray(frames[0].convert("RGB")))
+
+
+TURNS = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+         5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1),
+         7: lambda a: np.rot90(a, 2).transpose(1, 0, 2), 8: lambda a: np.rot90(a)}
+
+
+@pytest.mark.parametrize("value", TURNS)
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+def test_exif_orientation_is_applied(value, file_format):
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    upright = np.asarray(Image.open(io.BytesIO(_encoded(RGB, file_format, **options))).convert("RGB"))
+    turned = _both(_encoded(RGB, file_format, exif=_orientation(value), **options))
+    np.testing.assert_array_equal(turned, TURNS[value](upright))
+
+
+def test_big_endian_exif_is_read_too():
+    exif = _orientation(6)
+    exif.endian = ">"
+    block = exif.tobytes()
+    assert b"MM\x00*" in block
+    assert _both(_encoded(RGB, "JPEG", exif=block)).shape == (17, 13, 3)
+
+
+BROKEN = {
+    "truncated jpeg": AS_PILLOW["jpeg"][:-200],
+    "truncated png": AS_PILLOW["png"][:200],
+    "truncated webp": AS_PILLOW["webp"][:60],
+    "empty": b"",
+    "text": b"this is no picture",
+    "jpeg signature alone": b"\xff\xd8\xff",
+    "png signature alone": b"\x89PNG\r\n\x1a\n",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_image_is_one_line_with_its_path(kind):
+    with pytest.raises(decode.BrokenImage) as caught:
+        decode.decode_file(BROKEN[kind], "some/where.jpg")
+    message = str(caught.value)
+    assert message.startswith("broken image: some/where.jpg: ") and "\n" not in message
+    assert "Op:" not in message and "function_node" not in message and len(message) < 260
+    with pytest.raises(tf.errors.OpError):
+        tf.function(decode.decode)(tf.constant(BROKEN[kind]))
+
+
+def _encoded_reader(tmp_path, files, on_disk):
+    paths = []
+    for name, contents in files.items():
+        (tmp_path / name).write_bytes(contents)
+        paths.append(str(tmp_path / name))
+    values = [path.encode() for path in paths] if on_disk else list(files.values())
+    return source.Encoded(tf.constant(values), paths, np.arange(len(paths)), on_disk)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_load_encoded_reads_every_kind_in_a_pipeline(tmp_path, on_disk):
+    kinds = ["jpeg", "jpeg cmyk", "png palette", "webp"]
+    reader = _encoded_reader(tmp_path, {f"{i}.img": AS_PILLOW[kind] for i, kind in enumerate(kinds)}, on_disk)
+    loaded = tf.data.Dataset.range(4).map(lambda i: decode.load_encoded(reader, i), num_parallel_calls=2)
+    for kind, image in zip(kinds, loaded.as_numpy_iterator(), strict=True):
+        np.testing.assert_array_equal(image, decode.decode_file(AS_PILLOW[kind], kind))
+
+
+@pytest.mark.parametrize("kind", ["truncated jpeg", "text", "empty"])
+def test_a_file_that_breaks_later_is_named_by_its_path(tmp_path, kind):
+    reader = _encoded_reader(tmp_path, {"good.jpg": AS_PILLOW["jpeg"], "bad.jpg": BROKEN[kind]}, on_disk=True)
+    loaded = tf.data.Dataset.range(2).map(lambda i: decode.load_encoded(reader, i))
+    with pytest.raises(tf.errors.OpError) as caught:
+        list(loaded.as_numpy_iterator())
+    message = str(decode.broken_image(caught.value))
+    assert message.startswith(f"broken image: {tmp_path / 'bad.jpg'}: ") and "\n" not in message
+
+
+def test_other_errors_are_no_broken_images():
+    assert decode.broken_image(ValueError("something else")) is None

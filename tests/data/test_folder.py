@@ -1,0 +1,228 @@
+"""Image folders: layout, order, how they are held, broken images, statistics."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from cct_tf.config import DataConfig
+from cct_tf.data import decode, loading, registry, source, statistics, tree
+from cct_tf.errors import UserError
+
+
+def _write(path, seed=0, size=(6, 5)):
+    """One random PNG or JPEG of (height, width); its pixels as Pillow reads them."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def _make(root, layout, size=(6, 5)):
+    """Files of `{"train/ant": 3, ...}`; returns {relative path: pixels}."""
+    pictures = {}
+    for folder, number in layout.items():
+        for index in range(number):
+            name = f"{folder}/{index}.{'png' if index % 2 else 'jpg'}"
+            shape = size(index) if callable(size) else size
+            pictures[name] = _write(root / name, len(pictures), shape)
+    return pictures
+
+
+def _open(root, **fields):
+    return registry.open_source(DataConfig(dataset="folder", data_dir=str(root), **fields))
+
+
+LAYOUT = {"train/bee": 3, "train/ant": 4, "train/Zebu": 2, "test/ant": 1, "test/Zebu": 2}
+
+
+def _images(split):
+    """The decoded images of a split, in order."""
+    reader = split.reader
+    if isinstance(reader, source.Held):
+        return list(tf.gather(reader.images, reader.indices).numpy())
+    dataset = tf.data.Dataset.from_tensor_slices(reader.indices).map(lambda i: decode.load_encoded(reader, i))
+    return list(dataset.as_numpy_iterator())
+
+
+def _counts(opened):
+    return {name: split.num_examples for name, split in opened.splits.items()}
+
+
+def _mixed(index):
+    return (6 + index, 5)
+
+
+# in_memory_gib, size -> the reader; 9 + 3 images of 6x5 take 1,080 bytes decoded and rather more encoded
+HOLDING = {"decoded": (1.0, (6, 5), source.Held, None), "bytes": (1.0, _mixed, source.Encoded, False),
+           "disk": (0.0, _mixed, source.Encoded, True), "disk, one size": (0.0, (6, 5), source.Encoded, True)}
+
+
+@pytest.mark.parametrize("kind", HOLDING)
+def test_classes_and_files_sort_by_bytes_and_keep_their_pixels(tmp_path, kind):
+    limit, size, reader_class, on_disk = HOLDING[kind]
+    pictures = _make(tmp_path, LAYOUT, size)
+    opened = _open(tmp_path, in_memory_gib=limit)
+    assert opened.class_names == ("Zebu", "ant", "bee")
+    for name in ("train", "test"):
+        split = opened.splits[name]
+        expected = sorted(path for path in pictures if path.startswith(name))
+        assert isinstance(split.reader, reader_class) and getattr(split.reader, "on_disk", None) is on_disk
+        assert split.labels.tolist() == [opened.class_names.index(path.split("/")[1]) for path in expected]
+        for path, image in zip(expected, _images(split), strict=True):
+            np.testing.assert_array_equal(image, pictures[path])
+
+
+@pytest.mark.parametrize("kind", HOLDING)
+def test_statistics_are_those_of_all_training_pixels(tmp_path, kind):
+    limit, size, _, _ = HOLDING[kind]
+    pictures = _make(tmp_path, LAYOUT, size)
+    pixels = np.concatenate([picture.reshape(-1, 3) for path, picture in pictures.items() if path.startswith("train")])
+    mean, std = statistics.channel_statistics(_open(tmp_path, in_memory_gib=limit).splits["train"])
+    np.testing.assert_allclose(mean, (pixels / 255.0).mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(std, (pixels / 255.0).std(axis=0), rtol=1e-12)
+
+
+def test_constant_images_have_no_deviation_to_divide_by(tmp_path):
+    for name in ("train/a/1.png", "train/b/1.png", "test/a/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("L", (5, 6), 7).save(tmp_path / name)
+    with pytest.raises(UserError, match="^--std: "):
+        statistics.channel_statistics(_open(tmp_path).splits["train"])
+
+
+@pytest.mark.parametrize("folders, splits", [
+    (("train", "val", "test"), {"train", "validation", "test"}),
+    (("train", "validation"), {"train", "test"}), (("train", "valid"), {"train", "test"}),
+    (("train", "test"), {"train", "test"})])
+def test_val_is_validation_beside_test_and_the_test_split_alone(tmp_path, folders, splits):
+    _make(tmp_path, {f"{folder}/{name}": 2 for folder in folders for name in ("a", "b")})
+    assert set(_open(tmp_path).splits) == splits
+
+
+def test_validation_fraction_holds_out_training_images(tmp_path):
+    _make(tmp_path, {"train/a": 10, "train/b": 5, "val/a": 1, "test/a": 1})
+    opened = _open(tmp_path, validation_fraction=0.2)
+    assert _counts(opened) == {"train": 12, "validation": 3, "test": 1}
+    assert not set(opened.splits["train"].reader.indices) & set(opened.splits["validation"].reader.indices)
+    assert any("val/ is not used" in note for note in opened.notes)
+
+
+def test_one_tree_is_split_by_validation_fraction(tmp_path):
+    _make(tmp_path, {"a": 10, "b": 5})
+    opened = _open(tmp_path, validation_fraction=0.2)
+    assert _counts(opened) == {"train": 12, "validation": 3}
+    with pytest.raises(UserError, match="^--validation_fraction: expected above 0"):
+        _open(tmp_path)
+
+
+def test_split_flags_name_folders(tmp_path):
+    _make(tmp_path, {"fit/a": 3, "fit/b": 2, "hold/b": 1})
+    opened = _open(tmp_path, train_split="fit", test_split="hold")
+    assert (opened.splits["train"].num_examples, opened.splits["test"].labels.tolist()) == (5, [1])
+
+
+def test_hidden_files_and_non_images_are_ignored_and_counted(tmp_path):
+    _make(tmp_path, LAYOUT)
+    plain = _open(tmp_path)
+    (tmp_path / "train/ant/.hidden.png").write_bytes(b"")
+    (tmp_path / "train/ant/notes.txt").write_text("note")
+    (tmp_path / "test/.cache").mkdir()
+    opened = _open(tmp_path)
+    assert opened.notes == ("3 hidden or non-image files ignored",)
+    assert opened.fingerprint == plain.fingerprint
+
+
+def test_folders_below_a_class_and_odd_names_are_read(tmp_path):
+    _make(tmp_path, {"train/a/deep/er": 2, "train/b": 1, "test/a": 1})
+    odd = os.path.join(os.fsencode(tmp_path), b"train", b"b", b"\xff\xe4.png")
+    with open(odd, "wb") as file:
+        file.write((tmp_path / "test/a/0.jpg").read_bytes())
+    for limit in (1.0, 0.0):
+        split = _open(tmp_path, in_memory_gib=limit).splits["train"]
+        assert split.labels.tolist() == [0, 0, 1, 1] and len(_images(split)) == 4
+
+
+def test_the_fingerprint_follows_names_and_sizes_not_the_place(tmp_path):
+    _make(tmp_path / "one", LAYOUT)
+    _make(tmp_path / "two", LAYOUT)
+    first = _open(tmp_path / "one").fingerprint
+    assert first == _open(tmp_path / "two").fingerprint == _open(tmp_path / "one", in_memory_gib=0.0).fingerprint
+    os.rename(tmp_path / "two/train/ant/0.jpg", tmp_path / "two/train/ant/00.jpg")
+    assert first != _open(tmp_path / "two").fingerprint
+
+
+def _broken(kind, good):
+    return {"truncated": good[:len(good) // 2], "empty": b"", "text": b"not a picture"}[kind]
+
+
+@pytest.mark.parametrize("holding", ["decoded", "bytes", "disk"])
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text"])
+def test_a_broken_image_stops_or_is_left_out(tmp_path, holding, kind):
+    limit, size, _, _ = HOLDING[holding]
+    _make(tmp_path, LAYOUT, size)
+    path = tmp_path / "train/bee/1.png"
+    path.write_bytes(_broken(kind, path.read_bytes()))
+    if (holding, kind) != ("disk", "truncated"):  # its header is sound; found when it is read (test_decode)
+        with pytest.raises(UserError) as caught:
+            _open(tmp_path, in_memory_gib=limit)
+        assert str(caught.value).startswith(f"broken image: {path}: ") and "\n" not in str(caught.value)
+    opened = _open(tmp_path, in_memory_gib=limit, on_bad_image="skip")
+    assert opened.splits["train"].num_examples == 8 and len(_images(opened.splits["train"])) == 8
+    assert opened.notes == (f"1 broken image left out: {path}",)
+
+
+def test_a_broken_test_image_follows_the_same_rule_and_lists_are_short(tmp_path):
+    _make(tmp_path, {"train/a": 2, "train/b": 2, "test/a": 6})
+    for index in range(5):
+        (tmp_path / f"test/a/{index}.{'png' if index % 2 else 'jpg'}").write_bytes(b"")
+    with pytest.raises(UserError, match="test/a/0.jpg"):
+        _open(tmp_path)
+    opened = _open(tmp_path, on_bad_image="skip")
+    assert opened.splits["test"].num_examples == 1
+    assert opened.notes[0].startswith("5 broken images left out: ") and opened.notes[0].endswith(" and 2 more")
+
+
+LAYOUT_ERRORS = {
+    "no folder": ({}, {"data_dir": "nowhere"}, "--data_dir: "),
+    "no flag": ({}, {"data_dir": None}, "--data_dir: "),
+    "one class": ({"train/a": 1, "test/a": 1}, {}, "--data_dir: expected at least two class folders"),
+    "no class": ({"train": 1, "test/a": 1}, {}, "--data_dir: expected at least two class folders"),
+    "empty root": ({}, {"validation_fraction": 0.1}, "--data_dir: expected train/<class>/ or <class>/"),
+    "unknown class": ({"train/a": 1, "train/b": 1, "test/c": 1}, {}, "ROOT/test/c: expected a class of the training"),
+    "no test": ({"train/a": 1, "train/b": 1}, {}, "--data_dir: expected test/ or val/"),
+    "no train": ({"test/a": 1, "test/b": 1}, {}, "--train_split: expected the folder train/ beside test/"),
+    "typo": ({"train/a": 1, "train/b": 1, "test/a": 1}, {"test_split": "tests"}, "--test_split: expected a folder"),
+}
+
+
+@pytest.mark.parametrize("kind", LAYOUT_ERRORS)
+def test_a_wrong_layout_is_one_line_and_needs_no_decoding(tmp_path, kind):
+    layout, fields, expected = LAYOUT_ERRORS[kind]
+    _make(tmp_path, layout)
+    with pytest.raises(UserError) as caught:
+        registry.check_name(DataConfig(**({"dataset": "folder", "data_dir": str(tmp_path)} | fields)))
+    assert str(caught.value).startswith(expected.replace("ROOT", str(tmp_path))) and "\n" not in str(caught.value)
+
+
+def test_an_empty_class_folder_is_named(tmp_path):
+    _make(tmp_path, LAYOUT)
+    (tmp_path / "train/yak").mkdir()
+    with pytest.raises(UserError, match="train/yak: expected at least one image"):
+        tree.scan(DataConfig(dataset="folder", data_dir=str(tmp_path)))
+
+
+def test_a_set_beyond_the_free_memory_names_the_flag():
+    with pytest.raises(UserError, match="^--in_memory_gib: expected at most the free memory"):
+        loading.require_memory(2**60, "a set")
+    loading.require_memory(1, "a set")
+
+
+def test_progress_is_one_plain_line_off_a_terminal(tmp_path):
+    _make(tmp_path, LAYOUT)
+    stream = io.StringIO()
+    registry.open_source(DataConfig(dataset="folder", data_dir=str(tmp_path)), stream)
+    assert stream.getvalue().startswith(f"decoding {tmp_path}: 12 images in ") and stream.getvalue().count("\n") == 1

@@ -1,0 +1,88 @@
+"""npz archives: shapes that are read, and one line naming file and key for those that are not."""
+
+import numpy as np
+import pytest
+
+from cct_tf.config import DataConfig
+from cct_tf.data import npz, registry
+from cct_tf.errors import UserError
+
+
+def _arrays(shape=(6, 5), **changes):
+    rng = np.random.default_rng(0)
+    arrays = {"x_train": rng.integers(0, 256, (8, *shape), np.uint8), "y_train": np.arange(8) % 3,
+              "x_test": rng.integers(0, 256, (3, *shape), np.uint8), "y_test": np.array([0, 1, 2])}
+    return {key: value for key, value in (arrays | changes).items() if value is not None}
+
+
+def _config(tmp_path, arrays, **fields):
+    path = tmp_path / "set.npz"
+    np.savez(path, **arrays)
+    return DataConfig(dataset="npz", data_dir=str(path), **fields)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 3)])
+@pytest.mark.parametrize("column", [False, True])
+def test_images_become_three_channels_and_labels_a_vector(tmp_path, shape, column):
+    arrays = _arrays(shape)
+    if column:
+        arrays |= {key: arrays[key][:, None] for key in ("y_train", "y_test")}
+    opened = registry.open_source(_config(tmp_path, arrays))
+    for split in ("train", "test"):
+        images = arrays[f"x_{split}"].reshape(-1, 6, 5, shape[2] if len(shape) == 3 else 1)
+        reader = opened.splits[split].reader
+        expected = np.broadcast_to(images, (*images.shape[:3], 3))
+        np.testing.assert_array_equal(reader.images.numpy()[reader.indices], expected)
+        np.testing.assert_array_equal(opened.splits[split].labels, arrays[f"y_{split}"].ravel())
+    assert opened.class_names == ("0", "1", "2")
+
+
+def test_class_names_are_kept(tmp_path):
+    config = _config(tmp_path, _arrays(class_names=np.array(["ape", "bee", "cow"])))
+    assert registry.open_source(config).class_names == ("ape", "bee", "cow")
+
+
+BAD = {
+    "missing key": ({"y_test": None, "y_tests": np.zeros(3, int)}, "no y_test; did you mean 'y_tests'"),
+    "floats": ({"x_train": np.zeros((8, 6, 5), np.float32)}, "x_train: expected uint8, found float32"),
+    "two dimensions": ({"x_test": np.zeros((3, 30), np.uint8)}, "x_test: expected the shape"),
+    "four channels": ({"x_train": np.zeros((8, 6, 5, 4), np.uint8)}, "x_train: expected the shape"),
+    "another size": ({"x_test": np.zeros((3, 6, 6), np.uint8)}, "x_test: expected images of 6x5"),
+    "too few labels": ({"y_train": np.zeros(7, int)}, "y_train: expected the shape [8]"),
+    "one-hot": ({"y_test": np.eye(3, dtype=int)}, "y_test: expected the shape [3]"),
+    "float labels": ({"y_test": np.zeros(3)}, "y_test: expected integers"),
+    "negative": ({"y_train": np.arange(8) - 1}, "y_train: expected labels from 0"),
+    "unknown to training": ({"y_test": np.array([0, 1, 3])}, "y_test: expected the classes of y_train, found 3"),
+    "a gap": ({"y_train": np.array([0, 1, 3, 3, 3, 3, 3, 3])}, "y_train: expected an image of every class"),
+    "names": ({"class_names": np.array(["a", "b"])}, "class_names: expected 3 strings"),
+    "objects": ({"y_train": np.array([{}] * 8, object)}, "pickled"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_wrong_archive_is_one_line_naming_file_and_key(tmp_path, kind):
+    changes, expected = BAD[kind]
+    config = _config(tmp_path, _arrays(**changes))
+    with pytest.raises(UserError) as caught:
+        npz.check(config)
+    message = str(caught.value)
+    assert message.startswith(config.data_dir) and expected in message and "\n" not in message
+
+
+def test_files_that_are_no_archives_are_named(tmp_path):
+    whole = _config(tmp_path, _arrays())
+    contents = (tmp_path / "set.npz").read_bytes()
+    (tmp_path / "half.npz").write_bytes(contents[:len(contents) // 2])
+    (tmp_path / "text.npz").write_text("no archive")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    for name in ("half.npz", "text.npz", "one.npy", "none.npz", "."):
+        with pytest.raises(UserError, match=r"^[^\n]*expected[^\n]*found[^\n]*$"):
+            npz.check(DataConfig(dataset="npz", data_dir=str(tmp_path / name)))
+    with pytest.raises(UserError, match="--data_dir"):
+        npz.check(DataConfig(dataset="npz"))
+    npz.check(whole)
+
+
+def test_an_archive_above_in_memory_gib_is_refused(tmp_path):
+    with pytest.raises(UserError, match="^--in_memory_gib: expected at least"):
+        npz.check(_config(tmp_path, _arrays(), in_memory_gib=0.0))
