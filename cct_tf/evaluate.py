@@ -48,9 +48,9 @@ def find_checkpoint(workdir, name):
             raise UserError(f"--checkpoint: expected best, last or a checkpoint folder (step_...), found {name!r}")
     try:
         return path, checkpoint.read_record(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path / 'run.json'}: expected the record of a checkpoint, found it unreadable "
-                        f"({type(error).__name__})") from None
+    except checkpoint.Unreadable as error:
+        raise UserError(f"--checkpoint: expected a checkpoint that can be read, found it damaged ({error}); another is "
+                        "named with --checkpoint=PATH") from None
 
 
 def _show(console, record, path, split, result, class_names):
@@ -72,6 +72,9 @@ def main(given):
     checks.check_workdir(values["workdir"])
     runtime.check_backend()
     path, record = find_checkpoint(Workdir(values["workdir"]), values["checkpoint"])
+    splits = record.resolved["num_examples"]
+    if values["split"] not in splits:
+        raise UserError(f"--split: expected one of {', '.join(splits)} (those of this run), found {values['split']!r}")
     changed = {name: given[name] for name in ("data_dir", "eval_batch_size") if name in given}
     changed |= {"num_replicas": values["num_replicas"], "accumulate_steps": 1}
     settings = config.from_dict(record.config | changed)

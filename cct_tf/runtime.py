@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 
-from cct_tf.errors import UserError
+from cct_tf.errors import Interrupted, OutsideFault, UserError
 
 
 def check_backend():
@@ -25,14 +25,19 @@ def check_backend():
 
 
 @contextlib.contextmanager
-def _quiet_stderr():
-    """Hold back what native code writes to file descriptor 2; show it after all if the block raises."""
+def quiet_stderr():
+    """Hold back what native code writes to file descriptor 2; show it after all if the block raises a bug of ours.
+
+    TensorFlow's start, and libjpeg on a broken image, write lines there that no log level silences.
+    """
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         kept = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:
             yield
+        except (UserError, OutsideFault, Interrupted):
+            raise  # with a line of its own
         except BaseException:
             os.dup2(kept, 2)
             held.seek(0)
@@ -48,7 +53,7 @@ def start_tensorflow():
     check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" not in sys.modules:
-        with _quiet_stderr():
+        with quiet_stderr():
             import tensorflow  # noqa: F401
     import keras
     keras.config.set_floatx("float32")
@@ -122,7 +127,7 @@ def make_devices(num_replicas=None, deterministic=False):
     if count == 1:
         return Devices(tf.distribute.get_strategy(), kind, 1)
     names = [f"{kind}:{index}" for index in range(count)]
-    with _quiet_stderr():
+    with quiet_stderr():
         return Devices(tf.distribute.MirroredStrategy(names, cross_device_ops=cross_device_ops), kind, count)
 
 

@@ -30,6 +30,7 @@ def main(given):
     with contextlib.ExitStack() as stack:
         stack.callback(interrupts.uninstall)
         if settings.run.dry_run:
+            workdir.check()
             start = Start(None, None)
         else:
             workdir.create()

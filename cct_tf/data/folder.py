@@ -72,7 +72,7 @@ def open_images(paths, names, num_bytes, config, what, stream):
     on_disk = num_bytes > limit
     contents = paths
     if not on_disk:
-        loading.require_memory(num_bytes, config.data_dir)
+        loading.require_memory(2 * num_bytes, config.data_dir)  # twice: TensorFlow copies them
         contents = _read(paths, on_bad)
     good = _verify(contents, names, on_disk, on_bad, what, stream)
     return lambda indices: source.Encoded(contents, names, indices, on_disk), good

@@ -154,10 +154,11 @@ def _labels(path, archive, key, number):
 def _class_names(path, archive, labels):
     """The names given, or the numbers from 0 to the largest training label."""
     number = int(labels.max()) + 1
-    missing = next(iter(sorted(set(range(number)) - set(labels.tolist()))), None) if number <= len(labels) else None
-    if number > len(labels) or missing is not None:
+    present = np.unique(labels)
+    if len(present) < number:
+        missing = int(np.argmax(present != np.arange(len(present))))
         raise UserError(f"{path}: y_train: expected an image of every class from 0 to {number - 1}, found none of "
-                        f"{'most' if missing is None else missing}")
+                        f"{missing}")
     if "class_names" not in archive.files:
         return tuple(str(label) for label in range(number))
     names = archive["class_names"]

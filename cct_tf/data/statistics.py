@@ -83,4 +83,7 @@ def _encoded_blocks(reader):
     def block(index):
         return tf.constant(1), *_moments(decode.load_encoded(reader, index))
 
-    return indices.map(block, num_parallel_calls=loading.num_threads()).prefetch(16)
+    def added(*columns):
+        return tuple(tf.reduce_sum(column, axis=0) for column in columns)
+
+    return indices.map(block, num_parallel_calls=loading.num_threads()).batch(_CHUNK).map(added).prefetch(2)

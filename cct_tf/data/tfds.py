@@ -76,7 +76,7 @@ def open_tfds(config, stream=None):
     size = _size(readers, image_shape[:2] if uniform else None)
     if size > config.in_memory_gib * loading.GIB:
         return _streamed(config, class_names, readers, notes, known)
-    loading.require_memory(size, config.dataset)
+    loading.require_memory(2 * size, config.dataset)  # twice: TensorFlow copies what it is given
     return _held(config, class_names, readers, notes, known, stream)
 
 

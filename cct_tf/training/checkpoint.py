@@ -1,11 +1,12 @@
 """Checkpoints: folders that are complete or not there.
 
     checkpoints/step_00000500/    weights.index, weights.data-...   TensorFlow's files
-                                  run.json                          what the weights belong to
+                                  run.json                          what the weights belong to, and their checksums
     best/step_00000500/           the same, of the best evaluation so far
 
-A checkpoint is written under a hidden name, flushed to the disk, then renamed. Reading `run.json` needs no TensorFlow,
-so a command can compare configs before importing it.
+A checkpoint is written under a hidden name, flushed to the disk, then renamed; it is removed under a hidden name too.
+Reading `run.json` and comparing the checksums needs no TensorFlow, so a command can choose the checkpoint to go on from
+and compare configs before importing it.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import os
 import pathlib
 import re
 import shutil
+import zlib
 
 from cct_tf.errors import OutsideFault, UserError
 
@@ -48,8 +50,9 @@ class Record:
     finished: bool
     versions: dict
 
-    def as_json(self):
-        return json.dumps({"format": 1} | dataclasses.asdict(self), indent=1) + "\n"
+    def as_json(self, files):
+        """The text of run.json; `files` as `_checksums` gives them."""
+        return json.dumps({"format": 1, "files": files} | dataclasses.asdict(self), indent=1) + "\n"
 
 
 def step_of(path):
@@ -68,15 +71,42 @@ def list_checkpoints(folder):
 
 
 def read_record(path):
-    """The `Record` of a checkpoint folder.
+    """The `Record` of a checkpoint folder, all of whose files are as they were written.
 
     Raises:
-        ValueError, OSError, KeyError, TypeError: run.json is missing or not what it should be.
+        Unreadable: naming the file that is missing or damaged.
     """
-    data = json.loads((pathlib.Path(path) / "run.json").read_text(encoding="utf-8"))
-    if data.pop("format") != 1:
-        raise ValueError("another format")
-    return Record(**data)
+    name = "run.json"
+    try:
+        data = json.loads((pathlib.Path(path) / name).read_text(encoding="utf-8"))
+        if data.pop("format") != 1:
+            raise ValueError("another format")
+        files = data.pop("files", {})
+        record = Record(**data)
+        for name, checksum in files.items():  # noqa: B007 - the errors below name it
+            if _checksum(pathlib.Path(path) / name) != checksum:
+                raise ValueError("not as it was written")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = {FileNotFoundError: "missing", ValueError: str(error)}.get(type(error), "damaged")
+        raise Unreadable(f"{pathlib.Path(path) / name}: {reason}") from None
+    return record
+
+
+def _checksum(path):
+    """"BYTES CRC32" of a file."""
+    size, crc = 0, 0
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            size, crc = size + len(block), zlib.crc32(block, crc)
+    return f"{size} {crc:08x}"
+
+
+def _checksums(folder):
+    """{file name: checksum} of TensorFlow's files in a checkpoint folder: as run.json has them, else from the files."""
+    try:
+        return json.loads((folder / "run.json").read_text(encoding="utf-8")).get("files", {})
+    except FileNotFoundError:
+        return {path.name: _checksum(path) for path in sorted(folder.iterdir())}
 
 
 def _sync(path):
@@ -89,9 +119,10 @@ def _sync(path):
 
 def write_record(path, record):
     """Replace the run.json of a checkpoint folder atomically."""
+    text = record.as_json(_checksums(path))
     temporary = path / ".run.json.tmp"
     with open(temporary, "w", encoding="utf-8") as file:
-        file.write(record.as_json())
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path / "run.json")
@@ -183,9 +214,17 @@ def save(folder, trackable, record):
 
 def _publish(partial, path):
     if path.exists():
-        shutil.rmtree(path)
+        _remove(path)
     os.replace(partial, path)
     _sync(path.parent)
+
+
+def _remove(path):
+    """Delete a checkpoint. Killed half-way, it leaves a hidden folder and never half a checkpoint."""
+    hidden = path.with_name(f"{_HIDDEN}old-{path.name}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.replace(path, hidden)
+    shutil.rmtree(hidden)
 
 
 def keep_best(folder, checkpoint):
@@ -206,13 +245,13 @@ def keep_best(folder, checkpoint):
         _publish(partial, path)
     for other in list_checkpoints(folder):
         if other != path:
-            shutil.rmtree(other)
+            _remove(other)
 
 
 def prune(folder, keep):
     """Remove all but the last `keep` checkpoints."""
     for path in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(path)
+        _remove(path)
 
 
 def restore(path, trackable):
@@ -268,28 +307,30 @@ def set_aside(path):
 
 
 def newest_record(folder, warn):
-    """The newest checkpoint whose run.json can be read, with its record.
+    """The newest checkpoint whose files are whole, with its record.
 
     Args:
         folder: pathlib.Path, `checkpoints`.
-        warn: function of a line of text; damaged ones are set aside and said.
+        warn: function of a line of text; damaged ones are set aside and said, unless none is whole: then the next
+            start must not take the folder for a new one.
 
     Returns:
         (path, Record), or (None, None) if there is none.
 
     Raises:
-        UserError: there were checkpoints, and none can be read.
+        UserError: there are checkpoints, and none can be read.
     """
-    damaged = []
+    damaged = {}
     for path in reversed(list_checkpoints(folder)):
         try:
             record = read_record(path)
-        except (OSError, ValueError, KeyError, TypeError):
-            damaged.append(set_aside(path))
-            warn(f"{path}: run.json can't be read; set aside as {damaged[-1].name}, going on from the one before")
+        except Unreadable as error:
+            damaged[path] = error
             continue
+        for other, error in damaged.items():
+            warn(f"{error}; set aside as {set_aside(other).name}, going on from {path.name}")
         return path, record
     if damaged:
         raise UserError(f"{folder}: expected a checkpoint that can be read, found none: "
-                        f"{', '.join(path.name for path in damaged)}")
+                        + "; ".join(str(error) for error in damaged.values()))
     return None, None

@@ -28,13 +28,14 @@ class Interrupts:
         self.can_save = False
         self._previous = {}
         self._count = 0
+        self._writing = None
 
     def install(self):
-        reading, writing = os.pipe()
-        os.set_blocking(writing, False)
+        reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
         for number in _SIGNALS:
             self._previous[number] = signal.signal(number, self._handle)
-        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
         return self
 
@@ -42,12 +43,14 @@ class Interrupts:
         signal.set_wakeup_fd(-1)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        os.close(self._writing)  # ends the thread
 
     def _watch(self, reading):
-        while True:
-            for number in os.read(reading, 64):
+        while numbers := os.read(reading, 64):
+            for number in numbers:
                 if number in _SIGNALS:
                     self._arrived(number)
+        os.close(reading)
 
     def _arrived(self, number):
         if number == signal.SIGINT:

@@ -37,7 +37,7 @@ def open_images(config, console, known=None):
     Returns:
         Images.
     """
-    with console.phase(f"opening {config.data.dataset}", own_lines=True):
+    with console.phase(f"opening {config.data.dataset}", own_lines=True), runtime.quiet_stderr():
         source = registry.open_source(config.data, console.stream)
     if config.augment.mean is not None:
         return Images(source, config.augment.mean, config.augment.std, "flags")

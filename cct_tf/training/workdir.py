@@ -36,17 +36,21 @@ class Workdir:
         self.metrics = self.path / "metrics.jsonl"
         self.plots = self.path / "plots"
 
+    def check(self):
+        """Raise UserError if a file stands where the folder, or one above it, has to be. Writes nothing."""
+        existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            where = "" if existing == self.path else " on the way to " + str(self.path)
+            raise UserError(f"--workdir: expected a folder, found the file {existing}{where}")
+
     def create(self):
         """Make the folder, or say in one line why it can't be one."""
+        self.check()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".writable-{os.getpid()}"
             probe.touch()
             probe.unlink()
-        except FileExistsError:
-            raise UserError(f"--workdir: expected a folder, found the file {self.path}") from None
-        except NotADirectoryError:
-            raise UserError(f"--workdir: expected a folder, found a file on the way to {self.path}") from None
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise OutsideFault(f"--workdir: {self.path}: {error.strerror}") from None

@@ -1,0 +1,291 @@
+"""Wrong input that needs no TensorFlow to see: one line on stderr that names the flag or file, exit status 2.
+
+The whole table runs in one process that cannot import TensorFlow (tests/without_tensorflow.py); a few cases run again
+as a user would run them.
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cct_tf import config
+from cct_tf.training import checkpoint
+
+REPO = Path(__file__).resolve().parents[1]
+SECONDS = 5.0  # promised: about 1; the rest is for a machine with other work
+IMAGE = bytes.fromhex("89504e470d0a1a0a")  # enough of a PNG for a listing, which decodes nothing
+FINISHED = {"dataset": "digits", "model": "cct_2_3x1_16", "train_steps": 4}  # the run in {scene}/done
+DONE = "--workdir={scene}/done --dataset=digits --model=cct_2_3x1_16 --train_steps=4"
+
+# Name, arguments of cct_tf.train behind --workdir={scene}/new, what the line must name. {scene} is the folder below.
+FLAGS = [
+    ("misspelt flag", "--learning_rat=1", "--learning_rat", "learning_rate"),
+    ("flag of no command", "--nodropout", "--nodropout"),
+    ("positional argument", "digits", "'digits'"),
+    ("flagfile without its flag", "configs/smoke.cfg", "configs/smoke.cfg", "--flagfile=configs/smoke.cfg"),
+    ("no value", "--model", "--model"),
+    ("not a number", "--batch_size=many", "--batch_size", "many"),
+    ("not an integer", "--batch_size=1.5", "--batch_size", "1.5"),
+    ("too small", "--batch_size=0", "--batch_size", "at least 1", "'0'"),
+    ("negative seed", "--seed=-1", "--seed", "'-1'"),
+    ("zero epochs", "--epochs=0", "--epochs", "above 0"),
+    ("rate of one", "--dropout_rate=1", "--dropout_rate", "below 1"),
+    ("share of one", "--validation_fraction=1", "--validation_fraction", "below 1"),
+    ("NaN", "--learning_rate=nan", "--learning_rate", "nan"),
+    ("infinity", "--weight_decay=inf", "--weight_decay", "inf"),
+    ("NaN in a list", "--mean=0.5,nan,0.5 --std=1", "--mean", "nan"),
+    ("mean of two values", "--mean=0.5,0.5 --std=1", "--mean", "1 or 3"),
+    ("deviation of zero", "--mean=0 --std=0", "--std", "above 0"),
+    ("mean alone", "--mean=0.5", "--std", "--mean"),
+    ("deviation alone", "--std=0.5", "--mean", "--std"),
+    ("unknown choice", "--flip=vertical", "--flip", "random, none", "vertical"),
+    ("neither true nor false", "--deterministic=perhaps", "--deterministic", "perhaps"),
+    ("unknown model", "--model=cct_7_3x1", "--model", "cct_7_3x1"),
+    ("unknown data set", "--dataset=cifar11", "--dataset", "cifar11", "cifar10"),
+    ("image too small for the model", "--model=cct_14_7x2_224 --image_size=8", "--image_size", "cct_14_7x2_224"),
+    ("image size no multiple of the patch", "--model=cvt_7_4_32 --image_size=30", "--image_size", "30"),
+    ("batch not divisible", "--batch_size=30 --num_replicas=4", "--batch_size", "4", "30"),
+    ("batch not divisible into parts", "--batch_size=30 --accumulate_steps=4", "--batch_size", "4", "30"),
+    ("crop range reversed", "--random_resized_crop=1,0.5", "--random_resized_crop", "1,0.5"),
+    ("two crops", "--random_resized_crop=0.5,1 --crop_padding=2", "--crop_padding", "--random_resized_crop"),
+    ("split of a set that has none", "--train_split=all", "--train_split", "all"),
+    ("flagfile missing", "--flagfile={scene}/none.cfg", "--flagfile", "{scene}/none.cfg"),
+    ("flagfile is a folder", "--flagfile={scene}/empty", "--flagfile", "{scene}/empty"),
+    ("flagfile is no text", "--flagfile={scene}/binary.cfg", "--flagfile", "{scene}/binary.cfg"),
+    ("flagfile with words", "--flagfile={scene}/words.cfg", "{scene}/words.cfg:2", "epochs 3"),
+    ("circular flagfile", "--flagfile={scene}/circle.cfg", "--flagfile", "circle"),
+    ("flagfile of itself", "--flagfile={scene}/self.cfg", "--flagfile", "self.cfg"),
+    ("comment behind a value is none of it", "--flagfile={scene}/comment.cfg", "{scene}/comment.cfg:1", "'0'"),
+    ("nested path from the file that names it", "--flagfile={scene}/nested/outer.cfg", "nested/inner.cfg:1", "--seed"),
+    ("wrong flag in a nested file", "--flagfile={scene}/nested/typo.cfg", "nested/typo.cfg:1", "--lerning_rate"),
+]
+DATA = [
+    ("folder not named", "--dataset=folder", "--data_dir"),
+    ("folder missing", "--dataset=folder --data_dir={scene}/none", "--data_dir", "{scene}/none"),
+    ("folder is a file", "--dataset=folder --data_dir={scene}/binary.cfg", "--data_dir", "{scene}/binary.cfg"),
+    ("no class", "--dataset=folder --data_dir={scene}/empty", "--data_dir", "{scene}/empty"),
+    ("one class", "--dataset=folder --data_dir={scene}/one --validation_fraction=0.5", "--data_dir", "'cat'"),
+    ("class without images", "--dataset=folder --data_dir={scene}/hollow --validation_fraction=0.5", "hollow/dog"),
+    ("class unknown to training", "--dataset=folder --data_dir={scene}/surprise", "surprise/test/bird"),
+    ("no test images", "--dataset=folder --data_dir={scene}/untested", "--data_dir", "--validation_fraction"),
+    ("archive not named", "--dataset=npz", "--data_dir"),
+    ("archive missing", "--dataset=npz --data_dir={scene}/none.npz", "--data_dir", "{scene}/none.npz"),
+    ("archive is no archive", "--dataset=npz --data_dir={scene}/words.cfg", "{scene}/words.cfg"),
+    ("archive truncated", "--dataset=npz --data_dir={scene}/cut.npz", "{scene}/cut.npz"),
+    ("archive without a key", "--dataset=npz --data_dir={scene}/key.npz", "{scene}/key.npz", "y_test"),
+    ("floating-point images", "--dataset=npz --data_dir={scene}/float.npz", "{scene}/float.npz", "x_train", "uint8"),
+    ("images of five channels", "--dataset=npz --data_dir={scene}/five.npz", "{scene}/five.npz", "x_train"),
+    ("fewer labels than images", "--dataset=npz --data_dir={scene}/fewer.npz", "{scene}/fewer.npz", "y_train"),
+    ("negative label", "--dataset=npz --data_dir={scene}/negative.npz", "{scene}/negative.npz", "y_train", "-1"),
+    ("label unknown to training", "--dataset=npz --data_dir={scene}/beyond.npz", "{scene}/beyond.npz", "y_test", "found 5"),
+    ("class without an image", "--dataset=npz --data_dir={scene}/gap.npz", "{scene}/gap.npz", "y_train", "1"),
+    ("pickled objects", "--dataset=npz --data_dir={scene}/pickled.npz", "{scene}/pickled.npz"),
+]
+# Name, module, all arguments, what the line must name.
+OTHERS = [
+    ("no work folder", "train", "", "--workdir"),
+    ("empty work folder name", "train", "--workdir=", "--workdir"),
+    ("work folder is a file", "train", "--workdir={scene}/binary.cfg", "--workdir", "{scene}/binary.cfg"),
+    ("work folder below a file", "train", "--workdir={scene}/binary.cfg/x", "--workdir", "{scene}/binary.cfg/x"),
+    ("work folder where there can be none", "train", "--workdir=/proc/cct_tf", "--workdir", "/proc/cct_tf"),
+    ("work folder not writable", "train", "--workdir={locked}", "--workdir", "{locked}", "ermission"),
+    ("dry run of a work folder that is a file", "train", "--dry_run --workdir={scene}/binary.cfg", "--workdir"),
+    ("second run", "train", "--workdir={scene}/busy", "--workdir", "{scene}/busy", "process 4711"),
+    ("changed config", "train", DONE + " --learning_rate=1 --seed=3", "--learning_rate", "0.0005",
+     "1", "--seed", "checkpoint 0, now 3", "--accept_config_change"),
+    ("all checkpoints damaged", "train", "--workdir={scene}/damaged", "step_00000004/weights.index",
+     "step_00000002/run.json"),
+    ("evaluate nothing", "evaluate", "", "--workdir"),
+    ("evaluate a missing folder", "evaluate", "--workdir={scene}/none", "--workdir", "{scene}/none"),
+    ("evaluate an empty folder", "evaluate", "--workdir={scene}/empty", "--workdir", "{scene}/empty"),
+    ("evaluate what is no checkpoint", "evaluate", "--workdir={scene}/done --checkpoint={scene}/empty",
+     "--checkpoint", "{scene}/empty"),
+    ("evaluate an unknown checkpoint", "evaluate", "--workdir={scene}/done --checkpoint=first", "--checkpoint", "first"),
+    ("evaluate a damaged checkpoint", "evaluate", "--workdir={scene}/damaged --checkpoint=last", "--checkpoint",
+     "step_00000004/weights.index"),
+    ("evaluate an unknown split", "evaluate", "--workdir={scene}/done --split=dev", "--split", "dev"),
+    ("evaluate a split the run lacks", "evaluate", "--workdir={scene}/done --split=validation", "--split",
+     "validation", "train, test"),
+    ("a flag of training", "evaluate", "--workdir={scene}/done --epochs=3", "--epochs"),
+    ("jax", "train", "--workdir={scene}/new", "KERAS_BACKEND", "jax"),
+    ("torch", "train", "--workdir={scene}/new", "KERAS_BACKEND", "torch"),
+    ("nonsense", "evaluate", "--workdir={scene}/done", "KERAS_BACKEND", "nonsense"),
+]
+FINE = [  # no error: status 0, nothing on stderr, these words on stdout
+    ("help", "train", "--help", "Data set", "augmentation", "Network", "Optimisation", "The run", "--flagfile"),
+    ("help for evaluate", "evaluate", "--help", "--split", "--checkpoint"),
+    ("a finished run again", "train", DONE, "finished", "step 4"),
+    ("another cadence", "train", DONE + " --log_every_steps=7 --num_replicas=2", "--log_every_steps", "50 -> 7", "--num_replicas", "finished"),
+]
+TABLE = ([(name, "train", "--workdir={scene}/new " + arguments, *words) for name, arguments, *words in FLAGS + DATA]
+         + OTHERS + FINE)
+
+
+def _write_tree(root, files):
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(IMAGE)
+
+
+def _write_archives(scene):
+    x, y = np.zeros([6, 8, 8, 3], np.uint8), np.array([0, 1, 2, 0, 1, 2])
+    whole = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+    wrong = {"float": {"x_train": x / 255.0}, "five": {"x_train": np.zeros([6, 8, 8, 5], np.uint8)},
+             "fewer": {"y_train": y[:5]}, "negative": {"y_train": y - 1}, "beyond": {"y_test": y + 5},
+             "gap": {"y_train": y * 2}, "pickled": {"y_train": np.array([{}] * 6, object)}}
+    for name, part in wrong.items():
+        np.savez(scene / f"{name}.npz", **(whole | part))
+    np.savez(scene / "key.npz", **{key: value for key, value in whole.items() if key != "y_test"})
+    (scene / "cut.npz").write_bytes((scene / "gap.npz").read_bytes()[:-200])
+
+
+def _write_run(workdir):
+    """A finished run as far as its records tell: two checkpoints and the best."""
+    settings = config.from_dict(FINISHED | {"workdir": str(workdir)})
+    for name, step in (("checkpoints", 2), ("checkpoints", 4), ("best", 4)):
+        folder = workdir / name / f"step_{step:08d}"
+        folder.mkdir(parents=True)
+        (folder / "weights.index").write_bytes(b"index")
+        (folder / "weights.data-00000-of-00001").write_bytes(b"data")
+        checkpoint.write_record(folder, checkpoint.Record(
+            settings.as_dict(), {"num_examples": {"train": 1438, "test": 359}}, step, step,
+            {"step": step, "top1": 0.5, "loss": 1.0}, step == 4, {}))
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A folder of wrong files."""
+    folder = tmp_path_factory.mktemp("scene")
+    for name in ("empty", "nested"):
+        (folder / name).mkdir()
+    (folder / "binary.cfg").write_bytes(bytes(range(128, 256)))
+    (folder / "words.cfg").write_text("# two lines\nepochs 3\n")
+    (folder / "circle.cfg").write_text("--flagfile=nested/back.cfg\n")
+    (folder / "nested/back.cfg").write_text("--flagfile=../circle.cfg\n")
+    (folder / "self.cfg").write_text("--flagfile=self.cfg\n")
+    (folder / "comment.cfg").write_text("--batch_size=0  # none at all\n")
+    (folder / "nested/outer.cfg").write_text("--flagfile=inner.cfg\n")
+    (folder / "nested/inner.cfg").write_text("--seed=one\n")
+    (folder / "nested/typo.cfg").write_text("--lerning_rate=1\n")
+    _write_tree(folder, ["one/cat/1.png", "hollow/cat/1.png", "surprise/test/bird/1.png", "surprise/test/cat/1.png"])
+    _write_tree(folder, [f"{root}/train/{name}/1.png" for root in ("surprise", "untested") for name in ("cat", "dog")])
+    (folder / "hollow/dog").mkdir()
+    _write_archives(folder)
+    for name in ("done", "damaged"):
+        _write_run(folder / name)
+    (folder / "damaged/checkpoints/step_00000004/weights.index").write_bytes(b"inDex")
+    (folder / "damaged/checkpoints/step_00000002/run.json").write_text('{"format": 1, "con')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def locked_folder():
+    """A folder that this user, or `nobody` where this user is root, may not write to."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "locked"
+        path.mkdir(mode=0o555)
+        os.chmod(folder, 0o755)
+        yield path
+
+
+def _environment(name, words):
+    return {"KERAS_BACKEND": name} if words[0] == "KERAS_BACKEND" else {}
+
+
+@pytest.fixture(scope="module")
+def outcomes(scene, locked_folder):
+    """{name of the case: what happened}, of the whole table."""
+    cases = [{"module": f"cct_tf.{module}", "argv": arguments.format(scene=scene, locked=locked_folder).split(),
+              "env": _environment(name, words), "as_nobody": "{locked}" in arguments and os.geteuid() == 0}
+             for name, module, arguments, *words in TABLE]
+    (scene / "busy").mkdir()
+    with open(scene / "busy/.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711")
+        lock.flush()
+        environment = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
+        run = subprocess.run([sys.executable, str(REPO / "tests/without_tensorflow.py")], input=json.dumps(cases),
+                             capture_output=True, text=True, env=environment | {"PYTHONPATH": str(REPO)}, check=True)
+    assert run.stderr == ""
+    return dict(zip((case[0] for case in TABLE), json.loads(run.stdout), strict=True))
+
+
+def _ids(table):
+    return [case[0] for case in table]
+
+
+@pytest.mark.parametrize("case", TABLE[:-len(FINE)], ids=_ids(TABLE[:-len(FINE)]))
+def test_wrong_input_is_one_line_and_status_2(case, outcomes, scene, locked_folder):
+    name, _, _, *words = case
+    outcome = outcomes[name]
+    assert outcome["status"] == 2, outcome
+    assert outcome["err"].startswith("error: ") and outcome["err"].count("\n") == 1, outcome["err"]
+    for word in words:
+        assert word.format(scene=scene, locked=locked_folder) in outcome["err"]
+
+
+@pytest.mark.parametrize("case", FINE, ids=_ids(FINE))
+def test_what_is_no_error_says_so_on_stdout(case, outcomes):
+    name, _, _, *words = case
+    outcome = outcomes[name]
+    assert (outcome["status"], outcome["err"]) == (0, ""), outcome
+    for word in words:
+        assert word in outcome["out"]
+
+
+def test_names_are_unique():
+    assert len({case[0] for case in TABLE}) == len(TABLE)
+
+
+def test_every_answer_is_quick(outcomes):
+    assert {name: outcome["seconds"] for name, outcome in outcomes.items() if outcome["seconds"] > SECONDS} == {}
+
+
+def test_a_refused_run_leaves_no_folder_and_no_change(outcomes, scene):
+    assert not (scene / "new").exists()
+    names = {path.name for path in (scene / "damaged/checkpoints").iterdir()}
+    assert names == {"step_00000002", "step_00000004"}  # or the next start would take the folder for a new run
+
+
+def test_help_lists_every_flag(outcomes):
+    for name in config.FIELDS:
+        assert f"--{name}" in outcomes["help"]["out"] or f"--[no]{name}" in outcomes["help"]["out"]
+
+
+@pytest.fixture(scope="module")
+def no_tensorflow(tmp_path_factory):
+    """A folder for PYTHONPATH with packages that end the process when they are imported."""
+    folder = tmp_path_factory.mktemp("path")
+    for name in ("tensorflow", "keras"):
+        (folder / f"{name}.py").write_text(f"raise SystemExit('imported {name}')\n")
+    return folder
+
+
+@pytest.mark.parametrize("arguments, status, words", [
+    (["--workdir=new", "--batch_siez=3"], 2, ["--batch_siez", "batch_size"]),
+    (["smoke.cfg"], 2, ["smoke.cfg", "--flagfile"]),
+    (["--help"], 0, []),
+])
+def test_the_command_itself_answers_before_tensorflow(arguments, status, words, no_tensorflow, tmp_path):
+    run = subprocess.run([sys.executable, "-m", "cct_tf.train", *arguments], cwd=tmp_path, capture_output=True,
+                         text=True, env=os.environ | {"PYTHONPATH": f"{no_tensorflow}{os.pathsep}{REPO}"},
+                         timeout=10 * SECONDS)
+    assert run.returncode == status
+    assert run.stderr.count("\n") == (1 if status else 0)
+    for word in words:
+        assert word in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path):
+    run = subprocess.run([sys.executable, "-m", "cct_tf.train", "--debug", "--seed=x"], cwd=tmp_path, text=True,
+                         capture_output=True, env=os.environ | {"PYTHONPATH": str(REPO)}, timeout=10 * SECONDS)
+    assert run.returncode == 2
+    assert "Traceback" in run.stderr and run.stderr.splitlines()[-1].startswith("error: --seed")

@@ -1,0 +1,163 @@
+"""Starting a run again: on damaged checkpoints, under another config, on other data, on a disk that is full.
+
+What a restart computes is tested in tests/training/test_resume.py and tests/test_faults.py; here is what it says, and
+that a checkpoint that cannot be read costs steps and nothing else.
+"""
+
+import errno
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from cct_tf.training import checkpoint
+from tests.commands import call, only_line, run
+from tests.exact_resume import differences
+
+SIDE = 8
+FLAGS = ["--dataset=npz", "--model=cct_2_3x1_8", "--batch_size=8", "--train_steps=5", "--checkpoint_every_steps=2",
+         "--eval_every_steps=4", "--log_every_steps=3", "--jit=off"]
+
+
+def _write_images(path, seed):
+    """An archive of random images of three classes."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(24) % 3
+    images = random.integers(0, 256, [24, SIDE, SIDE, 3], np.uint8)
+    np.savez(path, x_train=images, y_train=labels[random.permutation(24)], x_test=images[:12], y_test=labels[:12])
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "images.npz"
+    _write_images(path, 0)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(images, tmp_path_factory):
+    """Work folder of a run of 5 steps: checkpoints at 2, 4 and 5, evaluations at 4 and 5."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    assert run("train", *FLAGS, f"--data_dir={images}", f"--workdir={workdir}") == 0
+    assert [path.name for path in checkpoint.list_checkpoints(workdir / "checkpoints")] == [
+        "step_00000002", "step_00000004", "step_00000005"]
+    return workdir
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """The same folder, to be damaged."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def _flip(path):
+    contents = bytearray(path.read_bytes())
+    for place in range(len(contents) // 3, len(contents) // 3 + 8):
+        contents[place] ^= 0xFF
+    path.write_bytes(contents)
+
+
+def _halve(path):
+    path.write_bytes(path.read_bytes()[:os.path.getsize(path) // 2])
+
+
+DAMAGE = {
+    "data file truncated": ("weights.data-00000-of-00001", _cut),
+    "bytes of the data flipped": ("weights.data-00000-of-00001", _flip),
+    "bytes of the index flipped": ("weights.index", _flip),
+    "index missing": ("weights.index", os.unlink),
+    "data missing": ("weights.data-00000-of-00001", os.unlink),
+    "run.json torn": ("run.json", _halve),
+    "run.json missing": ("run.json", os.unlink),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_found_without_tensorflow_and_named(damage, copy, capfd):
+    name, apply = DAMAGE[damage]
+    newest = copy / "checkpoints/step_00000005"
+    apply(newest / name)
+    warnings = []
+    path, record = checkpoint.newest_record(copy / "checkpoints", warnings.append)
+    assert path.name == "step_00000004" and record.step == 4
+    assert len(warnings) == 1 and str(newest / name) in warnings[0]
+    assert (copy / "checkpoints/step_00000005.corrupt").is_dir()
+
+
+@pytest.mark.parametrize("damage", ["data file truncated", "run.json torn"])
+def test_the_run_goes_on_from_the_one_before_to_the_same_result(damage, copy, finished, images, capfd):
+    name, apply = DAMAGE[damage]
+    for step in ("step_00000004", "step_00000005"):
+        apply(copy / "checkpoints" / step / name)
+    status, out, err = call(capfd, "train", *FLAGS, f"--data_dir={images}", f"--workdir={copy}")
+    assert status == 0
+    assert err.count("\n") == 2 and err.count("warning: ") == 2  # one for each
+    assert "goes on from step 2" in out
+    assert differences(finished, copy) == []
+
+
+def test_without_a_readable_checkpoint_every_start_is_refused_and_names_the_files(copy, images, capfd):
+    for step in (2, 4, 5):
+        _cut(copy / f"checkpoints/step_{step:08d}/weights.data-00000-of-00001")
+    for _ in range(2):
+        status, _, err = call(capfd, "train", *FLAGS, f"--data_dir={images}", f"--workdir={copy}")
+        assert status == 2
+        assert all(f"step_{step:08d}/weights.data" in only_line(err) for step in (2, 4, 5))
+
+
+def test_a_changed_config_goes_on_when_accepted_and_is_written_down(copy, images, capfd):
+    longer = [flag.replace("train_steps=5", "train_steps=7") for flag in FLAGS]
+    status, out, err = call(capfd, "train", *longer, "--accept_config_change", f"--data_dir={images}",
+                            f"--workdir={copy}")
+    assert (status, err) == (0, "")
+    assert "--train_steps (checkpoint 5, now 7)" in out
+    record = checkpoint.read_record(copy / "checkpoints/step_00000007")
+    assert record.config["train_steps"] == 7 and record.finished
+    assert "--train_steps=7" in (copy / "config.cfg").read_text()
+    status, out, err = call(capfd, "train", f"--flagfile={copy}/config.cfg")
+    assert (status, err) == (0, "") and "finished" in out
+
+
+def test_other_data_is_refused_whatever_the_flags_say(copy, tmp_path, capfd):
+    other = tmp_path / "other.npz"
+    _write_images(other, 1)
+    status, _, err = call(capfd, "train", *FLAGS, "--train_steps=9", "--accept_config_change", f"--data_dir={other}",
+                          f"--workdir={copy}")
+    assert status == 2
+    assert "--data_dir" in only_line(err) and "fingerprint" in err
+    status, _, err = call(capfd, "evaluate", f"--workdir={copy}", f"--data_dir={other}")
+    assert status == 2
+    assert "--data_dir" in only_line(err)
+
+
+def test_evaluate_gives_the_numbers_of_the_run(finished, capfd):
+    status, out, err = call(capfd, "evaluate", f"--workdir={finished}", "--checkpoint=last", "--json")
+    assert (status, err) == (0, "")
+    last = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()][-1]
+    found = json.loads(out)
+    assert (found["step"], found["top1"], found["loss"]) == (5, last["eval/top1"], last["eval/loss"])
+
+
+@pytest.mark.parametrize("place", ["checkpoint", "metrics"])
+def test_a_full_disk_is_status_75_and_one_line(place, copy, finished, images, monkeypatch, capfd):
+    shutil.rmtree(copy / "checkpoints/step_00000005")
+    with monkeypatch.context() as patch:
+        if place == "checkpoint":
+            def full(descriptor):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            patch.setattr(checkpoint, "_sync", full)
+        else:
+            patch.setattr("cct_tf.training.workdir.open", lambda *args, **kwargs: open("/dev/full", "ab", 0)
+                          if str(args[0]).endswith("metrics.jsonl") else open(*args, **kwargs), raising=False)
+        status, _, err = call(capfd, "train", *FLAGS, f"--data_dir={images}", f"--workdir={copy}")
+    assert status == 75
+    assert "o space left" in only_line(err) and str(copy) in err
+    assert checkpoint.newest_record(copy / "checkpoints", None)[0].name == "step_00000004"
+    assert run("train", *FLAGS, f"--data_dir={images}", f"--workdir={copy}") == 0
+    assert differences(finished, copy) == []

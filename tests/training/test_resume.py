@@ -1,0 +1,150 @@
+"""A run that was stopped anywhere and went on is the run that was not, to the last bit."""
+
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cct_tf.errors import Interrupted
+from cct_tf.training import checkpoint, loop
+from tests.training import tiny
+
+RUN = {"train_steps": 17, "log_every_steps": 5, "eval_every_steps": 7, "checkpoint_every_steps": 4,
+       "validation_fraction": 0.2, "keep_checkpoints": 2}
+
+
+class StopAt(tiny.NoInterrupts):
+    """Asks to stop once `step` is reached, as a signal would."""
+
+    def __init__(self, training, step):
+        self._training, self._step = training, step
+
+    @property
+    def requested(self):
+        return signal.SIGTERM if int(self._training.state.step.numpy()) >= self._step else None
+
+
+def _tensors(workdir):
+    """Everything the last checkpoint holds, name -> array."""
+    path = checkpoint.list_checkpoints(workdir / "checkpoints")[-1]
+    reader = tf.train.load_checkpoint(str(path / "weights"))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
+            if not name.startswith("_CHECKPOINTABLE")}
+
+
+@pytest.fixture(autouse=True)
+def _steps_one_by_one(monkeypatch):
+    """Chunks of one step, so that a run can be stopped at any of them (`undisturbed` ran in longer ones)."""
+    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    tiny.train(folder, **RUN)
+    return folder
+
+
+def _same(first, second):
+    assert tiny.records(first) == tiny.records(second)
+    a, b = _tensors(first), _tensors(second)
+    assert a.keys() == b.keys() and len(a) > 60  # weights, two moments each, counters
+    for name in a:
+        assert np.array_equal(a[name], b[name]), name
+    records = [checkpoint.read_record(checkpoint.list_checkpoints(folder / "checkpoints")[-1])
+               for folder in (first, second)]
+    assert [record.best for record in records] == [records[0].best] * 2
+    assert all(record.finished for record in records)
+
+
+def test_stopped_by_a_signal_at_a_step_that_no_gate_knows(undisturbed, tmp_path):
+    training = tiny.assemble(tmp_path, **RUN)
+    with pytest.raises(Interrupted, match="saved step 6 of 17") as stop:
+        training.run(StopAt(training, 6))
+    assert stop.value.exit_status == 143
+    tiny.train(tmp_path, **RUN)
+    _same(undisturbed, tmp_path)
+
+
+@pytest.mark.parametrize("step", [3, 9, 15])
+def test_killed_between_checkpoints(undisturbed, tmp_path, step):
+    """A kill loses what was not saved: stop the loop dead, with records after the last checkpoint in the file."""
+    training = tiny.assemble(tmp_path, **RUN)
+    log = training._log
+
+    def log_then_die(at, *rest):
+        log(at, *rest)
+        if at >= step:
+            raise KeyboardInterrupt
+
+    training._log = log_then_die
+    with pytest.raises(KeyboardInterrupt):
+        training.run(tiny.NoInterrupts())
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 9999, "train/l')  # a torn last line
+    tiny.train(tmp_path, **RUN)
+    _same(undisturbed, tmp_path)
+
+
+@pytest.mark.parametrize("moment", ["before the record", "after the record", "after the best was kept"])
+def test_killed_around_an_evaluation(undisturbed, tmp_path, monkeypatch, moment):
+    """The evaluation is owed until the checkpoint says it was done."""
+    training = tiny.assemble(tmp_path, **RUN)
+    with monkeypatch.context() as patch:
+        def die(*args, **kwargs):
+            raise KeyboardInterrupt
+
+        if moment == "before the record":
+            patch.setattr("cct_tf.training.summaries.Summaries.write_evaluation", die)
+        elif moment == "after the record":
+            patch.setattr(checkpoint, "keep_best", die)
+        else:
+            patch.setattr(checkpoint, "write_record", _die_at_second(checkpoint.write_record))
+        with pytest.raises(KeyboardInterrupt):
+            training.run(tiny.NoInterrupts())
+    tiny.train(tmp_path, **RUN)
+    _same(undisturbed, tmp_path)
+
+
+def _die_at_second(write_record):
+    """The first evaluation's update of run.json comes after the records of the checkpoints at steps 4 and 7."""
+    calls = []
+
+    def replacement(path, record):
+        calls.append(path)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        write_record(path, record)
+
+    return replacement
+
+
+def test_a_checkpoint_of_two_replicas_goes_on_with_one(undisturbed, tmp_path):
+    training = tiny.assemble(tmp_path, num_replicas=2, **RUN)
+    with pytest.raises(Interrupted):
+        training.run(StopAt(training, 6))
+    tiny.train(tmp_path, **RUN)
+    expected, found = (np.array([record["train/loss"] for record in tiny.records(folder, "train/")])
+                       for folder in (undisturbed, tmp_path))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path):
+    tiny.train(tmp_path, train_steps=4, schedule="constant")
+    training = tiny.train(tmp_path, train_steps=6, schedule="constant", accept_config_change=True)
+    assert int(training.state.step.numpy()) == 6
+    assert [record["step"] for record in tiny.records(tmp_path, "train/")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_only_the_last_checkpoints_and_the_best_are_kept(undisturbed):
+    kept = [path.name for path in checkpoint.list_checkpoints(undisturbed / "checkpoints")]
+    assert kept == ["step_00000016", "step_00000017"]
+    evaluations = tiny.records(undisturbed, "eval/")
+    best = max(evaluations, key=lambda record: (record["eval/top1"], -record["step"]))["step"]
+    assert [path.name for path in checkpoint.list_checkpoints(undisturbed / "best")] == [f"step_{best:08d}"]
+
+
+def test_the_best_weights_are_tested_once_at_the_end(undisturbed):
+    tested = tiny.records(undisturbed, "test/")
+    assert [record["step"] for record in tested] == [17]

@@ -1,0 +1,59 @@
+"""The smallest run that has everything random in it, shared by the tests of training."""
+
+import pathlib
+
+from cct_tf import config
+from cct_tf.training import loop
+from cct_tf.training.console import Console
+from cct_tf.training.resume import find_start
+from cct_tf.training.workdir import Workdir
+
+EVERYTHING_RANDOM = {
+    "dataset": "digits", "image_size": 8, "model": "cct_2_3x1_8", "dropout_rate": 0.1, "attention_dropout_rate": 0.1,
+    "drop_path_rate": 0.2, "crop_padding": 1, "flip": "random", "label_smoothing": 0.1, "batch_size": 16,
+    "learning_rate": 1e-3, "warmup_epochs": 0.05, "clip_norm": 1.0, "train_steps": 20, "log_every_steps": 1,
+    "eval_every_steps": 1000, "checkpoint_every_steps": 1000, "eval_batch_size": 400, "jit": "off"}
+
+
+class NoInterrupts:
+    """Stands in for `interrupts.Interrupts`; asks to stop at a step if told to."""
+
+    requested = None
+    can_save = False
+
+    def check(self, message):
+        if self.requested is not None:
+            from cct_tf.errors import Interrupted
+            raise Interrupted(self.requested, message)
+
+
+def settings(workdir, **changes):
+    """Config of a tiny run."""
+    return config.from_dict(EVERYTHING_RANDOM | {"workdir": str(workdir)} | changes)
+
+
+def assemble(workdir, **changes):
+    """`loop.Training` of a tiny run, new or going on."""
+    chosen = settings(workdir, **changes)
+    folder = Workdir(pathlib.Path(workdir))
+    folder.create()
+    console = Console(quiet=True)
+    return loop.Training(chosen, folder, find_start(chosen, folder, console), console)
+
+
+def train(workdir, interrupts=None, **changes):
+    """Train a tiny run to its end; returns its `loop.Training`."""
+    training = assemble(workdir, **changes)
+    training.run(interrupts or NoInterrupts())
+    return training
+
+
+def records(workdir, prefix="", without_timing=True):
+    """The records of metrics.jsonl that have a value under `prefix`."""
+    from cct_tf.training.workdir import MetricsFile
+    found = []
+    for record in MetricsFile(pathlib.Path(workdir) / "metrics.jsonl").read():
+        if any(name.startswith(prefix) for name in record):
+            found.append({name: value for name, value in record.items()
+                          if not (without_timing and name.startswith("timing/"))})
+    return found
