@@ -28,8 +28,8 @@ class OutsideFault(Exception):
     exit_status = OUTSIDE_FAULT
 
 
-class Interrupted(Exception):
-    """SIGINT or SIGTERM asked the command to stop, and it has.
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM asked the command to stop, and it has. No `except Exception` on the way may swallow it.
 
     Args:
         signal_number: 2 (SIGINT, status 130) or 15 (SIGTERM, status 143).

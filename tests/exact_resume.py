@@ -118,10 +118,14 @@ def disturb(workdir, number, kind, step, evaluated, luck):
     return f"{number.name} at {kind} (from step {step} on): {moment}"
 
 
+def _newest(folder):
+    return max(path for path in pathlib.Path(folder).glob("step_*") if path.name[5:].isdigit())
+
+
 def tensors(folder):
-    """{name: array} of the one newest checkpoint in a folder."""
+    """{name: array} of the newest checkpoint in a folder."""
     import tensorflow as tf
-    newest = max(path for path in pathlib.Path(folder).iterdir() if path.name.startswith("step_"))
+    newest = _newest(folder)
     reader = tf.train.load_checkpoint(str(newest / "weights"))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
@@ -134,7 +138,7 @@ def records(workdir):
 
 def run_record(workdir):
     """run.json of the newest checkpoint, without the work folder's name."""
-    newest = max((pathlib.Path(workdir) / "checkpoints").glob("step_*"))
+    newest = _newest(pathlib.Path(workdir) / "checkpoints")
     record = json.loads((newest / "run.json").read_text())
     del record["config"]["workdir"]
     return newest.name, record

@@ -11,8 +11,10 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from cct_tf.training import checkpoint
+from cct_tf.training.workdir import MetricsFile, Workdir
 from tests.commands import call, only_line, run
 from tests.exact_resume import differences
 
@@ -137,27 +139,65 @@ def test_other_data_is_refused_whatever_the_flags_say(copy, tmp_path, capfd):
 
 
 def test_evaluate_gives_the_numbers_of_the_run(finished, capfd):
-    status, out, err = call(capfd, "evaluate", f"--workdir={finished}", "--checkpoint=last", "--json")
+    with Workdir(finished).locked():  # evaluating does not wait for the run to end
+        status, out, err = call(capfd, "evaluate", f"--workdir={finished}", "--checkpoint=last", "--json")
     assert (status, err) == (0, "")
     last = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()][-1]
     found = json.loads(out)
     assert (found["step"], found["top1"], found["loss"]) == (5, last["eval/top1"], last["eval/loss"])
 
 
-@pytest.mark.parametrize("place", ["checkpoint", "metrics"])
+def _no_space(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _no_space_for_events(*args, **kwargs):
+    """As TensorFlow's event files put it."""
+    raise tf.errors.ResourceExhaustedError(
+        None, None, "{{function_node __wrapped__FlushSummaryWriter}} /run/train/events.1; No space left on device\n"
+        "\tFailed to flush 1 events to /run/train/events.1")
+
+
+FULL = {"checkpoint": ("cct_tf.training.checkpoint._sync", _no_space, "checkpoints/step_00000005"),
+        "metrics": ("cct_tf.training.workdir.MetricsFile._open", lambda file: open("/dev/full", "ab", buffering=0),
+                    "metrics.jsonl"),
+        "plots": ("matplotlib.figure.Figure.savefig", _no_space, "plots/"),
+        "events": ("tensorflow.summary.scalar", _no_space_for_events, "/run/train/events.1")}
+
+
+@pytest.mark.parametrize("place", FULL)
 def test_a_full_disk_is_status_75_and_one_line(place, copy, finished, images, monkeypatch, capfd):
     shutil.rmtree(copy / "checkpoints/step_00000005")
+    target, replacement, named = FULL[place]
+    command = ["train", *FLAGS, f"--data_dir={images}", f"--workdir={copy}"]
     with monkeypatch.context() as patch:
-        if place == "checkpoint":
-            def full(descriptor):
-                raise OSError(errno.ENOSPC, "No space left on device")
-            patch.setattr(checkpoint, "_sync", full)
-        else:
-            patch.setattr("cct_tf.training.workdir.open", lambda *args, **kwargs: open("/dev/full", "ab", 0)
-                          if str(args[0]).endswith("metrics.jsonl") else open(*args, **kwargs), raising=False)
-        status, _, err = call(capfd, "train", *FLAGS, f"--data_dir={images}", f"--workdir={copy}")
+        patch.setattr(target, replacement)
+        status, _, err = call(capfd, *command)
     assert status == 75
-    assert "o space left" in only_line(err) and str(copy) in err
-    assert checkpoint.newest_record(copy / "checkpoints", None)[0].name == "step_00000004"
-    assert run("train", *FLAGS, f"--data_dir={images}", f"--workdir={copy}") == 0
+    assert "o space left on" in only_line(err) and named in err
+    assert checkpoint.newest_record(copy / "checkpoints", None)[0].name in ("step_00000004", "step_00000005")
+    assert run(*command) == 0
     assert differences(finished, copy) == []
+
+
+def test_a_line_that_fits_only_in_part_is_an_error_and_goes_at_the_next_start(tmp_path, monkeypatch):
+    """A raw write to a disk that is nearly full writes what fits and raises nothing."""
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics.write(1, {"train/loss": 1.0})
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+
+    class NearlyFull:
+        def write(self, line):
+            (tmp_path / "metrics.jsonl").write_bytes(whole + line[:9])
+            return 9
+
+        def close(self):
+            """As a file."""
+
+    metrics.close()
+    monkeypatch.setattr(MetricsFile, "_open", lambda file: NearlyFull())
+    with pytest.raises(OSError, match="No space left") as error:
+        metrics.write(2, {"train/loss": 2.0})
+    assert error.value.filename == str(tmp_path / "metrics.jsonl")
+    metrics.cut(2, 0)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole

@@ -1,10 +1,8 @@
-"""`--dataset=digits`: 1,797 handwritten digits of 8x8 pixels, embedded, for first steps and tests.
+"""`--dataset=digits`: scikit-learn's 1,797 handwritten digits of 8x8 pixels, for first steps and tests.
 
-`digits.npz` beside this file holds them as `sklearn.datasets.load_digits` gives them: the test set of "Optical
-Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 1998, CC BY 4.0).
+They come with scikit-learn (`load_digits`), so nothing is downloaded: the test set of "Optical Recognition of
+Handwritten Digits" (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 1998, CC BY 4.0).
 """
-
-import importlib.resources
 
 import numpy as np
 
@@ -16,9 +14,9 @@ _TEST_SEED = 1797  # written out: the test split is part of the data set, whatev
 
 def arrays():
     """(images uint8 [1797, 8, 8] of 0-16, labels int64 [1797])."""
-    with importlib.resources.files("cct_tf.data").joinpath("digits.npz").open("rb") as file:
-        with np.load(file, allow_pickle=False) as archive:
-            return archive["images"], archive["labels"].astype(np.int64)
+    from sklearn.datasets import load_digits  # a second; nobody else needs it
+    digits = load_digits()
+    return digits.images.astype(np.uint8), digits.target.astype(np.int64)
 
 
 def open_digits(config):

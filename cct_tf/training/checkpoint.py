@@ -20,6 +20,7 @@ import shutil
 import zlib
 
 from cct_tf.errors import OutsideFault, UserError
+from cct_tf.training.workdir import naming
 
 _PREFIX = "weights"
 _NAME = re.compile(r"step_(\d{8,})")
@@ -121,7 +122,7 @@ def write_record(path, record):
     """Replace the run.json of a checkpoint folder atomically."""
     text = record.as_json(_checksums(path))
     temporary = path / ".run.json.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
+    with naming(path), open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

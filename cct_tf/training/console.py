@@ -1,6 +1,7 @@
 """What a person sees while a command runs. stdout: plan, progress, results; stderr: warnings."""
 
 import contextlib
+import math
 import sys
 import time
 
@@ -85,8 +86,9 @@ class Progress:
 
     def show(self, step, values):
         """Show the values of a log record at `step`."""
-        text = (f"loss {values['train/loss']:.4f}  accuracy {100 * values['train/accuracy']:.1f}%  "
-                f"{values['timing/images_per_second']:,.0f} images/s")
+        text = f"loss {values['train/loss']:.4f}  accuracy {100 * values['train/accuracy']:.1f}%"
+        if math.isfinite(values["timing/images_per_second"]):
+            text += f"  {values['timing/images_per_second']:,.0f} images/s"
         if values["train/skipped_updates"]:
             text += f"  {values['train/skipped_updates']} updates skipped"
         if self._bar is not None:

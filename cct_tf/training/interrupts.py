@@ -28,6 +28,7 @@ class Interrupts:
         self.can_save = False
         self._previous = {}
         self._count = 0
+        self._told = False
         self._writing = None
 
     def install(self):
@@ -57,12 +58,13 @@ class Interrupts:
             self._count += 1
             if self._count >= 2:
                 os._exit(128 + number)
-        if self.requested is None:
-            self.requested = number
-            if self.can_save:
-                again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
-                print(f"\n{signal.Signals(number).name}: finishing the step and saving{again}", file=sys.stderr,
-                      flush=True)
+        self.requested = self.requested or number
+        if self.can_save and not self._told:
+            self._told = True  # not `requested`, which Python's own handler may have set first
+            line_end = "\n" if sys.stderr.isatty() else ""  # of a progress bar
+            again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
+            print(f"{line_end}{signal.Signals(number).name}: finishing the step and saving{again}", file=sys.stderr,
+                  flush=True)
 
     def _handle(self, number, frame):
         if not self.can_save:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf import runtime
-from cct_tf.data import pipeline
+from cct_tf.data import decode, pipeline
 from cct_tf.errors import UserError
 from cct_tf.optim import schedules
 from cct_tf.optim.optimizers import make_optimizer
@@ -229,6 +229,8 @@ class Training:
                 self._save(step)
                 interrupts.check(f"saved step {step:,} of {plan.total_steps:,}; the same command goes on from it")
             return self._finish(summaries)
+        except tf.errors.OpError as error:
+            raise decode.broken_image(error) or error from None
         finally:
             progress.close()
             summaries.close()
@@ -298,7 +300,10 @@ def evaluate_checkpoint(config, path, record, split, console):
                             "another is named with --checkpoint=PATH") from None
     evaluator = Evaluator(devices, model, source.splits[split], setup.make_transform(config, images, model),
                           num_classes=source.num_classes, batch_size=config.run.eval_batch_size)
-    return evaluator(), source.class_names
+    try:
+        return evaluator(), source.class_names
+    except tf.errors.OpError as error:
+        raise decode.broken_image(error) or error from None
 
 
 class Timer:

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from cct_tf.training.workdir import naming
+
 
 def _figure(width, height):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,7 +23,8 @@ def save(figure, path):
     """Write a PNG, replacing the file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png")
+    with naming(path):
+        figure.savefig(temporary, format="png")
     temporary.replace(path)
 
 

@@ -20,6 +20,16 @@ import pathlib
 from cct_tf.errors import OutsideFault, UserError
 
 
+@contextlib.contextmanager
+def naming(path):
+    """Give a file's name to the errors that have none: those of writing tell only what went wrong."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 class Workdir:
     """Paths of one work folder.
 
@@ -81,7 +91,7 @@ class Workdir:
     def write_text(self, path, text):
         """Replace a small text file so that a reader sees the old or the new one, never half."""
         temporary = path.with_name(f".{path.name}.tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
+        with naming(path), open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -127,15 +137,22 @@ class MetricsFile:
             if record["step"] <= (last_evaluated_step if evaluated else step):
                 kept.append(line + b"\n")
         temporary = self.path.with_name(".metrics.tmp")
-        temporary.write_bytes(b"".join(kept))
+        with naming(self.path):
+            temporary.write_bytes(b"".join(kept))
         os.replace(temporary, self.path)
+
+    def _open(self):
+        return open(self.path, "ab", buffering=0)
 
     def write(self, step, values):
         """Append one record: {"step": step, **values}."""
         if self._file is None:
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - kept open between records
+            self._file = self._open()
         record = {"step": int(step)} | {name: _finite(value) for name, value in values.items()}
-        self._file.write((json.dumps(record) + "\n").encode())
+        line = (json.dumps(record) + "\n").encode()
+        with naming(self.path):
+            if self._file.write(line) != len(line):  # what fits on a full disk is written without an error
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def read(self):
         """All records, a list of dicts."""

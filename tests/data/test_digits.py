@@ -1,18 +1,17 @@
 """The embedded digits: scikit-learn's images, a constant test split."""
 
 import numpy as np
-import pytest
 
 from cct_tf.config import DataConfig
 from cct_tf.data import digits, registry
 
 
-def test_images_are_scikit_learns():
-    sklearn_datasets = pytest.importorskip("sklearn.datasets")
-    theirs = sklearn_datasets.load_digits()
-    images, labels = digits.arrays()
-    np.testing.assert_array_equal(images, theirs.images)
-    np.testing.assert_array_equal(labels, theirs.target)
+def test_grey_levels_become_the_whole_range_in_three_equal_channels():
+    held = registry.open_source(DataConfig()).splits["test"].reader.images.numpy()
+    levels, _ = digits.arrays()
+    assert (levels.min(), levels.max(), held.min(), held.max()) == (0, 16, 0, 255)
+    for channel in range(3):
+        np.testing.assert_array_equal(held[..., channel], np.floor(levels * (255 / 16) + 0.5))
 
 
 def test_test_split_is_a_fifth_of_every_class_and_constant():

@@ -1,0 +1,99 @@
+"""Processes that are killed, asked to stop, or find the disk full, and what the same command makes of it afterwards."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests import exact_resume
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Work folder of a finished run of `exact_resume.FLAGS`."""
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    status, _, err = exact_resume.finish(exact_resume.start(workdir))
+    assert (status, err) == (0, "")
+    return workdir
+
+
+def _read_until(process, text):
+    """Read the process's stdout up to a piece of text that may end in no newline."""
+    seen = ""
+    while text not in seen:
+        piece = process.stdout.read(1)
+        assert piece, f"the process ended before it said {text!r}: {process.stderr.read()}"
+        seen += piece
+
+
+def test_a_run_killed_and_asked_to_stop_ends_as_if_nothing_had_happened(undisturbed, tmp_path):
+    """While saving, while evaluating and in between, by SIGKILL, SIGTERM and SIGINT."""
+    signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
+    assert exact_resume.check(3, 0, signals, tmp_path, undisturbed) == []
+
+
+def test_a_signal_before_the_first_step_ends_at_once_with_nothing_saved(tmp_path):
+    process = exact_resume.start(tmp_path / "run")
+    _read_until(process, "starting TensorFlow")
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    status, _, err = exact_resume.finish(process)
+    assert status == 143
+    assert err.count("\n") == 1 and "SIGTERM" in err and "nothing to save" in err
+    assert exact_resume.saved_steps(tmp_path / "run") == []
+
+
+def test_the_second_sigint_leaves_at_once(tmp_path):
+    process = exact_resume.start(tmp_path / "run")
+    _read_until(process, "compiling the training step")  # seconds inside one call of TensorFlow
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None  # the first one waits for the step
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    status, _, err = exact_resume.finish(process)
+    assert status == 130 and time.monotonic() - began < 1.0
+    assert "Ctrl-C again" in err
+    assert exact_resume.saved_steps(tmp_path / "run") == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 16 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if not mount or subprocess.run([mount, "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder],
+                                   capture_output=True).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def _fill(folder, name="ballast"):
+    """Leave no byte free."""
+    free = os.statvfs(folder)
+    with open(folder / name, "wb") as file:
+        file.write(bytes(free.f_bavail * free.f_frsize))
+
+
+def test_a_full_disk_ends_the_run_with_75_and_costs_only_the_steps_since_the_checkpoint(undisturbed, small_disk):
+    workdir, flags = small_disk / "run", ["--keep_checkpoints=1"]
+    process = exact_resume.start(workdir, flags)
+    assert exact_resume.wait_until(process, lambda: exact_resume.saved_steps(workdir))
+    _fill(small_disk)
+    status, _, err = exact_resume.finish(process)
+    assert status == 75
+    assert err.count("\n") == 1 and str(workdir) in err and "o space left" in err
+    before = exact_resume.saved_steps(workdir)
+    assert len(before) == 1
+    os.unlink(small_disk / "ballast")
+    status, out, err = exact_resume.finish(exact_resume.start(workdir))
+    assert (status, err) == (0, "")
+    assert f"goes on from step {before[0]}" in out
+    assert exact_resume.differences(undisturbed, workdir) == []

@@ -1,0 +1,105 @@
+"""Imports go down only: the layers of the house, parsed from the source."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "cct_tf"
+
+# What a part of the package may import from the rest of it, besides its own folder. The order is the way down.
+ALLOWED = {
+    "errors": (),
+    "rng": (),
+    "config": ("errors",),
+    "plan": ("errors",),
+    "runtime": ("errors",),
+    "flags": ("config", "errors"),
+    "command": ("flags", "errors"),
+    "convert": ("models.variants", "errors"),
+    "layers": ("rng", "errors"),
+    "augment": ("rng", "errors"),
+    "models": ("layers", "rng", "errors", "command", "flags"),
+    "data": ("augment", "rng", "config", "plan", "errors"),
+    "optim": ("config", "plan", "errors"),
+    "checks": ("data", "models", "errors"),
+    "training": ("data", "models", "optim", "augment", "layers", "rng", "plan", "config", "flags", "runtime", "errors"),
+    "commands": ("training", "data", "models", "checks", "command", "flags", "config", "runtime", "errors"),
+}
+COMMANDS = ("train", "evaluate")
+
+
+def _all_modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path, ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = list(_all_modules())
+
+
+def _imports(path):
+    """Dotted names that a file imports; `from a import b` gives a.b."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def _part(module):
+    """`cct_tf.data.tfds` -> `data`."""
+    pieces = module.split(".")
+    if len(pieces) == 1:
+        return None
+    return "commands" if pieces[1] in COMMANDS else pieces[1]
+
+
+@pytest.mark.parametrize(("path", "module"), MODULES, ids=lambda value: value if isinstance(value, str) else "")
+def test_imports_go_down_only(path, module):
+    part = _part(module)
+    for name in _imports(path):
+        if not name.startswith("cct_tf.") or part is None:
+            continue
+        target = name.removeprefix("cct_tf.")
+        inside = target.split(".")[0] == part or target in ("__version__",)
+        allowed = any(target == rule or target.startswith(rule + ".") for rule in ALLOWED[part])
+        assert inside or allowed, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize(("path", "module"), MODULES, ids=lambda value: value if isinstance(value, str) else "")
+def test_nothing_imports_torch_or_tf_keras(path, module):
+    for name in _imports(path):
+        assert name.split(".")[0] != "torch" and not name.startswith("tensorflow.keras")
+    assert "tf.keras." not in path.read_text(encoding="utf-8")
+
+
+def test_layers_and_augment_do_not_know_of_distribution():
+    for folder in ("layers", "augment", "models"):
+        for path in (PACKAGE / folder).glob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+            assert "distribute" not in used, path
+
+
+def test_only_commands_and_the_work_folder_read_flags():
+    readers = {module for path, module in MODULES if any(name.startswith("cct_tf.flags") for name in _imports(path))}
+    allowed = {"cct_tf.train", "cct_tf.evaluate", "cct_tf.command", "cct_tf.models.__main__",
+               "cct_tf.training.report", "cct_tf.training.summaries"}  # the last two write flagfiles and command lines
+    assert readers <= allowed
+
+
+def test_what_judges_first_imports_without_tensorflow():
+    light = ["config", "flags", "plan", "errors", "command", "checks", "models", "models.variants", "models.cost",
+             "augment", "data.registry", "data.tree", "data.npz", "optim.schedules", "training.workdir",
+             "training.resume", "training.checkpoint", "training.console", "training.interrupts", "train", "evaluate"]
+    code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
+    code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
