@@ -1,15 +1,11 @@
 """What all commands share: one line for an error, the exit status, and a quiet start of TensorFlow."""
 
-import errno
 import os
-import re
 import sys
 import traceback
 
 from cct_tf import flags
-from cct_tf.errors import OUTSIDE_FAULT, WRONG_INPUT, Interrupted, OutsideFault, UserError
-
-_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS)
+from cct_tf.errors import OUTSIDE_FAULT, WRONG_INPUT, Interrupted, OutsideFault, UserError, storage_fault
 
 
 def run(main, argv, usage, fields):
@@ -41,25 +37,11 @@ def _status(main, argv, fields, debug):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        fault = _storage_fault(error)
+        fault = storage_fault(error)
         if fault is None:
             raise
         return _complain(f"{fault}; the same command goes on from the last checkpoint", OUTSIDE_FAULT, debug)
     return 0
-
-
-def _storage_fault(error):
-    """`FILE: what is wrong with the storage`, or None if `error` is about something else.
-
-    TensorFlow's event files raise errors of its own, which hold the system's text behind the file's name.
-    """
-    if isinstance(error, OSError):
-        return f"{error.filename or 'storage'}: {error.strerror}" if error.errno in _STORAGE_ERRORS else None
-    if not type(error).__module__.startswith("tensorflow."):
-        return None
-    found = next((text for text in map(os.strerror, _STORAGE_ERRORS) if text in str(error)), None)
-    path = re.search(r"(/[^\s;]+);", str(error))
-    return found and f"{path.group(1) if path else 'storage'}: {found}"
 
 
 def _complain(message, status, debug):

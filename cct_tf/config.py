@@ -97,10 +97,11 @@ class ModelConfig:
 class OptimConfig:
     """Optimisation."""
 
-    batch_size: int = option(128, "images per update, over all replicas and micro-batches", minimum=1)
-    epochs: float = option(30.0, "epochs of the schedule, without the cool-down", above=0.0)
+    batch_size: int = option(128, "images per update, over all replicas and micro-batches", minimum=1,
+                             maximum=1_000_000)
+    epochs: float = option(30.0, "epochs of the schedule, without the cool-down", above=0.0, maximum=1e6)
     train_steps: int | None = option(None, "length of the whole run in steps, cool-down included; wins over epochs",
-                                     minimum=1)
+                                     minimum=1, maximum=10**10)
     learning_rate: float = option(5e-4, "peak learning rate", minimum=0.0)
     min_learning_rate: float = option(0.0, "where the cosine ends, and the rate of the cool-down", minimum=0.0)
     warmup_learning_rate: float = option(0.0, "where the linear warm-up starts", minimum=0.0)
@@ -123,7 +124,8 @@ class RunConfig:
     """The run: where, how long, how often, on what."""
 
     workdir: str | None = option(None, "folder of the run: checkpoints, metrics, event files (required)", how=True)
-    seed: int = option(0, "seed of the run: initial weights, order, augmentation, dropout", minimum=0)
+    seed: int = option(0, "seed of the run: initial weights, order, augmentation, dropout", minimum=0,
+                       maximum=2**63 - 1)
     eval_batch_size: int = option(256, "images per evaluation batch, over all replicas", minimum=1, how=True)
     accumulate_steps: int = option(1, "micro-batches per update on each replica", minimum=1, how=True)
     log_every_steps: int = option(50, "steps between two log records", minimum=1, how=True)

@@ -10,10 +10,15 @@ Every command ends with one of these statuses (cct_tf.commands turns the excepti
 """
 
 import difflib
+import errno
+import os
+import re
 
 FINISHED = 0
 WRONG_INPUT = 2
 OUTSIDE_FAULT = 75
+
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS)
 
 
 class UserError(Exception):
@@ -39,6 +44,20 @@ class Interrupted(BaseException):
     def __init__(self, signal_number, message):
         super().__init__(message)
         self.exit_status = 128 + signal_number
+
+
+def storage_fault(error):
+    """`FILE: what is wrong with the storage`, or None if `error` is about something else.
+
+    TensorFlow's errors (checkpoints, event files) hold the system's text behind the file's name.
+    """
+    if isinstance(error, OSError):
+        return f"{error.filename or 'storage'}: {error.strerror}" if error.errno in _STORAGE_ERRORS else None
+    if not type(error).__module__.startswith("tensorflow."):
+        return None
+    found = next((text for text in map(os.strerror, _STORAGE_ERRORS) if text in str(error)), None)
+    path = re.search(r"(/[^\s;]+);", str(error))
+    return found and f"{path.group(1) if path else 'storage'}: {found}"
 
 
 def nearest(word, known, count=3):

@@ -13,6 +13,8 @@ _USAGE = """usage: python -m cct_tf.evaluate --workdir=DIR [--checkpoint=best|la
 Evaluates a run of cct_tf.train on one of its splits. The data set, the network and the preparation of the images are
 those of the run."""
 
+_MOST_CLASSES = 40  # rows of the table of classes
+
 _FIELDS = [
     config.FIELDS["workdir"],
     flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder"),
@@ -53,13 +55,16 @@ def find_checkpoint(workdir, name):
                         "named with --checkpoint=PATH") from None
 
 
-def _show(console, record, path, split, result, class_names):
+def _show(console, path, split, result, class_names):
     console.say(f"{path}, {split} split: {result.examples:,} images")
     console.say(f"  top-1 {100 * result.top1:.2f}%   top-{min(5, result.num_classes)} {100 * result.top5:.2f}%   "
                 f"balanced {100 * result.balanced_accuracy:.2f}%   loss {result.loss:.4f}")
-    width = max(len(name) for name in class_names)
-    counts = result.confusion.sum(axis=1)
-    for name, accuracy, count in zip(class_names, result.per_class, counts, strict=True):
+    rows = list(zip(class_names, result.per_class, result.confusion.sum(axis=1), strict=True))
+    if len(rows) > _MOST_CLASSES:
+        rows = sorted((row for row in rows if row[2]), key=lambda row: row[1])[:_MOST_CLASSES]
+        console.say(f"  the {len(rows)} worst of {len(class_names)} classes (all of them: --json)")
+    width = max(len(name) for name, _, _ in rows)
+    for name, accuracy, count in rows:
         shown = f"{100 * accuracy:6.2f}%" if count else "      -"
         console.say(f"  {name:<{width}} {shown}  of {count:,}")
 
@@ -92,7 +97,7 @@ def main(given):
                                         for name, accuracy in zip(class_names, result.per_class, strict=True)},
                           "checkpoint": str(path)}))
         return
-    _show(console, record, path, values["split"], result, class_names)
+    _show(console, path, values["split"], result, class_names)
 
 
 def run():

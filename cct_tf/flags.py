@@ -187,7 +187,8 @@ def parse(argv, fields):
         if name not in table and name.startswith("no") and name[2:] in table and table[name[2:]].kind is bool:
             name = name[2:]
         if name not in table:
-            raise UserError(f"{argument.origin}--{name}: no such flag{nearest(name, table)}".replace("'", "--", 0))
+            raise UserError(f"{argument.origin}--{name}: expected a flag of this command, found none of that name"
+                            f"{nearest(name, table)}")
         text = f"--{argument.name}" if argument.value is None else f"--{argument.name}={argument.value}"
         try:
             values(["", text])

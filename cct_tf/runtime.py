@@ -157,12 +157,13 @@ class Choice:
     reason: str
 
 
-def choose_jit(flag, kind):
+def choose_jit(flag, kind, recorded=None):
     """Whether to compile each replica's forward and backward pass with XLA.
 
     Args:
         flag: "auto", "on" or "off".
         kind: "CPU" or "GPU".
+        recorded: bool that the run's checkpoint holds, if it was made on the same kind of device; else None.
 
     Returns:
         Choice of a bool. It follows from the config and the device, never from timings at run time, because
@@ -170,6 +171,8 @@ def choose_jit(flag, kind):
     """
     if flag != "auto":
         return Choice(flag == "on", f"--jit={flag}")
+    if recorded is not None:
+        return Choice(recorded, "auto: as this run began")
     if kind == "GPU":
         return Choice(False, "auto: not measured on GPUs yet")
     # CCT-2/3x2, batch 128, 2 AVX-512 cores: see WORKSPACE.md, "Why things are as they are".

@@ -97,7 +97,8 @@ def situation(workdir):
     steps, saving = saved_steps(workdir), is_half_saved(workdir)
     file = pathlib.Path(workdir) / "metrics.jsonl"
     records = file.read_bytes().count(b"\n") if file.exists() else 0
-    return f"{'writing a checkpoint, ' if saving else ''}last checkpoint {steps[-1] if steps else None}, {records} records"
+    doing = "writing a checkpoint, " if saving else ""
+    return f"{doing}last checkpoint {steps[-1] if steps else None}, {records} records"
 
 
 def disturb(workdir, number, kind, step, evaluated, luck):

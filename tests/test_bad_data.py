@@ -1,4 +1,4 @@
-"""Data that only reading shows to be wrong: one line that names the file, exit status 2, soon after TensorFlow is there.
+"""Data that only reading shows to be wrong: one line that names the file, exit status 2.
 
 How images are decoded is tested in tests/data; here is what a person sees.
 """

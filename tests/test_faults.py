@@ -89,7 +89,7 @@ def test_a_full_disk_ends_the_run_with_75_and_costs_only_the_steps_since_the_che
     _fill(small_disk)
     status, _, err = exact_resume.finish(process)
     assert status == 75
-    assert err.count("\n") == 1 and str(workdir) in err and "o space left" in err
+    assert err.count("\n") == 1 and str(workdir) in err and "No space left" in err
     before = exact_resume.saved_steps(workdir)
     assert len(before) == 1
     os.unlink(small_disk / "ballast")

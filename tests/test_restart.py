@@ -158,26 +158,25 @@ def _no_space_for_events(*args, **kwargs):
         "\tFailed to flush 1 events to /run/train/events.1")
 
 
-FULL = {"checkpoint": ("cct_tf.training.checkpoint._sync", _no_space, "checkpoints/step_00000005"),
-        "metrics": ("cct_tf.training.workdir.MetricsFile._open", lambda file: open("/dev/full", "ab", buffering=0),
-                    "metrics.jsonl"),
-        "plots": ("matplotlib.figure.Figure.savefig", _no_space, "plots/"),
-        "events": ("tensorflow.summary.scalar", _no_space_for_events, "/run/train/events.1")}
+FULL = {"checkpoint": ("cct_tf.training.checkpoint._sync", _no_space),
+        "metrics": ("cct_tf.training.workdir.MetricsFile._open", lambda file: open("/dev/full", "ab", buffering=0)),
+        "plots": ("matplotlib.figure.Figure.savefig", _no_space),
+        "events": ("tensorflow.summary.scalar", _no_space_for_events)}
 
 
 @pytest.mark.parametrize("place", FULL)
 def test_a_full_disk_is_status_75_and_one_line(place, copy, finished, images, monkeypatch, capfd):
     shutil.rmtree(copy / "checkpoints/step_00000005")
-    target, replacement, named = FULL[place]
     command = ["train", *FLAGS, f"--data_dir={images}", f"--workdir={copy}"]
     with monkeypatch.context() as patch:
-        patch.setattr(target, replacement)
+        patch.setattr(*FULL[place])
         status, _, err = call(capfd, *command)
     assert status == 75
-    assert "o space left on" in only_line(err) and named in err
+    assert "No space left on" in only_line(err) and str(copy) in err
     assert checkpoint.newest_record(copy / "checkpoints", None)[0].name in ("step_00000004", "step_00000005")
-    assert run(*command) == 0
-    assert differences(finished, copy) == []
+    if place in ("checkpoint", "metrics"):  # once there is room again
+        assert run(*command) == 0
+        assert differences(finished, copy) == []
 
 
 def test_a_line_that_fits_only_in_part_is_an_error_and_goes_at_the_next_start(tmp_path, monkeypatch):
@@ -201,3 +200,9 @@ def test_a_line_that_fits_only_in_part_is_an_error_and_goes_at_the_next_start(tm
     assert error.value.filename == str(tmp_path / "metrics.jsonl")
     metrics.cut(2, 0)
     assert (tmp_path / "metrics.jsonl").read_bytes() == whole
+
+
+def test_an_error_of_tensorflow_that_is_not_the_disks_stays_one():
+    """Status 75 asks for a restart: a bug under that name would be restarted for ever."""
+    with pytest.raises(tf.errors.InvalidArgumentError), checkpoint.storage_faults("run"):
+        raise tf.errors.InvalidArgumentError(None, None, "shapes differ")

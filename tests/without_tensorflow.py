@@ -1,6 +1,6 @@
 """Run commands one after the other in this process, in which TensorFlow and Keras cannot be imported.
 
-stdin: a JSON list of {"module", "argv", "env", "as_nobody"}; stdout: a JSON list of {"status", "out", "err", "seconds"}.
+stdin: JSON list of {"module", "argv", "env", "as_nobody"}; stdout: JSON list of {"status", "out", "err", "seconds"}.
 A command that tries to import TensorFlow gets the status "imported tensorflow".
 """
 
@@ -33,7 +33,7 @@ def _run(case):
     module = importlib.import_module(case["module"])
     out, err = io.StringIO(), io.StringIO()
     sys.argv = [case["module"], *case["argv"]]
-    began = time.perf_counter()
+    began = time.process_time()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             module.run()
@@ -42,7 +42,7 @@ def _run(case):
             status = stopped.code
         except Exception as error:  # a traceback, had it been a process of its own
             status = f"raised {error!r}"
-    return {"status": status, "out": out.getvalue(), "err": err.getvalue(), "seconds": time.perf_counter() - began}
+    return {"status": status, "out": out.getvalue(), "err": err.getvalue(), "seconds": time.process_time() - began}
 
 
 def main():

@@ -24,6 +24,7 @@ from cct_tf.data import decode, windowed
 from cct_tf.data.source import Held, Windowed
 
 _CHUNK = 256  # images resized at a time when a held set is brought to the network's size
+_MOST_HELD = 2 * 2**30  # bytes; a held set that would be larger at the network's size is resized batch by batch
 
 
 def ordered_positions(n, seed, batch_size, start_step, num_steps):
@@ -53,6 +54,8 @@ def ordered_positions(n, seed, batch_size, start_step, num_steps):
 def hold_at_size(split, transform):
     """`split` with its held images brought to the network's size once, where that is all that `fit` does.
 
+    The pixels are the same as when each batch is resized, so what is held is a matter of speed and memory alone.
+
     Args:
         split: `source.Split`.
         transform: `transform.Transform`.
@@ -63,6 +66,8 @@ def hold_at_size(split, transform):
     reader = split.reader
     target = (transform.size, transform.size)
     if not isinstance(reader, Held) or reader.image_shape == target:
+        return split
+    if split.num_examples * transform.size**2 * 3 > _MOST_HELD:
         return split
     fit = tf.function(transform.fit)
     pieces = [fit(tf.gather(reader.images, reader.indices[start:start + _CHUNK])).numpy()

@@ -11,7 +11,6 @@ and compare configs before importing it.
 
 import contextlib
 import dataclasses
-import errno
 import json
 import os
 import pathlib
@@ -19,14 +18,13 @@ import re
 import shutil
 import zlib
 
-from cct_tf.errors import OutsideFault, UserError
+from cct_tf.errors import OutsideFault, UserError, storage_fault
 from cct_tf.training.workdir import naming
 
 _PREFIX = "weights"
 _NAME = re.compile(r"step_(\d{8,})")
 _HIDDEN = ".partial-"
 _SET_ASIDE = ".corrupt"
-_STORAGE_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,17 +130,15 @@ def write_record(path, record):
 
 @contextlib.contextmanager
 def storage_faults(path):
-    """Turn a full disk, however TensorFlow reports it, into an OutsideFault (status 75)."""
-    import tensorflow as tf
+    """Turn a full or lost disk, however TensorFlow reports it, into an OutsideFault (status 75) that names `path`."""
     try:
         yield
-    except OSError as error:
-        raise OutsideFault(f"{path}: could not be saved ({error.strerror}); the checkpoints before it are whole, and "
-                           "the same command goes on from them") from None
-    except tf.errors.OpError as error:
-        reason = "no space left on the device" if "space" in str(error).lower() else type(error).__name__
-        raise OutsideFault(f"{path}: could not be saved ({reason}); the checkpoints before it are whole, and the same "
-                           "command goes on from them") from None
+    except Exception as error:
+        fault = storage_fault(error) or (isinstance(error, OSError) and str(error.strerror))
+        if not fault:
+            raise
+        raise OutsideFault(f"{path}: could not be saved ({fault.split(': ')[-1]}); the checkpoints before it are "
+                           "whole, and the same command goes on from them") from None
 
 
 def clean(folder):

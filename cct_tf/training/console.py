@@ -74,13 +74,13 @@ class Progress:
         self._bar = None
         self._last_line = 0.0
         self._start = (start_step, time.perf_counter())
-        if console.is_terminal:
-            import tqdm
-            self._bar = tqdm.tqdm(total=plan.total_steps, initial=start_step, unit="step", dynamic_ncols=True,
-                                  smoothing=0.1, file=sys.stdout)
 
     def advance(self, step):
-        """Move to `step` completed steps."""
+        """Move to `step` completed steps. The bar appears with the first of them, after the lines on compiling."""
+        if self._bar is None and self._console.is_terminal:
+            import tqdm
+            self._bar = tqdm.tqdm(total=self._plan.total_steps, initial=step, unit="step", dynamic_ncols=True,
+                                  smoothing=0.1, file=sys.stdout)
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 

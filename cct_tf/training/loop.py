@@ -49,7 +49,8 @@ class Training:
             setup.check_data(self.images, resolved)
         source = self.images.source
         self.plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
-        self.jit = runtime.choose_jit(config.run.jit, self.devices.kind)
+        same_device = resolved.get("device") == self.devices.kind
+        self.jit = runtime.choose_jit(config.run.jit, self.devices.kind, resolved["jit"] if same_device else None)
         with console.phase(f"building {config.model.model}"), self.devices.strategy.scope():
             self.model = setup.build_model(config, source.num_classes)
             self.optimizer = make_optimizer(config.optim, self.model.trainable_variables)
@@ -228,7 +229,7 @@ class Training:
             if interrupts.requested is not None:
                 self._save(step)
                 interrupts.check(f"saved step {step:,} of {plan.total_steps:,}; the same command goes on from it")
-            return self._finish(summaries)
+            return self._finish(summaries, interrupts)
         except tf.errors.OpError as error:
             raise decode.broken_image(error) or error from None
         finally:
@@ -255,14 +256,16 @@ class Training:
         self.state.step.numpy()  # waits for the device
         timer.add(len(rates), time.perf_counter() - start)
 
-    def _finish(self, summaries):
+    def _finish(self, summaries, interrupts):
         """After the last step: test the best weights, if the best was chosen on a validation split."""
         step, test = self.plan.total_steps, None
         splits = self.images.source.splits
         if "validation" in splits and "test" in splits:
             best = checkpoint.list_checkpoints(self.workdir.best)[-1]
             checkpoint.restore_weights(best, self.model)
-            test = self.evaluator("test")()
+            test = self.evaluator("test")(should_stop=lambda: interrupts.requested is not None)
+            if test is None:
+                interrupts.check("trained to the end, but not tested yet; the same command does it")
             summaries.write_evaluation(step, test, prefix="test")
         self._saved_step = step
         self._save(step, finished=True)

@@ -100,4 +100,4 @@ def check_data(images, resolved):
 
 def known_statistics(resolved):
     """(mean, std) that an earlier start of the run computed, or None where it did not have to."""
-    return (resolved["mean"], resolved["std"]) if resolved.get("statistics_computed") else None
+    return (tuple(resolved["mean"]), tuple(resolved["std"])) if resolved.get("statistics_computed") else None

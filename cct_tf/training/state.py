@@ -23,7 +23,8 @@ class TrainState(tf.Module):
         super().__init__(name="train_state")
 
         def make(name, dtype):
-            return tf.Variable(0, dtype=dtype, trainable=False, name=name)
+            with tf.device("CPU:0"):  # the host decides by them whether to go on
+                return tf.Variable(0, dtype=dtype, trainable=False, name=name)
 
         self.step = make("step", tf.int64)
         self.skipped = make("skipped", tf.int64)

@@ -5,6 +5,7 @@ from tensorboard.plugins.hparams import api as hparams
 
 from cct_tf import flags
 from cct_tf.training import plots
+from cct_tf.training.checkpoint import storage_faults
 from cct_tf.training.workdir import MetricsFile
 
 _SHOWN_IMAGES = 16
@@ -39,7 +40,7 @@ class Summaries:
             shown_batch: float32 [B, S, S, 3] in [0, 1], what the network sees; None to leave it out.
         """
         self._metrics.cut(step, last_evaluated_step)
-        with self._writer("train").as_default(step=step):
+        with storage_faults(self._workdir.path), self._writer("train").as_default(step=step):
             text = flags.as_flagfile(self._config)
             tf.summary.text("config", "\n".join("    " + line for line in text.splitlines()))
             if shown_batch is not None:
@@ -49,16 +50,18 @@ class Summaries:
 
     def write_train(self, step, values):
         """A log record: {"train/...", "timing/..."} at `step`."""
-        self._write("train", step, values)
+        with storage_faults(self._workdir.path):
+            self._write("train", step, values)
 
     def write_evaluation(self, step, evaluation, prefix="eval"):
         """An evaluation at `step`; `prefix` is "eval" or "test"."""
         figure = plots.confusion_figure(evaluation.confusion, self._class_names)
-        plots.save(figure, self._workdir.plots / "confusion_matrix.png")
-        with self._writer(prefix).as_default(step=step):
-            tf.summary.image(f"{prefix}/confusion_matrix", plots.as_array(figure)[None])
-        self._write(prefix, step, evaluation.scalars(prefix))
-        plots.save(plots.curves_figure(self._metrics.read()), self._workdir.plots / "curves.png")
+        with storage_faults(self._workdir.path):
+            plots.save(figure, self._workdir.plots / "confusion_matrix.png")
+            with self._writer(prefix).as_default(step=step):
+                tf.summary.image(f"{prefix}/confusion_matrix", plots.as_array(figure)[None])
+            self._write(prefix, step, evaluation.scalars(prefix))
+            plots.save(plots.curves_figure(self._metrics.read()), self._workdir.plots / "curves.png")
 
     def _write(self, name, step, values):
         with self._writer(name).as_default(step=step):
