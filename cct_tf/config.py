@@ -40,7 +40,8 @@ def option(default, help, *, minimum=None, maximum=None, above=None, below=None,
 class DataConfig:
     """Data set: where the images come from and how they are split."""
 
-    dataset: str = option("digits", "digits (embedded), folder, npz, or the name of a TFDS image-classification set")
+    dataset: str = option("digits", "digits (scikit-learn's), folder, npz, or the name of a TFDS image-classification "
+                          "set")
     data_dir: str | None = option(None, "folder of the TFDS sets, root of the image folder, or the .npz file", how=True)
     train_split: str = option("train", "TFDS split or folder to train on")
     validation_fraction: float = option(0.0, "share of the training images held out for validation; stratified by "
@@ -48,7 +49,7 @@ class DataConfig:
     test_split: str = option("test", "TFDS split or folder to test on; the set's own validation split where it has "
                              "no test split")
     split_seed: int = option(0, "seed of the validation split; not the run's seed, so that runs stay comparable",
-                             minimum=0)
+                             minimum=0, maximum=2**63 - 1)
     on_bad_image: str = option("stop", "what a broken training image does: end the run, or be left out and counted",
                                choices=("stop", "skip"))
     in_memory_gib: float = option(8.0, "data sets up to this size (GiB) are held in memory, larger TFDS sets are "
@@ -137,12 +138,13 @@ class RunConfig:
     keep_checkpoints: int = option(3, "number of latest checkpoints to keep, beside the best", minimum=1, how=True)
     num_replicas: int | None = option(None, "devices to train on; default: all GPUs, or one CPU. On a CPU machine "
                                       "more than one makes logical devices", minimum=1, how=True)
-    jit: str = option("auto", "compile the step with XLA; auto decides by device and length of the run",
+    jit: str = option("auto", "compile the step with XLA; auto decides by device",
                       choices=("auto", "on", "off"), how=True)
     deterministic: bool = option(False, "use deterministic kernels only (GPU), at some cost in speed", how=True)
     accept_config_change: bool = option(False, "resume although fields that define the result have changed",
                                         transient=True)
-    dry_run: bool = option(False, "show the plan, send one batch through the network, write nothing", transient=True)
+    dry_run: bool = option(False, "show the plan, send one batch through the network, leave the work folder alone",
+                           transient=True)
     debug: bool = option(False, "show the traceback of an error", transient=True)
 
 

@@ -1,5 +1,6 @@
 """Evaluate a trained network: `python -m cct_tf.evaluate --workdir=runs/quickstart`."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -32,25 +33,25 @@ def find_checkpoint(workdir, name):
         name: "best", "last" or a path.
 
     Returns:
-        (pathlib.Path, checkpoint.Record).
+        (pathlib.Path, run_record.Record).
 
     Raises:
         UserError: there is none, or it can't be read.
     """
-    from cct_tf.training import checkpoint
+    from cct_tf.training import run_record
     if name in ("best", "last"):
         folder = workdir.best if name == "best" else workdir.checkpoints
-        found = checkpoint.list_checkpoints(folder)
+        found = run_record.list_checkpoints(folder)
         if not found:
             raise UserError(f"--workdir: expected a run with a {name} checkpoint, found none in {folder}")
         path = found[-1]
     else:
         path = pathlib.Path(name)
-        if checkpoint.step_of(path) is None or not path.is_dir():
+        if run_record.step_of(path) is None or not path.is_dir():
             raise UserError(f"--checkpoint: expected best, last or a checkpoint folder (step_...), found {name!r}")
     try:
-        return path, checkpoint.read_record(path)
-    except checkpoint.Unreadable as error:
+        return path, run_record.read_record(path)
+    except run_record.Unreadable as error:
         raise UserError(f"--checkpoint: expected a checkpoint that can be read, found it damaged ({error}); another is "
                         "named with --checkpoint=PATH") from None
 
@@ -76,19 +77,25 @@ def main(given):
     values = {field.name: field.default for field in _FIELDS} | given
     checks.check_workdir(values["workdir"])
     runtime.check_backend()
-    path, record = find_checkpoint(Workdir(values["workdir"]), values["checkpoint"])
+
+    def choose():
+        return find_checkpoint(Workdir(values["workdir"]), values["checkpoint"])
+
+    path, record = choose()
     splits = record.resolved["num_examples"]
     if values["split"] not in splits:
         raise UserError(f"--split: expected one of {', '.join(splits)} (those of this run), found {values['split']!r}")
     changed = {name: given[name] for name in ("data_dir", "eval_batch_size") if name in given}
-    changed |= {"num_replicas": values["num_replicas"], "accumulate_steps": 1}
+    changed |= {"num_replicas": None, "accumulate_steps": 1}  # the training batch need not fit these devices
     settings = config.from_dict(record.config | changed)
+    settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, num_replicas=values["num_replicas"]))
     checks.check_config(settings)
     console = Console(quiet=values["json"])
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow()
-        from cct_tf.training import loop
-    result, class_names = loop.evaluate_checkpoint(settings, path, record, values["split"], console)
+        from cct_tf.training import evaluation
+    result, class_names, path, record = evaluation.evaluate_checkpoint(settings, record, choose, values["split"],
+                                                                       console)
     if values["json"]:
         print(json.dumps({"step": record.step, "split": values["split"], "examples": result.examples,
                           "top1": result.top1, "top5": result.top5, "loss": result.loss,

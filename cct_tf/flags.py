@@ -12,6 +12,7 @@ wins over it, wherever it stands on the line. Differences from absl's own readin
 import dataclasses
 import os
 import shlex
+import sys
 import textwrap
 
 from absl import flags as absl_flags
@@ -252,5 +253,7 @@ def as_flagfile(config):
 
 
 def as_command_line(module, argv):
-    """`python -m module ...` as text that a shell reads back."""
-    return " ".join(["python", "-m", module, *map(shlex.quote, argv)])
+    """`python -m module ...` as text that a shell reads back, with the Python that runs now."""
+    python = "python" if os.environ.get("VIRTUAL_ENV") or sys.prefix == sys.base_prefix else os.path.relpath(
+        os.path.join(sys.prefix, "bin", "python"))
+    return " ".join(map(shlex.quote, [python, "-m", module, *argv]))

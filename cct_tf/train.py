@@ -21,7 +21,7 @@ def main(given):
     from cct_tf import checks
     from cct_tf.training.console import Console
     from cct_tf.training.interrupts import Interrupts
-    from cct_tf.training.resume import Start, find_start, is_finished
+    from cct_tf.training.resume import find_start, is_finished
     from cct_tf.training.workdir import Workdir
     runtime.check_backend()
     checks.check_config(settings)
@@ -31,15 +31,14 @@ def main(given):
         stack.callback(interrupts.uninstall)
         if settings.run.dry_run:
             workdir.check()
-            start = Start(None, None)
         else:
             workdir.create()
-            stack.enter_context(workdir.locked())
-            start = find_start(settings, workdir, console)
-            if is_finished(settings, start):
-                console.say(f"{workdir.path}: this run is finished (step {start.step:,}); a longer one goes on with "
-                            "--epochs or --train_steps and --accept_config_change")
-                return
+            stack.enter_context(workdir.locked(console.warn))
+        start = find_start(settings, workdir, console)
+        if is_finished(settings, start):
+            console.say(f"{workdir.path}: this run is finished (step {start.step:,}); a longer one goes on with "
+                        "--epochs or --train_steps and --accept_config_change")
+            return
         with console.phase("starting TensorFlow"):
             runtime.start_tensorflow()
             from cct_tf.training import loop

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from cct_tf import config
-from cct_tf.training import checkpoint
+from cct_tf.training import run_record
 
 REPO = Path(__file__).resolve().parents[1]
 SECONDS = 3.0  # of processor time, for other work may slow the clock; promised: about 1
@@ -161,7 +161,7 @@ def _write_run(workdir):
         folder.mkdir(parents=True)
         (folder / "weights.index").write_bytes(b"index")
         (folder / "weights.data-00000-of-00001").write_bytes(b"data")
-        checkpoint.write_record(folder, checkpoint.Record(
+        run_record.write_record(folder, run_record.Record(
             settings.as_dict(), {"num_examples": {"train": 1438, "test": 359}}, step, step,
             {"step": step, "top1": 0.5, "loss": 1.0}, step == 4, {}))
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cct_tf.training import checkpoint
+from cct_tf.training import run_record
+from cct_tf.training.checkpoint import storage_faults
 from cct_tf.training.workdir import MetricsFile, Workdir
 from tests.commands import call, only_line, run
 from tests.exact_resume import differences
@@ -43,7 +44,7 @@ def finished(images, tmp_path_factory):
     """Work folder of a run of 5 steps: checkpoints at 2, 4 and 5, evaluations at 4 and 5."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     assert run("train", *FLAGS, f"--data_dir={images}", f"--workdir={workdir}") == 0
-    assert [path.name for path in checkpoint.list_checkpoints(workdir / "checkpoints")] == [
+    assert [path.name for path in run_record.list_checkpoints(workdir / "checkpoints")] == [
         "step_00000002", "step_00000004", "step_00000005"]
     return workdir
 
@@ -86,7 +87,7 @@ def test_a_damaged_checkpoint_is_found_without_tensorflow_and_named(damage, copy
     newest = copy / "checkpoints/step_00000005"
     apply(newest / name)
     warnings = []
-    path, record = checkpoint.newest_record(copy / "checkpoints", warnings.append)
+    path, record = run_record.newest_record(copy / "checkpoints", warnings.append)
     assert path.name == "step_00000004" and record.step == 4
     assert len(warnings) == 1 and str(newest / name) in warnings[0]
     assert (copy / "checkpoints/step_00000005.corrupt").is_dir()
@@ -119,11 +120,48 @@ def test_a_changed_config_goes_on_when_accepted_and_is_written_down(copy, images
                             f"--workdir={copy}")
     assert (status, err) == (0, "")
     assert "--train_steps (checkpoint 5, now 7)" in out
-    record = checkpoint.read_record(copy / "checkpoints/step_00000007")
+    record = run_record.read_record(copy / "checkpoints/step_00000007")
     assert record.config["train_steps"] == 7 and record.finished
     assert "--train_steps=7" in (copy / "config.cfg").read_text()
     status, out, err = call(capfd, "train", f"--flagfile={copy}/config.cfg")
     assert (status, err) == (0, "") and "finished" in out
+
+
+@pytest.mark.parametrize(("change", "words"), [("--train_steps=3", "--train_steps"),
+                                                ("--model=cct_2_3x2_16", "expected the weights of this network")])
+def test_a_change_that_the_checkpoint_cannot_take_is_one_line(copy, images, capfd, change, words):
+    before = (copy / "checkpoints/step_00000005/run.json").read_bytes()
+    status, _, err = call(capfd, "train", *FLAGS, change, "--accept_config_change", f"--data_dir={images}",
+                          f"--workdir={copy}")
+    assert status == 2 and words in only_line(err)
+    assert (copy / "checkpoints/step_00000005/run.json").read_bytes() == before
+
+
+def test_a_dry_run_judges_the_run_that_is_there_and_leaves_it_alone(copy, images, capfd):
+    before = sorted(path.name for path in copy.rglob("*"))
+    command = ["train", *FLAGS, f"--data_dir={images}", f"--workdir={copy}", "--dry_run"]
+    status, out, _ = call(capfd, *command)
+    assert status == 0 and "finished" in out
+    status, _, err = call(capfd, *command, "--learning_rate=1")
+    assert status == 2 and "--learning_rate" in only_line(err)
+    status, out, err = call(capfd, *command, "--train_steps=9", "--accept_config_change")
+    assert (status, err) == (0, "") and "goes on from step 5" in out
+    assert sorted(path.name for path in copy.rglob("*")) == before
+
+
+def test_the_only_checkpoint_is_never_set_aside(copy, images, capfd, monkeypatch):
+    """Or the same command would begin anew, and take the records with it."""
+    for path in run_record.list_checkpoints(copy / "checkpoints")[:-1]:
+        shutil.rmtree(path)
+
+    def damaged(path, trackable):
+        raise run_record.Unreadable(f"{path}: DataLossError")
+
+    monkeypatch.setattr("cct_tf.training.checkpoint.restore", damaged)
+    for _ in range(2):
+        status, _, err = call(capfd, "train", *FLAGS, "--train_steps=9", "--accept_config_change",
+                              f"--data_dir={images}", f"--workdir={copy}")
+        assert status == 2 and "found none" in only_line(err)
 
 
 def test_other_data_is_refused_whatever_the_flags_say(copy, tmp_path, capfd):
@@ -138,8 +176,20 @@ def test_other_data_is_refused_whatever_the_flags_say(copy, tmp_path, capfd):
     assert "--data_dir" in only_line(err)
 
 
+@pytest.mark.parametrize("changes", [["--num_replicas=3"], ["--eval_batch_size=1"], ["--eval_batch_size=1000"]])
+def test_evaluate_counts_the_same_whatever_it_computes_on(finished, capfd, changes):
+    found = []
+    for flags in ([], changes):
+        status, out, err = call(capfd, "evaluate", f"--workdir={finished}", "--json", *flags)
+        assert (status, err) == (0, "")
+        found.append(json.loads(out))
+    assert [found[0][name] for name in ("examples", "top1", "top5")] == [
+        found[1][name] for name in ("examples", "top1", "top5")]
+    assert found[1]["loss"] == pytest.approx(found[0]["loss"], rel=1e-6)
+
+
 def test_evaluate_gives_the_numbers_of_the_run(finished, capfd):
-    with Workdir(finished).locked():  # evaluating does not wait for the run to end
+    with Workdir(finished).locked(print):  # evaluating does not wait for the run to end
         status, out, err = call(capfd, "evaluate", f"--workdir={finished}", "--checkpoint=last", "--json")
     assert (status, err) == (0, "")
     last = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()][-1]
@@ -158,9 +208,9 @@ def _no_space_for_events(*args, **kwargs):
         "\tFailed to flush 1 events to /run/train/events.1")
 
 
-FULL = {"checkpoint": ("cct_tf.training.checkpoint._sync", _no_space),
+FULL = {"checkpoint": ("cct_tf.training.checkpoint.sync", _no_space),
         "metrics": ("cct_tf.training.workdir.MetricsFile._open", lambda file: open("/dev/full", "ab", buffering=0)),
-        "plots": ("matplotlib.figure.Figure.savefig", _no_space),
+        "plots": ("PIL.Image.Image.save", _no_space),
         "events": ("tensorflow.summary.scalar", _no_space_for_events)}
 
 
@@ -173,7 +223,7 @@ def test_a_full_disk_is_status_75_and_one_line(place, copy, finished, images, mo
         status, _, err = call(capfd, *command)
     assert status == 75
     assert "No space left on" in only_line(err) and str(copy) in err
-    assert checkpoint.newest_record(copy / "checkpoints", None)[0].name in ("step_00000004", "step_00000005")
+    assert run_record.newest_record(copy / "checkpoints", None)[0].name in ("step_00000004", "step_00000005")
     if place in ("checkpoint", "metrics"):  # once there is room again
         assert run(*command) == 0
         assert differences(finished, copy) == []
@@ -204,5 +254,5 @@ def test_a_line_that_fits_only_in_part_is_an_error_and_goes_at_the_next_start(tm
 
 def test_an_error_of_tensorflow_that_is_not_the_disks_stays_one():
     """Status 75 asks for a restart: a bug under that name would be restarted for ever."""
-    with pytest.raises(tf.errors.InvalidArgumentError), checkpoint.storage_faults("run"):
+    with pytest.raises(tf.errors.InvalidArgumentError), storage_faults("run"):
         raise tf.errors.InvalidArgumentError(None, None, "shapes differ")

@@ -11,6 +11,7 @@
     load_encoded(reader, index)          in graphs: one example of a source.Encoded
 """
 
+import contextlib
 import io
 import re
 
@@ -185,14 +186,35 @@ def _reason(error):
 def broken_image(error):
     """The BrokenImage inside an error that a graph raised, or None.
 
-    `load_encoded` raises inside tf.data, where Python's exception arrives as a TensorFlow error with a traceback in
-    its text. The loop turns it back with this.
+    `load_encoded` and `require_label` raise inside tf.data, where the text arrives within a TensorFlow error.
 
     Args:
         error: any exception.
     """
-    found = re.search(re.escape(_MARK) + r"[^\n]*", str(error))
-    return BrokenImage(found.group(0)) if found else None
+    found = re.search(re.escape(_MARK) + r"[^\n\[]*", str(error))
+    return BrokenImage(found.group(0).strip()) if found else None
+
+
+@contextlib.contextmanager
+def broken_images_named():
+    """Turn what a graph raised about a broken image into the one line that names it; also a decorator."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise broken_image(error) or error from None
+
+
+def require_label(label, num_classes, split):
+    """An operation that fails if `label` (integer scalar) is not one of the classes.
+
+    Args:
+        label: class of a streamed record.
+        num_classes: int K.
+        split: name of the split, for the message.
+    """
+    good = (label >= 0) & (label < num_classes)
+    return tf.debugging.Assert(good, [f"{_MARK}a record of the {split} split: expected a label from 0 to "
+                                      f"{num_classes - 1}, found another:", label])
 
 
 def load_encoded(reader, index):

@@ -70,11 +70,12 @@ def hold_at_size(split, transform):
     if split.num_examples * transform.size**2 * 3 > _MOST_HELD:
         return split
     fit = tf.function(transform.fit)
-    pieces = [fit(tf.gather(reader.images, reader.indices[start:start + _CHUNK])).numpy()
-              for start in range(0, len(reader.indices), _CHUNK)]
-    with tf.device("CPU:0"):
-        images = tf.constant(np.concatenate(pieces))
-    return dataclasses.replace(split, reader=Held(images, np.arange(len(reader.indices))))
+    fitted = np.empty([split.num_examples, *target, 3], np.uint8)
+    with tf.device("CPU:0"):  # where tf.data resizes too: another device rounds otherwise
+        for start in range(0, split.num_examples, _CHUNK):
+            rows = reader.indices[start:start + _CHUNK]
+            fitted[start:start + _CHUNK] = fit(tf.gather(reader.images, rows)).numpy()
+        return dataclasses.replace(split, reader=Held(tf.constant(fitted), np.arange(split.num_examples)))
 
 
 def _rows_and_labels(split):
@@ -118,11 +119,13 @@ def _per_example(batches, function):
     return batches.unbatch().map(function, num_parallel_calls=tf.data.AUTOTUNE).batch(size, drop_remainder=True)
 
 
-def _fitted_records(batches, split, transform, training):
-    """As `_fitted_indexed`, for batches of {"record", "seed", ...}."""
+def _fitted_records(batches, split, transform, training, num_classes):
+    """As `_fitted_indexed`, for batches of {"record", "seed", ...}. Labels are checked as they come."""
     def load(example):
         example = dict(example)
         image, label = split.reader.decode(example.pop("record"))
+        with tf.control_dependencies([decode.require_label(label, num_classes, split.name)]):
+            label = tf.identity(label)
         fitted = _fit_one(transform, image, example["seed"] if training else None)
         return example | {"image": fitted, "class": tf.cast(label, tf.int32)}
 
@@ -163,8 +166,10 @@ def train_batches(split, transform, *, num_classes, label_smoothing, seed, batch
                 "mask": tf.ones([batch_size], tf.float32)}
 
     batches = batches.map(seeded, num_parallel_calls=tf.data.AUTOTUNE)
-    fitted = _fitted_records if isinstance(split.reader, Windowed) else _fitted_indexed
-    batches = fitted(batches, split, transform, training=True)
+    if isinstance(split.reader, Windowed):
+        batches = _fitted_records(batches, split, transform, training=True, num_classes=num_classes)
+    else:
+        batches = _fitted_indexed(batches, split, transform, training=True)
     return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
@@ -200,11 +205,12 @@ def evaluation_batches(split, transform, *, num_classes, batch_size):
 
     if isinstance(split.reader, Windowed):
         records = windowed.windowed_in_order(split.reader)
-        padding = records.skip(n - 1).repeat(-n % batch_size)
+        # Cached: otherwise each repetition reads the whole split again to find its last record.
+        padding = records.skip(n - 1).take(1).cache().repeat(-n % batch_size)
         records = records.concatenate(padding).batch(batch_size, drop_remainder=True)
         batches = tf.data.Dataset.zip(starts.map(numbers), records).map(
             lambda batch, record: {"record": record, "seed": batch["seed"], "mask": batch["mask"]})
-        batches = _fitted_records(batches, split, transform, training=False)
+        batches = _fitted_records(batches, split, transform, training=False, num_classes=num_classes)
     else:
         batches = _fitted_indexed(starts.map(numbers), hold_at_size(split, transform), transform, training=False)
     return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

@@ -1,8 +1,8 @@
 """What a data set is to the rest: splits, labels, class names, and one of three ways to read images.
 
-    Held       all images of one size in one tensor            gather(indices)   -> [B, H, W, 3] uint8
-    Encoded    images of mixed sizes, bytes held or on disk    load(index)       -> [H, W, 3] uint8
-    Windowed   streamed TFDS records, shuffled in windows      records(...)      -> tf.data.Dataset
+    Held       all images of one size in one tensor            tf.gather               -> [B, H, W, 3] uint8
+    Encoded    images of mixed sizes, bytes held or on disk    decode.load_encoded     -> [H, W, 3] uint8
+    Windowed   streamed TFDS records, shuffled in windows      windowed_examples, ...  -> tf.data.Dataset
 
 `Held` and `Encoded` give random access by index; the pipeline orders them by `rng.permutation`. `Windowed` brings its
 own order, a function of (seed, epoch) alone.
@@ -116,6 +116,11 @@ class Source:
     @property
     def num_classes(self):
         return len(self.class_names)
+
+    @property
+    def evaluated_split(self):
+        """The split that `eval/*` and the best checkpoint use: validation if there is one, else test."""
+        return "validation" if "validation" in self.splits else "test"
 
 
 def fingerprint(class_names, splits, extra=()):

@@ -81,6 +81,8 @@ def indexed_source(config, class_names, parts, *, notes=(), known=None, extra=()
         UserError: a split without images; a class without a training image; nothing to evaluate on.
     """
     parts = dict(parts)
+    if len(class_names) < 2:
+        raise UserError(f"--dataset={config.dataset}: expected at least two classes, found {len(class_names)}")
     for name, part in parts.items():
         if not len(part.indices):
             raise UserError(f"--dataset={config.dataset}: expected images in the {name} split, found none")

@@ -6,7 +6,7 @@ def undecayed(variables, mask):
 
     Args:
         variables: list of trainable keras.Variable.
-        mask: "matrices": biases and other one-dimensional variables do not decay (positions, of shape [1, N, D], do,
+        mask: "matrices": biases and other one-dimensional variables do not decay (positions, of shape [N, D], do,
             as in the authors' runs); "all": every variable decays.
 
     Returns:

@@ -4,8 +4,9 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf import runtime
-from cct_tf.data import pipeline
-from cct_tf.training import losses
+from cct_tf.data import decode, pipeline
+from cct_tf.errors import UserError
+from cct_tf.training import checkpoint, losses, run_record, setup
 from cct_tf.training.metrics import Evaluation
 
 
@@ -65,3 +66,41 @@ class Evaluator:
             raise RuntimeError(f"evaluated {int(real.sum())} of {self._examples} examples")
         table = {name: column[real] for name, column in table.items()}
         return Evaluation(table["label"], table["prediction"], table["rank"], table["loss"], self._num_classes)
+
+
+def evaluate_checkpoint(config, record, choose, split, console):
+    """Evaluate one checkpoint on one split.
+
+    Args:
+        config: `config.Config` of the run.
+        record: `run_record.Record` of the run, for its data.
+        choose: function that gives the checkpoint, (path, Record). Asked when everything else is ready: beside a run
+            that goes on, the folder found at the start may be gone by then.
+        split: "train", "validation" or "test".
+        console: `console.Console`.
+
+    Returns:
+        (`metrics.Evaluation`, tuple of class names, path, Record).
+
+    Raises:
+        UserError: no such split, other data, or a checkpoint that can't be read.
+    """
+    devices = setup.make_devices(config)
+    images = setup.open_images(config, console, setup.known_statistics(record.resolved))
+    source = images.source
+    setup.check_data(images, record.resolved)
+    if split not in source.splits:
+        raise UserError(f"--split: expected one of {', '.join(source.splits)} (those of {config.data.dataset} here), "
+                        f"found {split!r}")
+    with console.phase("loading the weights"), devices.strategy.scope():
+        model = setup.build_model(config, source.num_classes)
+        path, record = choose()
+        try:
+            checkpoint.restore_weights(path, model)
+        except run_record.Unreadable as error:
+            raise UserError(f"--checkpoint: expected a checkpoint that can be read, found it damaged ({error}); "
+                            "another is named with --checkpoint=PATH") from None
+    evaluator = Evaluator(devices, model, source.splits[split], setup.make_transform(config, images, model),
+                          num_classes=source.num_classes, batch_size=config.run.eval_batch_size)
+    with decode.broken_images_named():
+        return evaluator(), source.class_names, path, record

@@ -10,7 +10,6 @@ import importlib.metadata
 import platform
 import time
 
-import numpy as np
 import tensorflow as tf
 
 from cct_tf import runtime
@@ -19,13 +18,14 @@ from cct_tf.errors import UserError
 from cct_tf.optim import schedules
 from cct_tf.optim.optimizers import make_optimizer
 from cct_tf.plan import make_plan
-from cct_tf.training import checkpoint, losses, report, setup
+from cct_tf.training import checkpoint, losses, report, run_record, setup
 from cct_tf.training.console import Progress
 from cct_tf.training.evaluation import Evaluator
 from cct_tf.training.resume import find_start
 from cct_tf.training.state import TrainState
-from cct_tf.training.step import TrainStep
+from cct_tf.training.step import MOST_STEPS, TrainStep
 from cct_tf.training.summaries import Summaries
+from cct_tf.training.timer import Timer
 
 _CHUNK_SECONDS = 1.0
 
@@ -48,7 +48,12 @@ class Training:
         if resolved:
             setup.check_data(self.images, resolved)
         source = self.images.source
+        setup.check_batch(config, self.devices)
         self.plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
+        # What auto chose is part of the run where the run began on such a device.
+        if start.step > self.plan.total_steps:
+            raise UserError(f"--{'train_steps' if config.optim.train_steps else 'epochs'}: expected a run of at least "
+                            f"{start.step} steps, where the checkpoint stands, found {self.plan.total_steps}")
         same_device = resolved.get("device") == self.devices.kind
         self.jit = runtime.choose_jit(config.run.jit, self.devices.kind, resolved["jit"] if same_device else None)
         with console.phase(f"building {config.model.model}"), self.devices.strategy.scope():
@@ -68,17 +73,31 @@ class Training:
         self._restore()
         record = self.start.record
         self.last_evaluated_step = record.last_evaluated_step if record else 0
-        self.best = record.best if record else None
+        self.best = self._best_of(record)
         self.last = None
         self._saved_step = None
-        self._note_threads(resolved)
+        self._note_hardware(resolved)
 
     # Assembly.
 
-    def _note_threads(self, resolved):
-        if resolved and resolved["threads"] != runtime.num_threads():
-            self.console.say(f"threads changed from {resolved['threads']} to {runtime.num_threads()}: results agree "
-                             "up to summation order, not to the last bit")
+    def _best_of(self, record):
+        """The best result so far, if its weights are still there.
+
+        After going back to an older checkpoint they may be gone: a better result replaced them. It comes again.
+        """
+        best = record.best if record else None
+        if best and not (self.workdir.best / f"step_{best['step']:08d}").exists():
+            self.console.say(f"the best weights of step {best['step']} are no longer kept: the best is chosen anew")
+            return None
+        return best
+
+    def _note_hardware(self, resolved):
+        now = self._resolved()
+        changed = [f"{name} {resolved[name]} -> {now[name]}" for name in ("device", "num_replicas", "threads", "jit")
+                   if resolved and resolved[name] != now[name]]
+        if changed:
+            self.console.say(f"computed otherwise than before ({', '.join(changed)}): results agree up to summation "
+                             "order, not to the last bit")
 
     def _restore(self):
         """Restore the newest readable checkpoint; damaged ones are set aside and said."""
@@ -86,11 +105,14 @@ class Training:
             try:
                 checkpoint.restore(self.start.path, self.trackable)
                 return
-            except checkpoint.Unreadable as error:
-                aside = checkpoint.set_aside(self.start.path)
-                if not checkpoint.list_checkpoints(self.workdir.checkpoints):
+            except run_record.Unreadable as error:
+                if len(run_record.list_checkpoints(self.workdir.checkpoints)) == 1:
+                    # Set aside, it would let the next start begin anew.
                     raise UserError(f"{self.workdir.checkpoints}: expected a checkpoint that can be read, found none "
                                     f"({error})") from None
+                if self.config.run.dry_run:
+                    raise UserError(f"{error}; a run goes on from the checkpoint before it") from None
+                aside = run_record.set_aside(self.start.path)
                 self.console.warn(f"{error}: damaged, set aside as {aside.name}, going on from the one before")
                 self.start = find_start(self.config, self.workdir, self.console)
 
@@ -112,13 +134,14 @@ class Training:
         """What came out, as lines of text; `test` is what `run` returned."""
         return report.result_lines(self.config, self.best, self.last, test, seconds)
 
+    @decode.broken_images_named()
     def try_one_batch(self):
         """Send one training batch through the network and say what came out: the end of a dry run."""
         with self.console.phase("one batch through the network"):
             batch = next(iter(self.batches(int(self.state.step.numpy()), 1)))
             logits = self.model(batch["image"], training=False)
             loss = float(tf.reduce_mean(losses.cross_entropy(batch["label"], logits)))
-        self.console.say(f"loss {loss:.4f} before training; nothing was written")
+        self.console.say(f"loss {loss:.4f}; nothing was written to the work folder")
 
     # Data.
 
@@ -141,26 +164,27 @@ class Training:
 
     def _save(self, step, finished=False):
         """Save a checkpoint of `step`, or bring the record of the one just saved up to date."""
-        record = checkpoint.Record(
+        record = run_record.Record(
             config=self.config.as_dict(), resolved=self._resolved(), step=step,
-            last_evaluated_step=self.last_evaluated_step, best=self.best, finished=finished, versions=_versions())
+            last_evaluated_step=self.last_evaluated_step, best=self.best, finished=finished, versions=_versions(),
+            evaluation_due=self.plan.evaluate.is_due(step))
         path = self.workdir.checkpoints / f"step_{step:08d}"
         if self._saved_step == step:
-            checkpoint.write_record(path, record)
+            run_record.write_record(path, record)
         else:
             checkpoint.save(self.workdir.checkpoints, self.trackable, record)
             checkpoint.prune(self.workdir.checkpoints, self.config.run.keep_checkpoints)
             self._saved_step = step
         best = self.workdir.best / path.name
         if best.exists():
-            checkpoint.write_record(best, record)
+            run_record.write_record(best, record)
 
     def _evaluate(self, step, evaluator, summaries, progress, interrupts):
         """Evaluate the state of `step`, which has been saved."""
         result = evaluator(should_stop=lambda: interrupts.requested is not None)
         if result is None:
             return
-        summaries.write_evaluation(step, result)
+        summaries.write_evaluation(step, result, last=step == self.plan.total_steps)
         self.last = {"step": step, "top1": result.top1, "loss": result.loss}
         is_best = self.best is None or result.top1 > self.best["top1"]
         if is_best:
@@ -184,12 +208,13 @@ class Training:
     def _check_divergence(self):
         limit = self.config.optim.max_skipped_updates
         if int(self.state.skipped_in_row.numpy()) >= limit:
-            saved = checkpoint.list_checkpoints(self.workdir.checkpoints)
+            saved = run_record.list_checkpoints(self.workdir.checkpoints)
             last = f"; the last good checkpoint is {saved[-1]}" if saved else ""
             raise UserError(f"--max_skipped_updates: expected fewer than {limit} non-finite updates in a row, found "
                             f"{limit} up to step {int(self.state.step.numpy())}; try a lower --learning_rate or a "
                             f"--clip_norm{last}")
 
+    @decode.broken_images_named()
     def run(self, interrupts):
         """Train to the end, or until a signal asks to stop.
 
@@ -206,16 +231,20 @@ class Training:
         """
         plan, step = self.plan, int(self.state.step.numpy())
         summaries = Summaries(self.workdir, self.config, self.images.source.class_names)
-        evaluator = self.evaluator("validation" if "validation" in self.images.source.splits else "test")
+        with self.console.phase("preparing evaluation and the first batch"):
+            evaluator = self.evaluator(self.images.source.evaluated_split)
+            shown = None
+            if step == 0:
+                shown = self.transform.unfinish(next(iter(self.batches(0, 1)))["image"])
+        self._saved_step = step or None
         progress, timer = Progress(self.console, plan, step), Timer()
-        shown = self.transform.unfinish(next(iter(self.batches(step, 1)))["image"]) if step < plan.total_steps else None
         summaries.start(step, self.last_evaluated_step, shown)
+        self.last = summaries.last_evaluation()
         iterator = runtime.distribute(self.devices, self.batches(step, max(plan.total_steps - step, 1)),
                                       plan.batch_size)
         interrupts.can_save = True
         try:
-            if step and plan.evaluate.is_due(step) and self.last_evaluated_step < step:
-                self._saved_step = step
+            if self._owes_evaluation(step):
                 self._evaluate(step, evaluator, summaries, progress, interrupts)
             while step < plan.total_steps and interrupts.requested is None:
                 step = self._chunk(step, iterator, timer, progress)
@@ -230,17 +259,19 @@ class Training:
                 self._save(step)
                 interrupts.check(f"saved step {step:,} of {plan.total_steps:,}; the same command goes on from it")
             return self._finish(summaries, interrupts)
-        except tf.errors.OpError as error:
-            raise decode.broken_image(error) or error from None
         finally:
             progress.close()
             summaries.close()
 
+    def _owes_evaluation(self, step):
+        """Whether the checkpoint of `step` was saved to be evaluated, and it has not been."""
+        record = self.start.record
+        return record is not None and record.evaluation_due and self.last_evaluated_step < step
+
     def _chunk(self, step, iterator, timer, progress):
         """Some steps, up to the next gate and about a second; returns the number of completed steps."""
-        count = min(self.plan.next_gate(step) - step, timer.steps_in(_CHUNK_SECONDS))
-        rates = np.array([schedules.learning_rate(self.config.optim, self.plan, step + index)
-                          for index in range(count)], np.float32)
+        count = min(self.plan.next_gate(step) - step, timer.steps_in(_CHUNK_SECONDS), MOST_STEPS)
+        rates = [schedules.learning_rate(self.config.optim, self.plan, step + index) for index in range(count)]
         if timer.is_first:
             with self.console.phase("compiling the training step"):
                 self._timed(iterator, rates, timer)
@@ -252,7 +283,7 @@ class Training:
 
     def _timed(self, iterator, rates, timer):
         start = time.perf_counter()
-        self.train_step.run(iterator, tf.constant(rates))
+        self.train_step.run(iterator, rates)
         self.state.step.numpy()  # waits for the device
         timer.add(len(rates), time.perf_counter() - start)
 
@@ -261,91 +292,21 @@ class Training:
         step, test = self.plan.total_steps, None
         splits = self.images.source.splits
         if "validation" in splits and "test" in splits:
-            best = checkpoint.list_checkpoints(self.workdir.best)[-1]
-            checkpoint.restore_weights(best, self.model)
+            best = self.workdir.best / f"step_{self.best['step']:08d}"
+            try:
+                run_record.read_record(best)
+                checkpoint.restore_weights(best, self.model)
+            except run_record.Unreadable as error:
+                raise UserError(f"{best}: expected the best checkpoint of this run, found it damaged "
+                                f"({error})") from None
             test = self.evaluator("test")(should_stop=lambda: interrupts.requested is not None)
             if test is None:
                 interrupts.check("trained to the end, but not tested yet; the same command does it")
-            summaries.write_evaluation(step, test, prefix="test")
-        self._saved_step = step
+            summaries.write_evaluation(step, test, prefix="test", last=True)
         self._save(step, finished=True)
         return test
-
-
-def evaluate_checkpoint(config, path, record, split, console):
-    """Evaluate one checkpoint on one split.
-
-    Args:
-        config: `config.Config` of the run.
-        path: checkpoint folder; record: its `checkpoint.Record`.
-        split: "train", "validation" or "test".
-        console: `console.Console`.
-
-    Returns:
-        (`metrics.Evaluation`, tuple of class names).
-
-    Raises:
-        UserError: no such split, other data, or a checkpoint that can't be read.
-    """
-    devices = setup.make_devices(config)
-    images = setup.open_images(config, console, setup.known_statistics(record.resolved))
-    source = images.source
-    setup.check_data(images, record.resolved)
-    if split not in source.splits:
-        raise UserError(f"--split: expected one of {', '.join(source.splits)} (those of {config.data.dataset} here), "
-                        f"found {split!r}")
-    with console.phase(f"loading {path}"), devices.strategy.scope():
-        model = setup.build_model(config, source.num_classes)
-        try:
-            checkpoint.restore_weights(path, model)
-        except checkpoint.Unreadable as error:
-            raise UserError(f"--checkpoint: expected a checkpoint that can be read, found it damaged ({error}); "
-                            "another is named with --checkpoint=PATH") from None
-    evaluator = Evaluator(devices, model, source.splits[split], setup.make_transform(config, images, model),
-                          num_classes=source.num_classes, batch_size=config.run.eval_batch_size)
-    try:
-        return evaluator(), source.class_names
-    except tf.errors.OpError as error:
-        raise decode.broken_image(error) or error from None
-
-
-class Timer:
-    """Time spent in steps, without the first chunk, whose time is mostly compilation."""
-
-    def __init__(self):
-        self.is_first = True
-        self._seconds_per_step = None
-        self.reset()
-
-    def reset(self):
-        self._steps, self._seconds = 0, 0.0
-
-    def add(self, steps, seconds):
-        if self.is_first:
-            self.is_first = False
-            return
-        self._steps += steps
-        self._seconds += seconds
-        self._seconds_per_step = seconds / steps
-
-    def steps_in(self, seconds):
-        """About as many steps as fit into `seconds`; 1 while nothing is known."""
-        if self._seconds_per_step is None:
-            return 1
-        return max(1, int(seconds / self._seconds_per_step))
-
-    def values(self, batch_size, wait_seconds):
-        """{"timing/..."} of the interval; NaN where only the first chunk fell into it."""
-        if not self._steps:
-            return dict.fromkeys(("timing/images_per_second", "timing/step_ms", "timing/input_wait_fraction"),
-                                 float("nan"))
-        return {"timing/images_per_second": self._steps * batch_size / self._seconds,
-                "timing/step_ms": 1000.0 * self._seconds / self._steps,
-                "timing/input_wait_fraction": min(wait_seconds / self._seconds, 1.0)}
 
 
 def _versions():
     names = ("tensorflow", "keras", "numpy")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
-
-

@@ -1,5 +1,6 @@
 """Loss and correctness, one value per example. B batch, K classes."""
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -18,13 +19,14 @@ def rank_of_label(labels, logits):
         logits: float32 [B, K].
 
     Returns:
-        int32 [B]; 0 means the prediction is right.
+        int64 [B]; 0 means the prediction is right.
     """
+    # Not int32, which is computed on the host where the rest is on a GPU.
     num_classes = logits.shape[1]
-    label = tf.argmax(labels, axis=1, output_type=tf.int32)
+    label = tf.argmax(labels, axis=1)
     own = tf.gather(logits, label, axis=1, batch_dims=1)[:, None]
-    before = tf.range(num_classes)[None, :] < label[:, None]
+    before = tf.constant(np.arange(num_classes))[None, :] < label[:, None]
     ahead = (logits > own) | ((logits == own) & before)
-    rank = tf.reduce_sum(tf.cast(ahead, tf.int32), axis=1)
+    rank = tf.reduce_sum(tf.cast(ahead, tf.float32), axis=1)
     finite = tf.reduce_all(tf.math.is_finite(logits), axis=1)
-    return tf.where(finite, rank, num_classes)
+    return tf.cast(tf.where(finite, rank, float(num_classes)), tf.int64)

@@ -14,7 +14,7 @@ class Evaluation:
 
     Attributes:
         labels, predictions: int32 [n].
-        ranks: int32 [n], classes placed before the labelled one (`losses.rank_of_label`).
+        ranks: int64 [n], classes placed before the labelled one (`losses.rank_of_label`).
         losses: float32 [n], plain cross-entropy.
         num_classes: int K.
     """

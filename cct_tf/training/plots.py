@@ -1,5 +1,7 @@
 """Pictures for plots/ and TensorBoard, drawn with matplotlib without a display."""
 
+import warnings
+
 import numpy as np
 
 from cct_tf.training.workdir import naming
@@ -15,16 +17,19 @@ def _figure(width, height):
 
 def as_array(figure):
     """A figure's pixels, uint8 [H, W, 3]."""
-    figure.canvas.draw()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a letter the font lacks is drawn as a box
+        figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
-def save(figure, path):
-    """Write a PNG, replacing the file whole."""
+def save(pixels, path):
+    """Write uint8 [H, W, 3] as a PNG, replacing the file whole."""
+    from PIL import Image
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     with naming(path):
-        figure.savefig(temporary, format="png")
+        Image.fromarray(pixels).save(temporary, format="png")
     temporary.replace(path)
 
 
@@ -47,8 +52,9 @@ def confusion_figure(confusion, class_names):
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
     if classes <= 30:
-        axes.set_xticks(range(classes), class_names, rotation=90)
-        axes.set_yticks(range(classes), class_names)
+        # A class may be called "$5": that is no formula.
+        axes.set_xticks(range(classes), class_names, rotation=90, parse_math=False)
+        axes.set_yticks(range(classes), class_names, parse_math=False)
         for row, column in np.argwhere(confusion > 0):
             axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=8,
                       color="white" if shares[row, column] > 0.5 else "black")

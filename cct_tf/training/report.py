@@ -6,7 +6,7 @@ from cct_tf.training.console import duration
 
 
 def _classes(names, shown=10):
-    listed = " ".join(names[:shown])
+    listed = ", ".join(names[:shown])
     return listed + (f" ... ({len(names) - shown} more)" if len(names) > shown else "")
 
 
@@ -55,7 +55,7 @@ def plan_lines(config, images, plan, model, devices, jit, start):
     source, optim, run = images.source, config.optim, config.run
     counts = ", ".join(f"{split.num_examples:,} {name}" for name, split in source.splits.items())
     parameters = sum(int(variable.value.shape.num_elements()) for variable in model.trainable_variables)
-    evaluated = "validation" if "validation" in source.splits else "test"
+    evaluated = source.evaluated_split
     rows = [
         ("data set", f"{config.data.dataset}: {counts}; {_reading(source.splits['train'].reader)}"),
         ("classes", f"{source.num_classes}: {_classes(source.class_names)}"),
@@ -100,4 +100,5 @@ def result_lines(config, best, last, test, seconds):
                      f"loss {test.loss:.4f} ({test.examples:,} images)")
     workdir = config.run.workdir
     return lines + ["next:", "  " + flags.as_command_line("cct_tf.evaluate", [f"--workdir={workdir}"]),
-                    f"  tensorboard --logdir {workdir}", f"  {workdir}/plots/curves.png"]
+                    "  " + flags.as_command_line("tensorboard.main", ["--logdir", workdir]),
+                    f"  look at {workdir}/plots/curves.png"]

@@ -5,7 +5,7 @@ import pathlib
 
 from cct_tf import config as config_lib
 from cct_tf.errors import UserError
-from cct_tf.training import checkpoint
+from cct_tf.training import checkpoint, run_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,11 +14,11 @@ class Start:
 
     Attributes:
         path: checkpoint folder to restore, or None for a new run.
-        record: its `checkpoint.Record`, or None.
+        record: its `run_record.Record`, or None.
     """
 
     path: pathlib.Path | None
-    record: checkpoint.Record | None
+    record: run_record.Record | None
 
     @property
     def step(self):
@@ -36,7 +36,7 @@ def find_start(config, workdir, console):
 
     Args:
         config: `config.Config`.
-        workdir: `workdir.Workdir`, locked.
+        workdir: `workdir.Workdir`, locked; a dry run only looks.
         console: `console.Console`, told what changed.
 
     Returns:
@@ -45,9 +45,11 @@ def find_start(config, workdir, console):
     Raises:
         UserError: fields that define the result differ and --accept_config_change was not given.
     """
-    for folder in (workdir.checkpoints, workdir.best):
-        checkpoint.clean(folder)
-    path, record = checkpoint.newest_record(workdir.checkpoints, console.warn)
+    look_only = config.run.dry_run
+    if not look_only:
+        for folder in (workdir.checkpoints, workdir.best):
+            checkpoint.clean(folder)
+    path, record = run_record.newest_record(workdir.checkpoints, console.warn, look_only)
     if record is None:
         return Start(None, None)
     defining, how = config_lib.differences(record.config, config.as_dict())

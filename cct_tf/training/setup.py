@@ -66,20 +66,16 @@ def make_transform(config, images, model):
 
 
 def make_devices(config):
-    """`runtime.Devices` of a config, checked against the batch."""
-    devices = runtime.make_devices(config.run.num_replicas, config.run.deterministic)
+    """`runtime.Devices` of a config."""
+    return runtime.make_devices(config.run.num_replicas, config.run.deterministic)
+
+
+def check_batch(config, devices):
+    """Raise UserError if the batch can't be shared out among replicas and micro-batches."""
     pieces = devices.num_replicas * config.run.accumulate_steps
     if config.optim.batch_size % pieces:
         raise UserError(f"--batch_size: expected a multiple of replicas x accumulate_steps "
                         f"({devices.num_replicas} x {config.run.accumulate_steps}), found {config.optim.batch_size}")
-    return devices
-
-
-def evaluation_split(source):
-    """The split that `eval/*` and the best checkpoint use: validation if there is one, else test."""
-    return source.splits["validation"] if "validation" in source.splits else source.splits["test"]
-
-
 
 
 def check_data(images, resolved):
@@ -94,8 +90,9 @@ def check_data(images, resolved):
     """
     found = images.source.fingerprint
     if resolved["fingerprint"] != found:
-        raise UserError(f"--data_dir: expected the data this run was started on (fingerprint "
-                        f"{resolved['fingerprint'][:12]}), found other images or labels ({found[:12]})")
+        raise UserError(f"--data_dir: expected the images and splits this run was started on (fingerprint "
+                        f"{resolved['fingerprint'][:12]}), found others ({found[:12]}); other data, or another split "
+                        "of it, is another run: give it a --workdir of its own")
 
 
 def known_statistics(resolved):

@@ -11,9 +11,12 @@ see the whole gradient, so any number of replicas and micro-batches gives the sa
 Legend: B global batch, b a replica's share, m = b / accumulate_steps a micro-batch, K classes.
 """
 
+import numpy as np
 import tensorflow as tf
 
 from cct_tf.training import losses
+
+MOST_STEPS = 1024  # of one call of `run`
 
 
 class TrainStep:
@@ -125,19 +128,35 @@ class TrainStep:
         tf.cond(finite, update, lambda: 0)
         self._state.add(loss, accuracy, norm, finite)
 
-    @tf.function(reduce_retracing=True)
     def run(self, iterator, learning_rates):
         """Many steps, without a word to the host.
 
         Args:
             iterator: from `runtime.distribute`.
-            learning_rates: float32 [n], one per step.
+            learning_rates: list of at most MOST_STEPS floats, one per step.
         """
+        # Always of one shape, so that the step is traced once.
+        rates = np.zeros([MOST_STEPS], np.float32)
+        rates[:len(learning_rates)] = learning_rates
+        self._run(iterator, tf.constant(rates), tf.constant(len(learning_rates)))
+
+    @tf.function
+    def _run(self, iterator, rates, count):
         index = 0
         state = self._state
-        while index < tf.size(learning_rates) and state.skipped_in_row < self._max_skipped_updates:
-            before = tf.timestamp()
-            batch = next(iterator)
-            self.wait_seconds.assign_add(tf.timestamp() - before)
-            self(batch, learning_rates[index])
+        while index < count and state.skipped_in_row < self._max_skipped_updates:
+            batch = self._next(iterator)
+            self(batch, rates[index])
             index += 1
+
+    def _next(self, iterator):
+        """The next batch; the time it took is added to `wait_seconds`."""
+        # A clock has no inputs, so nothing but these dependencies says when it is read.
+        with tf.control_dependencies([self._state.step.read_value()]):
+            before = tf.timestamp()
+        with tf.control_dependencies([before]):
+            batch = next(iterator)
+        with tf.control_dependencies(self._devices.strategy.experimental_local_results(batch["mask"])):
+            after = tf.timestamp()
+        self.wait_seconds.assign_add(after - before)
+        return batch

@@ -1,5 +1,8 @@
 """Where numbers go: `metrics.jsonl`, TensorBoard event files, `plots/`."""
 
+import math
+import time
+
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
@@ -9,6 +12,7 @@ from cct_tf.training.checkpoint import storage_faults
 from cct_tf.training.workdir import MetricsFile
 
 _SHOWN_IMAGES = 16
+_SECONDS_BETWEEN_PICTURES = 20.0
 
 
 class Summaries:
@@ -26,6 +30,7 @@ class Summaries:
         self._class_names = class_names
         self._metrics = MetricsFile(workdir.metrics)
         self._writers = {}
+        self._drawn_at = -math.inf
 
     def _writer(self, name):
         if name not in self._writers:
@@ -53,15 +58,36 @@ class Summaries:
         with storage_faults(self._workdir.path):
             self._write("train", step, values)
 
-    def write_evaluation(self, step, evaluation, prefix="eval"):
-        """An evaluation at `step`; `prefix` is "eval" or "test"."""
-        figure = plots.confusion_figure(evaluation.confusion, self._class_names)
+    def write_evaluation(self, step, evaluation, prefix="eval", last=False):
+        """An evaluation at `step`, with its pictures.
+
+        Args:
+            step: int.
+            evaluation: `metrics.Evaluation`.
+            prefix: "eval" or "test".
+            last: whether it is the run's last of its kind: then the pictures are drawn in any case. Others only some
+                time after the ones before, because on a small data set they cost more than the evaluation.
+        """
         with storage_faults(self._workdir.path):
-            plots.save(figure, self._workdir.plots / "confusion_matrix.png")
-            with self._writer(prefix).as_default(step=step):
-                tf.summary.image(f"{prefix}/confusion_matrix", plots.as_array(figure)[None])
             self._write(prefix, step, evaluation.scalars(prefix))
-            plots.save(plots.curves_figure(self._metrics.read()), self._workdir.plots / "curves.png")
+            if last or time.monotonic() - self._drawn_at > _SECONDS_BETWEEN_PICTURES:
+                self._draw(step, evaluation, prefix)
+                self._drawn_at = time.monotonic()
+
+    def _draw(self, step, evaluation, prefix):
+        confusion = plots.as_array(plots.confusion_figure(evaluation.confusion, self._class_names))
+        with self._writer(prefix).as_default(step=step):
+            tf.summary.image(f"{prefix}/confusion_matrix", confusion[None])
+        self._writer(prefix).flush()
+        plots.save(confusion, self._workdir.plots / "confusion_matrix.png")
+        plots.save(plots.as_array(plots.curves_figure(self._metrics.read())), self._workdir.plots / "curves.png")
+
+    def last_evaluation(self):
+        """{"step", "top1", "loss"} of the newest evaluation in `metrics.jsonl`, or None."""
+        for record in reversed(self._metrics.read()):
+            if "eval/top1" in record:
+                return {"step": record["step"], "top1": record["eval/top1"], "loss": record["eval/loss"]}
+        return None
 
     def _write(self, name, step, values):
         with self._writer(name).as_default(step=step):

@@ -1,12 +1,13 @@
 """The work folder: its lock, its small text files, and `metrics.jsonl`. No TensorFlow here.
 
-    config.cfg       a flagfile that gives the run again
-    classes.txt      class names, a line each
-    checkpoints/     step_00000500/ ...
-    best/            step_00000500/
-    metrics.jsonl    one record a line
-    train/ eval/     TensorBoard event files
-    plots/           curves.png, confusion_matrix.png
+    config.cfg            a flagfile that gives the run again
+    classes.txt           class names, a line each
+    checkpoints/          step_00000500/ ...
+    best/                 step_00000500/
+    metrics.jsonl         one record a line
+    train/ eval/ test/    TensorBoard event files
+    plots/                curves.png, confusion_matrix.png
+    .lock                 held by the run
 """
 
 import contextlib
@@ -68,8 +69,11 @@ class Workdir:
                             f"({error.strerror})") from None
 
     @contextlib.contextmanager
-    def locked(self):
+    def locked(self, warn):
         """Hold the folder for one run. The lock goes with the process, however it ends; children don't inherit it.
+
+        Args:
+            warn: function of a line of text, told where the file system has no locks.
 
         Raises:
             UserError: another process holds it.
@@ -78,11 +82,14 @@ class Workdir:
         with open(path, "a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 file.seek(0)
                 holder = file.read().strip()
                 raise UserError(f"--workdir: expected a folder no other run is using, found {self.path} in use"
                                 + (f" by process {holder}" if holder else "")) from None
+            except OSError as error:
+                warn(f"{path}: this file system has no file locks ({error.strerror}); see to it that one run at a "
+                     "time uses the folder")
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
@@ -137,8 +144,10 @@ class MetricsFile:
             if record["step"] <= (last_evaluated_step if evaluated else step):
                 kept.append(line + b"\n")
         temporary = self.path.with_name(".metrics.tmp")
-        with naming(self.path):
-            temporary.write_bytes(b"".join(kept))
+        with naming(self.path), open(temporary, "wb") as file:
+            file.write(b"".join(kept))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, self.path)
 
     def _open(self):

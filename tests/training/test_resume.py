@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from cct_tf.errors import Interrupted
-from cct_tf.training import checkpoint, loop
+from cct_tf.training import checkpoint, loop, run_record
 from tests.training import tiny
 
 RUN = {"train_steps": 17, "log_every_steps": 5, "eval_every_steps": 7, "checkpoint_every_steps": 4,
@@ -27,7 +27,7 @@ class StopAt(tiny.NoInterrupts):
 
 def _tensors(workdir):
     """Everything the last checkpoint holds, name -> array."""
-    path = checkpoint.list_checkpoints(workdir / "checkpoints")[-1]
+    path = run_record.list_checkpoints(workdir / "checkpoints")[-1]
     reader = tf.train.load_checkpoint(str(path / "weights"))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
             if not name.startswith("_CHECKPOINTABLE")}
@@ -52,7 +52,7 @@ def _same(first, second):
     assert a.keys() == b.keys() and len(a) > 60  # weights, two moments each, counters
     for name in a:
         assert np.array_equal(a[name], b[name]), name
-    records = [checkpoint.read_record(checkpoint.list_checkpoints(folder / "checkpoints")[-1])
+    records = [run_record.read_record(run_record.list_checkpoints(folder / "checkpoints")[-1])
                for folder in (first, second)]
     assert [record.best for record in records] == [records[0].best] * 2
     assert all(record.finished for record in records)
@@ -100,7 +100,7 @@ def test_killed_around_an_evaluation(undisturbed, tmp_path, monkeypatch, moment)
         elif moment == "after the record":
             patch.setattr(checkpoint, "keep_best", die)
         else:
-            patch.setattr(checkpoint, "write_record", _die_at_second(checkpoint.write_record))
+            patch.setattr(checkpoint, "write_record", _die_at_second(run_record.write_record))
         with pytest.raises(KeyboardInterrupt):
             training.run(tiny.NoInterrupts())
     tiny.train(tmp_path, **RUN)
@@ -138,11 +138,11 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
 
 
 def test_only_the_last_checkpoints_and_the_best_are_kept(undisturbed):
-    kept = [path.name for path in checkpoint.list_checkpoints(undisturbed / "checkpoints")]
+    kept = [path.name for path in run_record.list_checkpoints(undisturbed / "checkpoints")]
     assert kept == ["step_00000016", "step_00000017"]
     evaluations = tiny.records(undisturbed, "eval/")
     best = max(evaluations, key=lambda record: (record["eval/top1"], -record["step"]))["step"]
-    assert [path.name for path in checkpoint.list_checkpoints(undisturbed / "best")] == [f"step_{best:08d}"]
+    assert [path.name for path in run_record.list_checkpoints(undisturbed / "best")] == [f"step_{best:08d}"]
 
 
 def test_the_best_weights_are_tested_once_at_the_end(undisturbed):

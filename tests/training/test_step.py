@@ -49,7 +49,7 @@ def test_one_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss(tmp_path):
     batch = next(iter(training.batches(0, 1)))
     loss, gradients, accuracy = _one_step(training, batch)
     before = [variable.numpy() for variable in training.model.trainable_variables]
-    training.train_step.run(runtime.distribute(training.devices, training.batches(0, 1), 16), tf.constant([0.01]))
+    training.train_step.run(runtime.distribute(training.devices, training.batches(0, 1), 16), [0.01])
 
     values = training.state.interval()
     assert values["train/loss"] == pytest.approx(loss, rel=1e-6)
@@ -77,7 +77,7 @@ def test_a_non_finite_update_is_skipped_on_all_replicas_and_counted(tmp_path, nu
         return batch | {"image": batch["image"] + addition}
 
     batches = batches.enumerate().map(poisoned)
-    training.train_step.run(runtime.distribute(training.devices, batches, 16), tf.constant([0.01, 0.01, 0.01]))
+    training.train_step.run(runtime.distribute(training.devices, batches, 16), [0.01, 0.01, 0.01])
     state = training.state
     assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (3, 1, 0)
     assert int(training.optimizer.iterations.numpy()) == 2

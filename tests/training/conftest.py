@@ -1,0 +1,19 @@
+"""Tests of training leave the pictures out, which cost more than their runs; test_summaries.py draws them."""
+
+import pytest
+
+from cct_tf.training.summaries import Summaries
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Steps at which pictures would have been drawn."""
+    steps = []
+    monkeypatch.setattr(Summaries, "_draw", lambda self, step, evaluation, prefix: steps.append((step, prefix)))
+    return steps
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request):
+    if "summaries" not in request.module.__name__:
+        request.getfixturevalue("drawn")
