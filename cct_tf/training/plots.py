@@ -72,7 +72,7 @@ def curves_figure(records):
     """
     figure = _figure(12, 3.8)
     panels = figure.subplots(1, 3)
-    lines = ((("train/loss", "train"), ("eval/loss", "evaluation"), ("test/loss", "test")),
+    lines = ((("train/loss", "train (augmented, smoothed)"), ("eval/loss", "evaluation"), ("test/loss", "test")),
              (("train/accuracy", "train"), ("eval/top1", "evaluation"), ("test/top1", "test (best weights)")),
              (("train/learning_rate", "learning rate"),))
     for axes, title, tags in zip(panels, ("loss", "accuracy", "learning rate"), lines, strict=True):
@@ -87,4 +87,5 @@ def curves_figure(records):
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(frameon=False)
+    panels[-1].set_ylim(bottom=0.0)
     return figure
