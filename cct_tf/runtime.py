@@ -176,7 +176,7 @@ def choose_jit(flag, kind, recorded=None):
     if kind == "GPU":
         return Choice(False, "auto: nothing was measured on GPUs yet")
     # Training, images/s on 2 AVX-512 cores, graph mode and XLA: CCT-2/3x2 at batch 128 475 and 273, CCT-7/3x1 at
-    # batch 16 15.9 and 15.5. XLA's gradient of max-pooling is what costs: see WORKSPACE.md, "Why things are as they are".
+    # batch 16 15.9 and 15.5. XLA's gradient of max-pooling is what costs.
     return Choice(False, "auto: graph mode starts sooner and is faster on CPUs")
 
 

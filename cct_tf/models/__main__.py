@@ -8,13 +8,15 @@ import json
 import os
 import sys
 
-from cct_tf.errors import FINISHED, WRONG_INPUT, UserError
+from cct_tf.errors import FINISHED, WRONG_INPUT, UserError, nearest
 from cct_tf.models import cost, variants
 
 
 class _OneLineParser(argparse.ArgumentParser):
     def error(self, message):
-        self.exit(WRONG_INPUT, f"error: {message}\n")
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        hint = nearest(unknown[0].partition("=")[0], ("--help", "--json", "--num_classes")) if unknown else ""
+        self.exit(WRONG_INPUT, f"error: {message}{hint}\n")
 
 
 def _parser():

@@ -26,7 +26,8 @@ class Console:
     def __init__(self, quiet=False):
         self.quiet = quiet
         self.is_terminal = sys.stdout.isatty() and not quiet
-        self.stream = None if quiet else sys.stdout  # for progress of others
+        # For progress bars of others; without a terminal a phase's own line is enough.
+        self.stream = sys.stdout if self.is_terminal else None
         self.phases = {}  # name -> seconds, in the order they happened
 
     def say(self, text=""):
@@ -37,13 +38,14 @@ class Console:
         print(f"warning: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def phase(self, text, own_lines=False):
+    def phase(self, text, with_progress=False):
         """Say what is being waited for while it is, and how long it took when it is done.
 
         Args:
             text: what is being done.
-            own_lines: True if lines of progress may come in between.
+            with_progress: True if a progress bar may appear on `stream` in between.
         """
+        own_lines = with_progress and self.stream is not None
         if not self.quiet:
             print(f"{text} ...", end="\n" if own_lines else "", flush=True)
         start = time.perf_counter()

@@ -37,7 +37,7 @@ def open_images(config, console, known=None):
     Returns:
         Images.
     """
-    with console.phase(f"opening {config.data.dataset}", own_lines=True), runtime.quiet_stderr():
+    with console.phase(f"opening {config.data.dataset}", with_progress=True), runtime.quiet_stderr():
         source = registry.open_source(config.data, console.stream)
     if config.augment.mean is not None:
         return Images(source, config.augment.mean, config.augment.std, "flags")
@@ -45,7 +45,7 @@ def open_images(config, console, known=None):
         return Images(source, *known, "an earlier start of this run")
     if source.mean is not None:
         return Images(source, source.mean, source.std, "the data set's own")
-    with console.phase("computing mean and standard deviation", own_lines=True):
+    with console.phase("computing mean and standard deviation", with_progress=True):
         mean, std = channel_statistics(source.splits["train"], console.stream)
     return Images(source, mean, std, "computed from the training images")
 
