@@ -50,6 +50,19 @@ def test_a_broken_image_is_named(kind, folder, tmp_path, capfd):
     assert str(path) in only_line(err) and "--on_bad_image" in err
 
 
+@pytest.mark.parametrize("flags", [[], ["--dry_run"]], ids=["train", "dry run"])
+def test_an_image_on_disk_that_breaks_only_when_it_is_decoded_is_named(folder, tmp_path, capfd, flags):
+    """Of images that are not held only the headers are read at the start."""
+    path = folder / "train/dog/broken[1].jpg"
+    whole = _encoded("JPEG", 64)
+    path.write_bytes(whole[:len(whole) * 3 // 4])
+    status, _, err = call(capfd, "train", f"--workdir={tmp_path}/run", "--dataset=folder", f"--data_dir={folder}",
+                          "--in_memory_gib=0", "--mean=0.5", "--std=0.5", "--model=cct_2_3x1_16", "--batch_size=16",
+                          "--train_steps=2", *flags)
+    assert status == 2
+    assert str(path) in only_line(err)
+
+
 def test_a_folder_of_broken_images_alone_is_an_error_even_if_they_may_be_skipped(folder, tmp_path, capfd):
     for path in folder.glob("*/*/*.jpg"):
         path.write_bytes(b"nothing")

@@ -33,6 +33,7 @@ _PLAIN_PNG = r"\C{24}\x08[\x00\x02]"  # \C{24}: signature, IHDR's length and nam
 _JPEG_HEAD = 65536  # bytes searched for the orientation: EXIF follows the start of a JPEG, and the pixels are long
 
 _MARK = "broken image: "
+_LABEL_MARK = "label out of range: "
 
 
 class BrokenImage(UserError):
@@ -191,8 +192,10 @@ def broken_image(error):
     Args:
         error: any exception.
     """
-    found = re.search(re.escape(_MARK) + r"[^\n\[]*", str(error))
-    return BrokenImage(found.group(0).strip()) if found else None
+    if found := re.search(re.escape(_LABEL_MARK) + r"([^\]\n]*)\] \[(-?\d+)\]", str(error)):
+        return BrokenImage(f"{found.group(1)}, found {found.group(2)}")
+    found = re.search(re.escape(_MARK) + r"[^\n]*", str(error))
+    return BrokenImage(found.group(0)) if found else None
 
 
 @contextlib.contextmanager
@@ -213,8 +216,8 @@ def require_label(label, num_classes, split):
         split: name of the split, for the message.
     """
     good = (label >= 0) & (label < num_classes)
-    return tf.debugging.Assert(good, [f"{_MARK}a record of the {split} split: expected a label from 0 to "
-                                      f"{num_classes - 1}, found another:", label])
+    return tf.debugging.Assert(good, [f"{_LABEL_MARK}--dataset: expected labels from 0 to {num_classes - 1} in the "
+                                      f"{split} split", label])
 
 
 def load_encoded(reader, index):

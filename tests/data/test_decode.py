@@ -174,3 +174,19 @@ def test_a_file_that_breaks_later_is_named_by_its_path(tmp_path, kind):
 
 def test_other_errors_are_no_broken_images():
     assert decode.broken_image(ValueError("something else")) is None
+
+
+@pytest.mark.parametrize(("label", "good"), [(0, True), (4, True), (5, False), (-1, False)])
+def test_a_streamed_label_out_of_range_is_one_line(label, good):
+    """An unlabelled test split has -1, which would count as class 0."""
+    def check(value):
+        with tf.control_dependencies([decode.require_label(value, 5, "test")]):
+            return tf.identity(value)
+
+    stream = iter(tf.data.Dataset.from_tensors(tf.constant(label, tf.int64)).map(check))
+    if good:
+        assert int(next(stream)) == label
+        return
+    with pytest.raises(decode.BrokenImage) as error, decode.broken_images_named():
+        next(stream)
+    assert str(error.value) == f"--dataset: expected labels from 0 to 4 in the test split, found {label}"

@@ -39,7 +39,7 @@ def test_a_run_writes_every_tag_of_the_design(tmp_path):
 
 
 def test_the_wait_for_input_is_measured(tmp_path):
-    """A source that needs 50 ms a batch, behind a network that needs less."""
+    """A source that needs 200 ms a batch, behind a network that needs far less."""
     import tensorflow as tf
 
     training = tiny.assemble(tmp_path, train_steps=12, log_every_steps=12)
@@ -54,7 +54,7 @@ def test_the_wait_for_input_is_measured(tmp_path):
     training.batches = slow
     training.run(tiny.NoInterrupts())
     record, = tiny.records(tmp_path, "train/", without_timing=False)
-    assert record["timing/input_wait_fraction"] > 0.3
+    assert record["timing/input_wait_fraction"] > 0.2
 
 
 def test_non_finite_values_become_null_and_a_cut_keeps_what_was_before(tmp_path):
