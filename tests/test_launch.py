@@ -60,8 +60,10 @@ class Machine:
 
     def popen(self, *args, script="local.sh", cwd=None, **env):
         env = {"PATH": str(self.bin), "CALLS": str(self.calls_file), "CCT_CUDA": "0", **env}
+        # Tests that run in the background of a shell ignore SIGINT, and a shell can't catch what it inherits ignored.
         return subprocess.Popen([self.root / "launch" / script, *args], cwd=cwd or self.root, env=env, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
     def start(self, *args, **kwargs):
         process = self.popen(*args, **kwargs)
