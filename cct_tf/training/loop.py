@@ -50,10 +50,8 @@ class Training:
         source = self.images.source
         setup.check_batch(config, self.devices)
         self.plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
+        self._check_length()
         # What auto chose is part of the run where the run began on such a device.
-        if start.step > self.plan.total_steps:
-            raise UserError(f"--{'train_steps' if config.optim.train_steps else 'epochs'}: expected a run of at least "
-                            f"{start.step} steps, where the checkpoint stands, found {self.plan.total_steps}")
         same_device = resolved.get("device") == self.devices.kind
         self.jit = runtime.choose_jit(config.run.jit, self.devices.kind, resolved["jit"] if same_device else None)
         with console.phase(f"building {config.model.model}"), self.devices.strategy.scope():
@@ -79,6 +77,12 @@ class Training:
         self._note_hardware(resolved)
 
     # Assembly.
+
+    def _check_length(self):
+        if self.start.step > self.plan.total_steps:
+            flag = "train_steps" if self.config.optim.train_steps else "epochs"
+            raise UserError(f"--{flag}: expected a run of at least {self.start.step} steps, where the checkpoint "
+                            f"stands, found {self.plan.total_steps}")
 
     def _best_of(self, record):
         """The best result so far, if its weights are still there.
@@ -292,6 +296,8 @@ class Training:
         step, test = self.plan.total_steps, None
         splits = self.images.source.splits
         if "validation" in splits and "test" in splits:
+            if self.best is None:
+                raise UserError(f"{self.workdir.best}: expected the best checkpoint of this run, found none")
             best = self.workdir.best / f"step_{self.best['step']:08d}"
             try:
                 run_record.read_record(best)
