@@ -145,15 +145,6 @@ def decode_file(contents, name):
         raise BrokenImage(f"{_MARK}{name}: {_reason(error)}") from error
 
 
-def read_image(path):
-    """Read and decode one image file: uint8 NumPy array [H, W, 3].
-
-    Raises:
-        BrokenImage: the file cannot be read or decoded.
-    """
-    return decode_file(read_bytes(path), path)
-
-
 def read_bytes(path):
     """The bytes of a file; BrokenImage (naming it) if it cannot be read."""
     try:

@@ -76,22 +76,19 @@ def evaluate_checkpoint(config, record, choose, split, console):
         record: `run_record.Record` of the run, for its data.
         choose: function that gives the checkpoint, (path, Record). Asked when everything else is ready: beside a run
             that goes on, the folder found at the start may be gone by then.
-        split: "train", "validation" or "test".
+        split: name of a split that the run has.
         console: `console.Console`.
 
     Returns:
         (`metrics.Evaluation`, tuple of class names, path, Record).
 
     Raises:
-        UserError: no such split, other data, or a checkpoint that can't be read.
+        UserError: other data, or a checkpoint that can't be read.
     """
     devices = setup.make_devices(config)
     images = setup.open_images(config, console, setup.known_statistics(record.resolved))
     source = images.source
     setup.check_data(images, record.resolved)
-    if split not in source.splits:
-        raise UserError(f"--split: expected one of {', '.join(source.splits)} (those of {config.data.dataset} here), "
-                        f"found {split!r}")
     with console.phase("loading the weights"), devices.strategy.scope():
         model = setup.build_model(config, source.num_classes)
         path, record = choose()
