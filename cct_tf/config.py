@@ -69,7 +69,25 @@ class AugmentConfig:
         above=0.0, maximum=1.0, length=(2,))
     crop_ratio: tuple[float, ...] = option((0.75, 1.3333333333333333), "MIN,MAX aspect ratio (width / height) of the "
                                            "random resized crop", above=0.0, length=(2,))
-    flip: str = option("none", "horizontal flip: of a random half of the draws, or none", choices=("random", "none"))
+    flip: str = option("none", "horizontal flip: random, half of the draws; alternating, every second epoch of an image, "
+                       "the first at random (arXiv:2404.00498); or none",
+                       choices=("random", "alternating", "none"))
+    auto_augment: str = option("none", "policy of augmentation: cifar10 (the authors' reading), cifar10_torchvision, "
+                               "imagenet, svhn, trivial, or RandAugment such as rand-m9-mstd0.5-inc1; or none")
+    repeated_augmentation: int = option(1, "draws of each image in a batch (arXiv:1902.05509); 1 = off", minimum=1)
+    mixup_alpha: float = option(0.0, "mixup with a share from Beta(alpha, alpha) (arXiv:1710.09412); 0 = off",
+                                minimum=0.0)
+    cutmix_alpha: float = option(0.0, "cutmix with a share from Beta(alpha, alpha) (arXiv:1905.04899); 0 = off",
+                                 minimum=0.0)
+    mix_probability: float = option(1.0, "share of the batches that are mixed", minimum=0.0, maximum=1.0)
+    mix_switch_probability: float = option(0.5, "share of cutmix among the mixed batches, where both are on",
+                                           minimum=0.0, maximum=1.0)
+    mix_off_epoch: int = option(0, "batches that begin in this epoch (from 0) or later are not mixed; 0 = never off",
+                                minimum=0)
+    erase_probability: float = option(0.0, "share of the images in which a box is erased (arXiv:1708.04896); 0 = off",
+                                      minimum=0.0, maximum=1.0)
+    erase_mode: str = option("pixel", "what is put into the box: the mean, or normal noise of each channel or pixel",
+                             choices=("constant", "channel", "pixel"))
     crop_pct: float = option(1.0, "evaluation: the shorter side is resized to image_size / crop_pct before the centre "
                              "crop", above=0.0, maximum=1.0)
     mean: tuple[float, ...] | None = option(None, "mean of the pixels in [0, 1], one value or three; default: the "
@@ -106,16 +124,37 @@ class OptimConfig:
     learning_rate: float = option(5e-4, "peak learning rate", minimum=0.0)
     min_learning_rate: float = option(0.0, "where the cosine ends, and the rate of the cool-down", minimum=0.0)
     warmup_learning_rate: float = option(0.0, "where the linear warm-up starts", minimum=0.0)
+    learning_rate_scaling: str = option("none", "linear: the three learning rates above are per 256 images and "
+                                        "multiplied by batch_size / 256 (arXiv:1706.02677)",
+                                        choices=("none", "linear"))
+    layer_decay: float = option(1.0, "learning rate of a block relative to the one after it, for fine-tuning "
+                                "(arXiv:2106.08254); weight decay follows; 1 = off", above=0.0, maximum=1.0)
     warmup_epochs: float = option(0.0, "length of the warm-up, which covers the start of the schedule", minimum=0.0)
+    warmup_shape: str = option("linear", "linear, or reciprocal: learning_rate / (warmup_epochs - epoch), the authors' "
+                               "in their AutoAugment runs", choices=("linear", "reciprocal"))
+    warmup_prefix: bool = option(False, "the cosine begins where the warm-up ends instead of counting from step 0")
     cooldown_epochs: float = option(0.0, "epochs at min_learning_rate after the cosine", minimum=0.0)
     schedule: str = option("cosine", "learning-rate schedule", choices=("cosine", "constant"))
     schedule_unit: str = option("step", "how often the learning rate changes", choices=("step", "epoch"))
+    optimizer: str = option("adamw", "optimizer; muon takes AdamW for what is no matrix",
+                            choices=("adamw", "sgd", "lion", "lamb", "muon"))
+    momentum: float = option(0.9, "momentum of sgd (Nesterov's) and muon", minimum=0.0, below=1.0)
+    beta_1: float = option(0.9, "decay of the first moment of adamw, lion, lamb", minimum=0.0, below=1.0)
+    beta_2: float = option(0.999, "decay of the second moment of adamw, lamb; of the momentum of lion", minimum=0.0,
+                           below=1.0)
     weight_decay: float = option(0.03, "decoupled weight decay, times the learning rate per update", minimum=0.0)
     weight_decay_mask: str = option("matrices", "which variables decay: those of two or more dimensions, or all",
                                     choices=("matrices", "all"))
-    adam_epsilon: float = option(1e-8, "epsilon of AdamW", above=0.0)
+    adam_epsilon: float = option(1e-8, "epsilon of adamw and lamb", above=0.0)
+    loss: str = option("cross_entropy", "cross_entropy of soft targets, or bce: binary cross-entropy of each class, "
+                       "averaged over the classes (arXiv:2110.00476)", choices=("cross_entropy", "bce"))
+    class_weights: str = option("none", "balanced: an example counts n / (classes x images of its class)",
+                                choices=("none", "balanced"))
     label_smoothing: float = option(0.0, "share of the label spread over all classes", minimum=0.0, below=1.0)
     clip_norm: float | None = option(None, "largest global norm of the gradient; default: no clipping", above=0.0)
+    ema_decay: float = option(0.0, "decay per update of an exponential moving average of the weights, evaluated beside "
+                              "them; 0 = off", minimum=0.0, below=1.0)
+    ema_warmup: bool = option(True, "the decay of update t is at most (1 + t) / (10 + t)")
     max_skipped_updates: int = option(20, "the run stops after this many non-finite updates in a row", minimum=1,
                                       how=True)
 
@@ -127,6 +166,8 @@ class RunConfig:
     workdir: str | None = option(None, "folder of the run: checkpoints, metrics, event files (required)", how=True)
     seed: int = option(0, "seed of the run: initial weights, order, augmentation, dropout", minimum=0,
                        maximum=2**63 - 1)
+    early_stop_evaluations: int = option(0, "the run ends after this many evaluations in a row without a new best; "
+                                         "0 = never", minimum=0)
     eval_batch_size: int = option(256, "images per evaluation batch, over all replicas", minimum=1, how=True)
     accumulate_steps: int = option(1, "micro-batches per update on each replica", minimum=1, how=True)
     log_every_steps: int = option(50, "steps between two log records", minimum=1, how=True)
@@ -263,7 +304,7 @@ def from_dict(values):
 
 def _check_together(config):
     """What no field can judge alone."""
-    optim, augment, run = config.optim, config.augment, config.run
+    optim, augment = config.optim, config.augment
     for name in ("random_resized_crop", "crop_ratio"):
         bounds = getattr(augment, name)
         if bounds and bounds[0] > bounds[1]:
@@ -274,13 +315,31 @@ def _check_together(config):
     if augment.crop_padding and augment.random_resized_crop:
         raise UserError("--crop_padding: expected 0 with --random_resized_crop (one crop or the other), found "
                         f"{augment.crop_padding}")
+    _check_batch(config)
     if optim.schedule == "constant" and optim.cooldown_epochs:
         raise UserError("--cooldown_epochs: expected 0 with --schedule=constant, found "
                         f"{optim.cooldown_epochs:g}")
+
+
+def mixes(augment):
+    """Whether an `AugmentConfig` mixes images."""
+    return (augment.mixup_alpha > 0 or augment.cutmix_alpha > 0) and augment.mix_probability > 0
+
+
+def _check_batch(config):
+    """The batch must be shared out evenly among replicas, micro-batches, repeats and pairs."""
+    size, augment, run = config.optim.batch_size, config.augment, config.run
     pieces = (run.num_replicas or 1) * run.accumulate_steps
-    if optim.batch_size % pieces:
+    if size % pieces:
         raise UserError(f"--batch_size: expected a multiple of replicas x accumulate_steps "
-                        f"({run.num_replicas or 1} x {run.accumulate_steps}), found {optim.batch_size}")
+                        f"({run.num_replicas or 1} x {run.accumulate_steps}), found {size}")
+    repeats = augment.repeated_augmentation
+    if size % repeats:
+        raise UserError(f"--repeated_augmentation: expected a divisor of --batch_size={size}, found {repeats}")
+    if mixes(augment) and size // repeats % 2:
+        each = f" ({repeats} draws each)" if repeats > 1 else ""
+        raise UserError("--batch_size: expected an even number of images for --mixup_alpha and --cutmix_alpha, which "
+                        f"mix neighbours, found {size // repeats}{each}")
 
 
 def differences(old, new):

@@ -2,9 +2,9 @@
 
 Imports without TensorFlow, so that a wrong name or size is answered at once.
 
-    cct_{2,4,6,7,14}_{kernel}x{convolutions}_{image size}[_sine]     cct_7_3x1_32, cct_2_3x1_32
-    cvt_{2,4,6,7}_{patch}_{image size}[_sine]                        cvt_7_4_32
-    vit_{2,4,6,7}_{patch}_{image size}[_sine]                        vit_7_4_32_sine (ViT-Lite)
+    cct_{2,3,4,6,7,14}_{kernel}x{convolutions}_{image size}[_sine]     cct_7_3x1_32, cct_2_3x1_32
+    cvt_{2,3,4,6,7}_{patch}_{image size}[_sine]                        cvt_7_4_32
+    vit_{2,3,4,6,7}_{patch}_{image size}[_sine]                        vit_7_4_32_sine (ViT-Lite)
     cct_2_3x2_32_keras, vit_b_16_224                                 these two only
 
 Sources: arXiv:2104.05704 and its authors' code (github.com/SHI-Labs/Compact-Transformers, src/cct.py, cvt.py, vit.py);
@@ -114,6 +114,7 @@ class Size:
 
 SIZES = {
     2: Size(depth=2, num_heads=2, mlp_ratio=1, embed_dim=128),
+    3: Size(depth=3, num_heads=2, mlp_ratio=1, embed_dim=128),  # not published: between 2 and 4
     4: Size(depth=4, num_heads=2, mlp_ratio=1, embed_dim=128),
     6: Size(depth=6, num_heads=4, mlp_ratio=2, embed_dim=256),
     7: Size(depth=7, num_heads=4, mlp_ratio=2, embed_dim=256),
@@ -146,9 +147,9 @@ PUBLISHED = (
 )
 
 _NUMBER = "([1-9][0-9]{0,3})"
-_CCT = re.compile(f"cct_(2|4|6|7|14)_{_NUMBER}x{_NUMBER}_{_NUMBER}(_sine)?", re.ASCII)
-_PATCH = re.compile(f"(cvt|vit)_(2|4|6|7)_{_NUMBER}_{_NUMBER}(_sine)?", re.ASCII)
-GRAMMAR = "cct_{2,4,6,7,14}_{kernel}x{convolutions}_{size}[_sine], {cvt,vit}_{2,4,6,7}_{patch}_{size}[_sine]"
+_CCT = re.compile(f"cct_(2|3|4|6|7|14)_{_NUMBER}x{_NUMBER}_{_NUMBER}(_sine)?", re.ASCII)
+_PATCH = re.compile(f"(cvt|vit)_(2|3|4|6|7)_{_NUMBER}_{_NUMBER}(_sine)?", re.ASCII)
+GRAMMAR = "cct_{2,3,4,6,7,14}_{kernel}x{convolutions}_{size}[_sine], {cvt,vit}_{2,3,4,6,7}_{patch}_{size}[_sine]"
 
 
 def list_models():
