@@ -69,8 +69,8 @@ class AugmentConfig:
         above=0.0, maximum=1.0, length=(2,))
     crop_ratio: tuple[float, ...] = option((0.75, 1.3333333333333333), "MIN,MAX aspect ratio (width / height) of the "
                                            "random resized crop", above=0.0, length=(2,))
-    flip: str = option("none", "horizontal flip: random, half of the draws; alternating, every second epoch of an image, "
-                       "the first at random (arXiv:2404.00498); or none",
+    flip: str = option("none", "horizontal flip: random, half of the draws; alternating, every second epoch of an "
+                       "image, the first at random (arXiv:2404.00498); or none",
                        choices=("random", "alternating", "none"))
     auto_augment: str = option("none", "policy of augmentation: cifar10 (the authors' reading), cifar10_torchvision, "
                                "imagenet, svhn, trivial, or RandAugment such as rand-m9-mstd0.5-inc1; or none")
