@@ -1,5 +1,6 @@
 """What can be judged of a config before TensorFlow is imported, so that a wrong flag is answered at once."""
 
+from cct_tf.augment import policies
 from cct_tf.data import registry
 from cct_tf.errors import UserError
 from cct_tf.models import variants
@@ -25,8 +26,8 @@ def check_model(model, image_size):
         raise UserError(f"--{error}") from None  # the network's fields are called as the flags
 
 
-def check_config(config):
-    """Judge a whole config.
+def check_inputs(config):
+    """Judge what a config says of data, images and network.
 
     Args:
         config: `config.Config`.
@@ -34,6 +35,12 @@ def check_config(config):
     Raises:
         UserError: the first thing found wrong.
     """
-    check_workdir(config.run.workdir)
     check_model(config.model, config.augment.image_size)
+    policies.resolve(config.augment.auto_augment)
     registry.check_name(config.data)
+
+
+def check_config(config):
+    """Judge a whole config, of a run. Raises UserError."""
+    check_workdir(config.run.workdir)
+    check_inputs(config)

@@ -139,13 +139,14 @@ class OptimConfig:
     optimizer: str = option("adamw", "optimizer; muon takes AdamW for what is no matrix",
                             choices=("adamw", "sgd", "lion", "lamb", "muon"))
     momentum: float = option(0.9, "momentum of sgd (Nesterov's) and muon", minimum=0.0, below=1.0)
-    beta_1: float = option(0.9, "decay of the first moment of adamw, lion, lamb", minimum=0.0, below=1.0)
-    beta_2: float = option(0.999, "decay of the second moment of adamw, lamb; of the momentum of lion", minimum=0.0,
+    beta_1: float = option(0.9, "decay of the first moment of adamw, lion, lamb and muon's adamw", minimum=0.0,
                            below=1.0)
+    beta_2: float = option(0.999, "decay of the second moment of adamw, lamb and muon's adamw, and of lion's momentum",
+                           minimum=0.0, below=1.0)
     weight_decay: float = option(0.03, "decoupled weight decay, times the learning rate per update", minimum=0.0)
     weight_decay_mask: str = option("matrices", "which variables decay: those of two or more dimensions, or all",
                                     choices=("matrices", "all"))
-    adam_epsilon: float = option(1e-8, "epsilon of adamw and lamb", above=0.0)
+    adam_epsilon: float = option(1e-8, "epsilon of adamw, lamb, and muon's adamw", above=0.0)
     loss: str = option("cross_entropy", "cross_entropy of soft targets, or bce: binary cross-entropy of each class, "
                        "averaged over the classes (arXiv:2110.00476)", choices=("cross_entropy", "bce"))
     class_weights: str = option("none", "balanced: an example counts n / (classes x images of its class)",
@@ -315,10 +316,25 @@ def _check_together(config):
     if augment.crop_padding and augment.random_resized_crop:
         raise UserError("--crop_padding: expected 0 with --random_resized_crop (one crop or the other), found "
                         f"{augment.crop_padding}")
+    if optim.optimizer == "lion" and optim.beta_1 == 0.0:
+        raise UserError("--beta_1: expected above 0 with --optimizer=lion, found 0")
     _check_batch(config)
+    _check_warmup(optim)
     if optim.schedule == "constant" and optim.cooldown_epochs:
         raise UserError("--cooldown_epochs: expected 0 with --schedule=constant, found "
                         f"{optim.cooldown_epochs:g}")
+
+
+def _check_warmup(optim):
+    """What the shapes of the warm-up take."""
+    if optim.warmup_shape == "reciprocal" and optim.warmup_epochs % 1:
+        raise UserError("--warmup_epochs: expected whole epochs with --warmup_shape=reciprocal, which changes the rate "
+                        f"once an epoch, found {optim.warmup_epochs:g}")
+    if optim.warmup_shape == "reciprocal" and optim.warmup_learning_rate:
+        raise UserError("--warmup_learning_rate: expected 0 with --warmup_shape=reciprocal, which has a start of its "
+                        f"own, found {optim.warmup_learning_rate:g}")
+    if optim.warmup_prefix and optim.schedule == "constant":
+        raise UserError("--warmup_prefix: expected false with --schedule=constant, which has no cosine, found true")
 
 
 def mixes(augment):

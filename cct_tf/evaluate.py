@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import math
-import pathlib
 import sys
 
 from cct_tf import checks, command, config, flags, runtime
 from cct_tf.errors import UserError
+from cct_tf.training import run_record
+from cct_tf.training.console import Console
+from cct_tf.training.workdir import Workdir
 
-_USAGE = """usage: python -m cct_tf.evaluate --workdir=DIR [--checkpoint=best|last|PATH] [--split=test] [--json]
+_USAGE = """usage: python -m cct_tf.evaluate --workdir=DIR [--checkpoint=best|last|PATH] [--split=test] [--weights=auto]
+           [--tta=none] [--json]
 
 Evaluates a run of cct_tf.train on one of its splits. The data set, the network and the preparation of the images are
 those of the run."""
@@ -20,46 +23,30 @@ _FIELDS = [
     config.FIELDS["workdir"],
     flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder"),
     flags.command_field("split", str, "test", "which images", choices=("train", "validation", "test")),
+    flags.command_field("weights", str, "auto", "raw, ema (their moving average), or auto: ema where the run kept one",
+                        choices=("auto", "raw", "ema")),
+    flags.command_field("tta", str, "none", "test-time augmentation, reported beside the plain result: flip, the image "
+                        "and its mirror image; shifts, both, each also moved up-left and down-right; or none",
+                        choices=("none", "flip", "shifts")),
+    flags.command_field("tta_shift", int, 1, "pixels of --tta=shifts", minimum=1),
     flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
     *(config.FIELDS[name] for name in ("data_dir", "eval_batch_size", "num_replicas", "debug")),
 ]
 
 
-def find_checkpoint(workdir, name):
-    """The checkpoint folder that --checkpoint names.
-
-    Args:
-        workdir: `workdir.Workdir`.
-        name: "best", "last" or a path.
-
-    Returns:
-        (pathlib.Path, run_record.Record).
-
-    Raises:
-        UserError: there is none, or it can't be read.
-    """
-    from cct_tf.training import run_record
-    if name in ("best", "last"):
-        folder = workdir.best if name == "best" else workdir.checkpoints
-        found = run_record.list_checkpoints(folder)
-        if not found:
-            raise UserError(f"--workdir: expected a run with a {name} checkpoint, found none in {folder}")
-        path = found[-1]
-    else:
-        path = pathlib.Path(name)
-        if run_record.step_of(path) is None or not path.is_dir():
-            raise UserError(f"--checkpoint: expected best, last or a checkpoint folder (step_...), found {name!r}")
-    try:
-        return path, run_record.read_record(path)
-    except run_record.Unreadable as error:
-        raise UserError(f"--checkpoint: expected a checkpoint that can be read, found it damaged ({error}); another is "
-                        "named with --checkpoint=PATH") from None
+def _accuracy(result):
+    return (f"top-1 {100 * result.top1:.2f}%   top-{min(5, result.num_classes)} {100 * result.top5:.2f}%   "
+            f"loss {result.loss:.4f}")
 
 
-def _show(console, path, split, result, class_names):
-    console.say(f"{path}, {split} split: {result.examples:,} images")
-    console.say(f"  top-1 {100 * result.top1:.2f}%   top-{min(5, result.num_classes)} {100 * result.top5:.2f}%   "
-                f"balanced {100 * result.balanced_accuracy:.2f}%   loss {result.loss:.4f}")
+def _show(console, evaluated, split, tta):
+    result, loaded, class_names = evaluated.plain, evaluated.loaded, evaluated.class_names
+    console.say(f"{loaded.path}, {'EMA' if loaded.weights == 'ema' else 'raw'} weights, {split} split: "
+                f"{result.examples:,} images")
+    console.say(f"  {_accuracy(result)}   balanced {100 * result.balanced_accuracy:.2f}%")
+    if evaluated.averaged:
+        console.say(f"  with test-time augmentation ({tta}, {evaluated.num_views} views):")
+        console.say(f"  {_accuracy(evaluated.averaged)}")
     rows = list(zip(class_names, result.per_class, result.confusion.sum(axis=1), strict=True))
     if len(rows) > _MOST_CLASSES:
         rows = sorted((row for row in rows if row[2]), key=lambda row: row[1])[:_MOST_CLASSES]
@@ -70,21 +57,43 @@ def _show(console, path, split, result, class_names):
         console.say(f"  {name:<{width}} {shown}  of {count:,}")
 
 
+def _as_json(evaluated, split, tta):
+    result, loaded = evaluated.plain, evaluated.loaded
+    found = {"step": loaded.record.step, "split": split, "weights": loaded.weights, "examples": result.examples,
+             "top1": result.top1, "top5": result.top5, "loss": result.loss,
+             "balanced_accuracy": result.balanced_accuracy,
+             "per_class": {name: None if math.isnan(accuracy) else float(accuracy)
+                           for name, accuracy in zip(evaluated.class_names, result.per_class, strict=True)},
+             "checkpoint": str(loaded.path)}
+    if evaluated.averaged:
+        averaged = evaluated.averaged
+        found["tta"] = {"kind": tta, "views": evaluated.num_views, "top1": averaged.top1, "top5": averaged.top5,
+                        "loss": averaged.loss}
+    return json.dumps(found)
+
+
+def _check(values, record):
+    """Refuse what this run has not, before TensorFlow is imported."""
+    splits = record.resolved["num_examples"]
+    if values["split"] not in splits:
+        raise UserError(f"--split: expected one of {', '.join(splits)} (those of this run), found {values['split']!r}")
+    run_record.choose_weights(record, values["weights"])
+    if values["tta"] == "shifts" and values["tta_shift"] >= record.resolved["image_size"]:
+        raise UserError(f"--tta_shift: expected less than the images' {record.resolved['image_size']} pixels, found "
+                        f"{values['tta_shift']}")
+
+
 def main(given):
     """Evaluate as the flags say."""
-    from cct_tf.training.console import Console
-    from cct_tf.training.workdir import Workdir
     values = {field.name: field.default for field in _FIELDS} | given
     checks.check_workdir(values["workdir"])
     runtime.check_backend()
 
     def choose():
-        return find_checkpoint(Workdir(values["workdir"]), values["checkpoint"])
+        return run_record.find_checkpoint(Workdir(values["workdir"]), values["checkpoint"])
 
-    path, record = choose()
-    splits = record.resolved["num_examples"]
-    if values["split"] not in splits:
-        raise UserError(f"--split: expected one of {', '.join(splits)} (those of this run), found {values['split']!r}")
+    _, record = choose()
+    _check(values, record)
     changed = {name: given[name] for name in ("data_dir", "eval_batch_size") if name in given}
     changed |= {"num_replicas": None, "accumulate_steps": 1}  # the training batch need not fit these devices
     settings = config.from_dict(record.config | changed)
@@ -94,17 +103,13 @@ def main(given):
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow()
         from cct_tf.training import evaluation
-    result, class_names, path, record = evaluation.evaluate_checkpoint(settings, record, choose, values["split"],
-                                                                       console)
+    evaluated = evaluation.evaluate_checkpoint(settings, record, choose, values["split"], console,
+                                               weights=values["weights"], tta=values["tta"],
+                                               tta_shift=values["tta_shift"])
     if values["json"]:
-        print(json.dumps({"step": record.step, "split": values["split"], "examples": result.examples,
-                          "top1": result.top1, "top5": result.top5, "loss": result.loss,
-                          "balanced_accuracy": result.balanced_accuracy,
-                          "per_class": {name: None if math.isnan(accuracy) else float(accuracy)
-                                        for name, accuracy in zip(class_names, result.per_class, strict=True)},
-                          "checkpoint": str(path)}))
-        return
-    _show(console, path, values["split"], result, class_names)
+        print(_as_json(evaluated, values["split"], values["tta"]))
+    else:
+        _show(console, evaluated, values["split"], values["tta"])
 
 
 def run():

@@ -3,9 +3,9 @@
     python tests/exact_resume.py --kills=5 --seed=1
 
 Every kind of randomness is on (dropout, attention dropout, stochastic depth, crop, flip), two replicas, a validation
-split and a test at the end; the cadences divide neither each other nor the epoch. Weights, optimizer and counters of
-the last and of the best checkpoint, run.json and metrics.jsonl (but timing/*) must agree to the last bit. Prints
-each moment and the verdict; exit status 1 if anything differs.
+split, an average of the weights and a test at the end; the cadences divide neither each other nor the epoch. Weights,
+averages, optimizer and counters of the last and of the best checkpoint, run.json and metrics.jsonl (but timing/*) must
+agree to the last bit. Prints each moment and the verdict; exit status 1 if anything differs.
 """
 
 import argparse
@@ -23,7 +23,7 @@ REPO = pathlib.Path(__file__).resolve().parents[1]
 FLAGS = """--dataset=digits --validation_fraction=0.15 --model=cct_2_3x1_16 --image_size=8 --batch_size=32 --epochs=2.5
     --eval_every_epochs=0.7 --checkpoint_every_steps=10 --log_every_steps=7 --num_replicas=2 --accumulate_steps=2
     --dropout_rate=0.1 --attention_dropout_rate=0.1 --drop_path_rate=0.1 --crop_padding=1 --flip=random
-    --label_smoothing=0.1 --clip_norm=1 --warmup_epochs=0.5 --learning_rate=2e-3""".split()
+    --label_smoothing=0.1 --clip_norm=1 --warmup_epochs=0.5 --learning_rate=2e-3 --ema_decay=0.95""".split()
 STEPS = 96
 _PATIENCE = 300.0  # seconds that a start, or the way to a moment, may take on a busy machine
 _STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}

@@ -64,11 +64,11 @@ def test_the_second_sigint_leaves_at_once(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 16 MB."""
+    """A file system of 24 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = shutil.which("mount")
-    if not mount or subprocess.run([mount, "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder],
+    if not mount or subprocess.run([mount, "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder],
                                    capture_output=True).returncode:
         pytest.skip("mounting a file system is not permitted here")
     yield folder

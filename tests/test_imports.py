@@ -25,11 +25,13 @@ ALLOWED = {
     "models": ("layers", "rng", "errors", "command", "flags"),
     "data": ("augment", "rng", "config", "plan", "errors"),
     "optim": ("config", "plan", "errors"),
-    "checks": ("data", "models", "errors"),
+    "checks": ("augment.policies", "data", "models", "errors"),
     "training": ("data", "models", "optim", "augment", "layers", "rng", "plan", "config", "flags", "runtime", "errors"),
-    "commands": ("training", "data", "models", "checks", "command", "flags", "config", "runtime", "errors"),
+    "benchmarks": ("training", "data", "models", "runtime"),
+    "commands": ("benchmarks", "training", "data", "models", "checks", "command", "flags", "config", "runtime",
+                 "errors"),
 }
-COMMANDS = ("train", "evaluate")
+COMMANDS = ("train", "evaluate", "benchmark", "preview")
 
 
 def _all_modules():
@@ -90,15 +92,16 @@ def test_layers_and_augment_do_not_know_of_distribution():
 
 def test_only_commands_and_the_work_folder_read_flags():
     readers = {module for path, module in MODULES if any(name.startswith("cct_tf.flags") for name in _imports(path))}
-    allowed = {"cct_tf.train", "cct_tf.evaluate", "cct_tf.command", "cct_tf.models.__main__",
-               "cct_tf.training.report", "cct_tf.training.summaries"}  # the last two write flagfiles and command lines
+    allowed = {f"cct_tf.{name}" for name in (*COMMANDS, "command", "models.__main__")}
+    allowed |= {"cct_tf.training.report", "cct_tf.training.summaries"}  # these write flagfiles and command lines
     assert readers <= allowed
 
 
 def test_what_judges_first_imports_without_tensorflow():
     light = ["config", "flags", "plan", "errors", "command", "checks", "models", "models.variants", "models.cost",
-             "augment", "data.registry", "data.tree", "data.npz", "optim.schedules", "training.workdir",
-             "training.resume", "training.checkpoint", "training.console", "training.interrupts", "train", "evaluate"]
+             "augment", "augment.policies", "data.registry", "data.tree", "data.npz", "optim.schedules",
+             "training.workdir", "training.resume", "training.checkpoint", "training.console", "training.interrupts",
+             "train", "evaluate", "preview"]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
     code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Random crop, random resized crop, horizontal flip. Each op samples from the example seeds, then applies.
+"""Random crop, random resized crop, horizontal flips. Each op samples from the example seeds, then applies.
 
     params = op.sample(seeds)
     images = op.apply(images, params)
@@ -51,6 +51,26 @@ class RandomFlip:
     def apply(self, images, flipped):
         """uint8 [B, H, W, C], bool [B] -> uint8 [B, H, W, C]."""
         return tf.where(flipped[:, None, None, None], tf.reverse(images, axis=[2]), images)
+
+
+@dataclasses.dataclass(frozen=True)
+class AlternatingFlip:
+    """Mirror an image in every second epoch, beginning with the first or the second at random (arXiv:2404.00498)."""
+
+    def sample(self, keys, epochs):
+        """Which draws are mirrored.
+
+        Args:
+            keys: uint32 [B], of the images: `rng.fold(seed, Stream.IMAGE, index)`.
+            epochs: int64 [B], the epoch of each draw, from 0.
+
+        Returns:
+            bool [B].
+        """
+        in_even_epochs = rng.draw(keys, sites.RANDOM_FLIP) >= rng.threshold(0.5)
+        return in_even_epochs ^ (epochs % 2 == 1)
+
+    apply = RandomFlip.apply
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,12 +2,16 @@
 
 A training batch is a function of (config, seed, step) alone:
 
-    step s -> positions sB ... sB+B-1 -> epoch order -> images -> fit, augment (keyed by example seeds) -> finish
+    step s -> positions sB ... sB+B-1 -> epoch order -> images -> fit, augment (keyed by example seeds) -> mix -> finish
+
+With R repeats a step takes b = B/R new images, the order indices sb ... sb+b-1; copy r of image j has position
+sB + rb + j and its own example seed. Epochs count images processed, n each (order index // n is the epoch whose order
+the image came from, which with repeats is another).
 
 A batch is a dict
 
     "image"  float32 [B, S, S, 3], normalised
-    "label"  float32 [B, K], smoothed in training
+    "label"  float32 [B, K], smoothed and mixed in training
     "seed"   uint32 [B], example seeds (zeros in evaluation)
     "mask"   float32 [B], 0 for padding
 
@@ -20,35 +24,76 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng
+from cct_tf.augment.mix import Mix
+from cct_tf.augment.transform import compiled
 from cct_tf.data import decode, windowed
 from cct_tf.data.source import Held, Windowed
 
+# Nothing here needs autograph, whose conversion took most of the time of tracing.
+_as_written = tf.autograph.experimental.do_not_convert
 _CHUNK = 256  # images resized at a time when a held set is brought to the network's size
 _MOST_HELD = 2 * 2**30  # bytes; a held set that would be larger at the network's size is resized batch by batch
 
 
-def ordered_positions(n, seed, batch_size, start_step, num_steps):
-    """The training stream's order, in batches.
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """What the training stream is made of, beside the images and their transform.
+
+    Attributes:
+        num_classes: int K.
+        seed: int, the run's seed.
+        batch_size: int B.
+        label_smoothing: float, share of the label spread over all classes (arXiv:1512.00567 section 7).
+        repeats: int R, draws of each image in a batch; a divisor of B.
+        mix: `mix.Mix`, or None.
+        mix_off_epoch: int, batches whose first position is in this epoch or later are not mixed; 0 = never off.
+    """
+
+    num_classes: int
+    seed: int
+    batch_size: int
+    label_smoothing: float = 0.0
+    repeats: int = 1
+    mix: Mix | None = None
+    mix_off_epoch: int = 0
+
+
+def ordered_indices(n, seed, batch_size, start, num_batches):
+    """The order of the training images, in batches.
 
     Args:
         n: int, training examples.
         seed: int, the run's seed.
-        batch_size: int B.
-        start_step: int, first step.
-        num_steps: int, steps.
+        batch_size: int b, images per batch.
+        start: int, first batch.
+        num_batches: int.
 
     Returns:
-        Dataset of {"position": int64 [B], "index": int64 [B]}: index = order of the position's epoch.
+        Dataset of {"index": int64 [b], images of the split; "epoch": int64 [b], whose order it is}.
     """
-    first, end = start_step * batch_size, (start_step + num_steps) * batch_size
+    first, end = start * batch_size, (start + num_batches) * batch_size
 
+    @_as_written
     def one_epoch(epoch):
         order = rng.permutation(n, rng.fold_pair(seed, rng.Stream.ORDER, epoch))
-        skip = tf.maximum(first - epoch * n, 0)
-        return {"position": (epoch * n + tf.range(n, dtype=tf.int64))[skip:], "index": order[skip:]}
+        left = order[tf.maximum(first - epoch * n, 0):]
+        return {"index": left, "epoch": tf.fill(tf.shape(left), epoch)}
 
     epochs = tf.data.Dataset.range(first // n, (end - 1) // n + 1)
-    return epochs.map(one_epoch).rebatch(batch_size, drop_remainder=True).take(num_steps)
+    return epochs.map(one_epoch).rebatch(batch_size, drop_remainder=True).take(num_batches)
+
+
+def _numbered(batches, stream, start_step):
+    """Repeat each batch of b images R times and give every draw its position and example seed."""
+    size = stream.batch_size
+
+    @_as_written
+    def number(step, batch):
+        batch = {name: tf.ensure_shape(tf.concat([part] * stream.repeats, 0), [size]) for name, part in batch.items()}
+        position = step * size + tf.range(size, dtype=tf.int64)
+        return batch | {"position": position, "seed": rng.fold(stream.seed, rng.Stream.EXAMPLE, position)}
+
+    return batches.enumerate(start_step).map(number, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def hold_at_size(split, transform):
@@ -98,6 +143,7 @@ def _fitted_indexed(batches, split, transform, training):
     if isinstance(reader, Held):
         images = reader.images
 
+        @_as_written
         def gather(batch):
             fitted = transform.fit(tf.gather(images, tf.gather(rows, batch["index"])),
                                    batch["seed"] if training else None)
@@ -132,45 +178,77 @@ def _fitted_records(batches, split, transform, training, num_classes):
     return _per_example(batches, load)
 
 
-def train_batches(split, transform, *, num_classes, label_smoothing, seed, batch_size, start_step, num_steps):
+def _mixed(images, labels, step, n, stream):
+    """Mix neighbours of the batch of `step`: uint8 [B, S, S, 3], float32 [B, K] -> the same."""
+    height, width = images.shape[1:3]
+
+    def mix():
+        params = stream.mix.sample(stream.seed, step, height, width)
+        return compiled(stream.mix.apply, images)(images, labels, params)
+
+    if not stream.mix_off_epoch:
+        return mix()
+    return tf.cond(step * stream.batch_size // n < stream.mix_off_epoch, mix, lambda: (images, labels))
+
+
+def _finish_training(batch, transform, stream, n):
+    """From fitted images to the batch the step takes."""
+    keys = rng.fold(stream.seed, rng.Stream.IMAGE, batch["index"])
+    images = transform.augment(batch["image"], batch["seed"], keys, batch["epoch"])
+    labels = tf.one_hot(batch["class"], stream.num_classes)
+    labels = labels * (1.0 - stream.label_smoothing) + stream.label_smoothing / stream.num_classes
+    if stream.mix is not None:
+        images, labels = _mixed(images, labels, batch["position"][0] // stream.batch_size, n, stream)
+    images = transform.erase(transform.finish(images), batch["seed"])
+    return {"image": images, "label": labels, "seed": batch["seed"], "mask": tf.ones_like(batch["seed"], tf.float32)}
+
+
+def train_batches(split, transform, stream, start_step, num_steps):
     """Training batches of steps start_step ... start_step + num_steps - 1.
 
     Args:
         split: `source.Split` to train on.
         transform: `transform.Transform`.
-        num_classes: int K.
-        label_smoothing: float, share of the label spread over all classes (arXiv:1512.00567 section 7).
-        seed: int, the run's seed.
-        batch_size: int B.
+        stream: `Stream`.
         start_step, num_steps: ints.
 
     Returns:
         tf.data.Dataset of batch dicts (see the module's docstring).
     """
+    n, new = split.num_examples, stream.batch_size // stream.repeats
+    streamed = isinstance(split.reader, Windowed)
+    if streamed:
+        batches = windowed.windowed_examples(split.reader, stream.seed, start_step * new)
+        batches = batches.rebatch(new, drop_remainder=True).take(num_steps)
+    else:
+        batches = ordered_indices(n, stream.seed, new, start_step, num_steps)
+    batches = prepared_batches(_numbered(batches, stream, start_step), split, transform, stream)
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def prepared_batches(batches, split, transform, stream):
+    """Training batches of draws that somebody chose.
+
+    Args:
+        batches: Dataset of {"index", "epoch", "position": int64 [B]; "seed": uint32 [B]}, of a streamed split
+            "record" too; positions of one batch are of one step.
+        split, transform, stream: as in `train_batches`.
+
+    Returns:
+        tf.data.Dataset of batch dicts.
+    """
     if isinstance(split.reader, Windowed):
-        batches = windowed.windowed_examples(split.reader, seed, start_step * batch_size)
-        batches = batches.rebatch(batch_size, drop_remainder=True).take(num_steps)
+        batches = _fitted_records(batches, split, transform, training=True, num_classes=stream.num_classes)
     else:
         if transform.fits_once:
             split = hold_at_size(split, transform)
-        batches = ordered_positions(split.num_examples, seed, batch_size, start_step, num_steps)
-
-    def seeded(batch):
-        return batch | {"seed": rng.fold(seed, rng.Stream.EXAMPLE, batch["position"])}
-
-    def finish(batch):
-        images = transform.augment(batch["image"], batch["seed"])
-        labels = tf.one_hot(batch["class"], num_classes)
-        labels = labels * (1.0 - label_smoothing) + label_smoothing / num_classes
-        return {"image": transform.finish(images), "label": labels, "seed": batch["seed"],
-                "mask": tf.ones([batch_size], tf.float32)}
-
-    batches = batches.map(seeded, num_parallel_calls=tf.data.AUTOTUNE)
-    if isinstance(split.reader, Windowed):
-        batches = _fitted_records(batches, split, transform, training=True, num_classes=num_classes)
-    else:
         batches = _fitted_indexed(batches, split, transform, training=True)
-    return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+    @_as_written
+    def finish(batch):
+        return _finish_training(batch, transform, stream, split.num_examples)
+
+    return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def padded_batch_size(eval_batch_size, n, num_replicas):
@@ -194,11 +272,13 @@ def evaluation_batches(split, transform, *, num_classes, batch_size):
     n = split.num_examples
     starts = tf.data.Dataset.range(0, n, batch_size)
 
+    @_as_written
     def numbers(start):
         position = start + tf.range(batch_size, dtype=tf.int64)
         return {"index": tf.minimum(position, n - 1), "seed": tf.zeros([batch_size], tf.uint32),
                 "mask": tf.cast(position < n, tf.float32)}
 
+    @_as_written
     def finish(batch):
         return {"image": transform.finish(batch["image"]), "label": tf.one_hot(batch["class"], num_classes),
                 "seed": batch["seed"], "mask": batch["mask"]}

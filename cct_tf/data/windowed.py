@@ -1,7 +1,7 @@
 """Streaming a sharded TFDS set: shards in random order, records shuffled in windows, all from (seed, epoch).
 
 Epoch e visits the shards in a random order; their records, end to end, are cut into windows of W, and each window is
-shuffled. Position p = e n + offset names an example of the endless stream, so a stream can start anywhere: it skips
+shuffled. Order index e n + offset names an example of the endless stream, so a stream can start anywhere: it skips
 whole shards by their lengths without opening them, then serialized records, then the offset inside the window.
 
 Legend: n records of the split, W window, w records of one window (the last of an epoch may have fewer than W).
@@ -14,19 +14,25 @@ from cct_tf import rng
 _BUFFER_BYTES = 8 << 20
 
 
-def _records(paths, skips, lengths):
-    """Dataset of serialized records (string scalars): `lengths` records of each shard after the first `skips`."""
-    def shard(path, skip, length):
-        return tf.data.TFRecordDataset(path, buffer_size=_BUFFER_BYTES).skip(skip).take(length)
+def _records(paths, skips, lengths, firsts):
+    """Dataset of {"record": string, serialized; "index": int64}, scalars.
 
-    return tf.data.Dataset.from_tensor_slices((paths, skips, lengths)).flat_map(shard)
+    Of each shard `lengths` records after the first `skips`, which are the images `firsts`, `firsts` + 1, ... of the
+    split.
+    """
+    def shard(path, skip, length, first):
+        records = tf.data.TFRecordDataset(path, buffer_size=_BUFFER_BYTES).skip(skip).take(length)
+        return records.enumerate(first).map(lambda index, record: {"record": record, "index": index})
+
+    return tf.data.Dataset.from_tensor_slices((paths, skips, lengths, firsts)).flat_map(shard)
 
 
 def _shards(reader):
-    """Eager tensors of a reader's shards: paths string [S], skips int64 [S], lengths int64 [S]."""
+    """Eager tensors of a reader's shards: paths string [S], skips, lengths, first images int64 [S]."""
     with tf.device("CPU:0"):
-        return (tf.constant(reader.paths, tf.string), tf.constant(reader.skips, tf.int64),
-                tf.constant(reader.lengths, tf.int64))
+        lengths = tf.constant(reader.lengths, tf.int64)
+        return (tf.constant(reader.paths, tf.string), tf.constant(reader.skips, tf.int64), lengths,
+                tf.cumsum(lengths, exclusive=True))
 
 
 def windowed_in_order(reader):
@@ -38,42 +44,40 @@ def windowed_in_order(reader):
     Returns:
         tf.data.Dataset of string scalars, serialized records.
     """
-    dataset = _records(*_shards(reader))
+    dataset = _records(*_shards(reader)).map(lambda example: example["record"])
     return dataset.apply(tf.data.experimental.assert_cardinality(sum(reader.lengths)))
 
 
-def windowed_examples(reader, seed, start_position):
-    """The endless training stream from a position on.
+def windowed_examples(reader, seed, start):
+    """The endless order of the training images from a place on.
 
     Args:
         reader: source.Windowed.
         seed: int, the run's seed.
-        start_position: int p, the first position wanted.
+        start: int, the first order index wanted.
 
     Returns:
-        tf.data.Dataset without end of {"position": int64 [w], "record": string [w]}, one window (or what is left of the
-        first) each; `rebatch` makes batches of them.
+        tf.data.Dataset without end of {"record": string [w], "index": int64 [w], image of the split, "epoch": int64
+        [w]}, one window (or what is left of the first) each; `rebatch` makes batches of them.
     """
     n, window = sum(reader.lengths), reader.window
     num_windows = -(-n // window)
-    first_epoch, first_offset = divmod(start_position, n)
-    paths, skips, lengths = _shards(reader)
+    first_epoch, first_offset = divmod(start, n)
+    columns = _shards(reader)
 
     def one_epoch(epoch):
         offset = tf.where(epoch == first_epoch, tf.constant(first_offset, tf.int64), tf.constant(0, tf.int64))
         first_window = offset // window
         shards = rng.permutation(len(reader.paths), rng.fold_pair(seed, rng.Stream.ORDER, epoch))
-        records = _records(*_remaining(tf.gather(paths, shards), tf.gather(skips, shards), tf.gather(lengths, shards),
-                                       first_window * window))
+        records = _records(*_remaining(*(tf.gather(column, shards) for column in columns), first_window * window))
 
         def shuffled(index, batch):
             number = first_window + index
             key = rng.fold_pair(seed, rng.Stream.WINDOW, epoch * num_windows + number)
-            order = rng.permutation(tf.size(batch), key)
-            begin = number * window
-            place = tf.maximum(offset - begin, 0)  # inside the window in which the stream starts
-            positions = epoch * n + begin + tf.range(tf.size(batch, tf.int64), dtype=tf.int64)
-            return {"position": positions[place:], "record": tf.gather(batch, order[place:])}
+            order = rng.permutation(tf.size(batch["index"]), key)
+            place = tf.maximum(offset - number * window, 0)  # inside the window in which the stream starts
+            shuffled = {name: tf.gather(part, order[place:]) for name, part in batch.items()}
+            return shuffled | {"epoch": tf.fill(tf.shape(shuffled["index"]), epoch)}
 
         return records.batch(window).enumerate().map(shuffled)
 
@@ -81,9 +85,10 @@ def windowed_examples(reader, seed, start_position):
     return epochs.flat_map(one_epoch).prefetch(1)
 
 
-def _remaining(paths, skips, lengths, start):
+def _remaining(paths, skips, lengths, firsts, start):
     """What is left of shards, end to end, from record `start` on: whole shards go, one may lose its beginning."""
     ends = tf.cumsum(lengths)
     left = tf.clip_by_value(ends - start, 0, lengths)
     kept = left > 0
-    return (tf.boolean_mask(paths, kept), tf.boolean_mask(skips + lengths - left, kept), tf.boolean_mask(left, kept))
+    gone = lengths - left
+    return tuple(tf.boolean_mask(column, kept) for column in (paths, skips + gone, left, firsts + gone))

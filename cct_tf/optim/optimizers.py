@@ -2,22 +2,65 @@
 
 A Keras optimizer in replica context clips each replica's gradient and sums afterwards, which is wrong for more than
 one replica. Here the step sums first, once, then clips and checks; so the optimizer's own sum must not happen again.
+
+Weight decay is decoupled (arXiv:1711.05101) and multiplied by the learning rate, for every optimizer; LAMB's trust
+ratio scales the update without it.
 """
 
 import keras
 
-from cct_tf.optim import decay_mask
+from cct_tf.optim import decay_mask, layer_decay
+
+# Matrices that Muon leaves to Adam, beside positions and class token (Keras knows those by "embedding"): the layer that
+# gives the logits, and the scores of the pooling, [D, 1], whose one column has nothing to orthogonalise.
+_NOT_MUON = ["/head/", "/pooling/"]
 
 
 class SummedGradients:
-    """Mix-in for a keras.optimizers.Optimizer whose gradients are the same on every replica."""
+    """Mix-in for a keras.optimizers.Optimizer whose gradients are the same on every replica.
+
+    Attributes:
+        rate_factors: what multiplies the learning rate of each variable, in the order it was built with.
+    """
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return list(grads_and_vars)
 
+    def _apply_weight_decay(self, variables):
+        """Nothing: `update_step` does it, where the variable's factor is known."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Decay and update one device's copy of a variable."""
+        learning_rate = keras.ops.cast(learning_rate, variable.dtype)
+        factor = self.rate_factors[self._get_variable_index(variable)]
+        if factor != 1.0:
+            learning_rate = learning_rate * factor
+        if self.weight_decay and self._use_weight_decay(variable):
+            self.assign_sub(variable, variable * self.weight_decay * learning_rate)
+        super().update_step(gradient, variable, learning_rate)
+
 
 class AdamW(SummedGradients, keras.optimizers.AdamW):
     """AdamW (arXiv:1711.05101) for gradients that are already summed over the replicas."""
+
+
+class SGD(SummedGradients, keras.optimizers.SGD):
+    """SGD with momentum, likewise. The momentum holds steps, so a new learning rate acts on new gradients alone."""
+
+
+class Lion(SummedGradients, keras.optimizers.Lion):
+    """Lion (arXiv:2302.06675), likewise."""
+
+
+class Lamb(SummedGradients, keras.optimizers.Lamb):
+    """LAMB (arXiv:1904.00962), likewise."""
+
+
+class Muon(SummedGradients, keras.optimizers.Muon):
+    """Muon with the scale of arXiv:2502.16982, likewise: learning rate and decay are those of AdamW.
+
+    Keras' takes Adam for what has not two dimensions (biases, norms, convolution kernels) and for what is excluded.
+    """
 
 
 def make_optimizer(optim, variables):
@@ -33,10 +76,24 @@ def make_optimizer(optim, variables):
     Returns:
         keras.optimizers.Optimizer.
     """
-    optimizer = AdamW(learning_rate=optim.learning_rate, weight_decay=optim.weight_decay, epsilon=optim.adam_epsilon,
-                      name="optimizer")
+    optimizer = _new(optim)
     excluded = decay_mask.undecayed(variables, optim.weight_decay_mask)
     if excluded:
         optimizer.exclude_from_weight_decay(var_list=excluded)
     optimizer.build(variables)
+    optimizer.rate_factors = tuple(layer_decay.rate_factors(variables, optim.layer_decay))
     return optimizer
+
+
+def _new(optim):
+    common = {"learning_rate": optim.learning_rate, "weight_decay": optim.weight_decay, "name": "optimizer"}
+    if optim.optimizer == "sgd":
+        return SGD(momentum=optim.momentum, nesterov=True, **common)
+    if optim.optimizer == "lion":
+        return Lion(beta_1=optim.beta_1, beta_2=optim.beta_2, **common)
+    if optim.optimizer == "lamb":
+        return Lamb(beta_1=optim.beta_1, beta_2=optim.beta_2, epsilon=optim.adam_epsilon, **common)
+    if optim.optimizer == "muon":
+        return Muon(momentum=optim.momentum, adam_beta_1=optim.beta_1, adam_beta_2=optim.beta_2,
+                    epsilon=optim.adam_epsilon, exclude_layers=_NOT_MUON, **common)
+    return AdamW(beta_1=optim.beta_1, beta_2=optim.beta_2, epsilon=optim.adam_epsilon, **common)

@@ -1,10 +1,17 @@
 """Learning rate as a pure function of the step. No TensorFlow here.
 
-Warm-up is linear and covers the start of the schedule: the cosine counts from step 0, as in timm's `CosineLRScheduler`
-with `warmup_prefix=False`. Cosine: arXiv:1608.03983 Eq. 5, one period.
+The cosine (arXiv:1608.03983 Eq. 5, one period) counts from step 0 and the warm-up covers its start, as in timm's
+`CosineLRScheduler` with `warmup_prefix=False`. With `warmup_prefix` it counts from the end of the warm-up and still
+ends at `epochs`, as in the authors' AutoAugment runs (SHI-Labs/Compact-Transformers, examples/main.py,
+`adjust_learning_rate`); timm's own prefix would end later, by the warm-up.
 """
 
 import math
+
+
+def rate_scale(optim):
+    """What `learning_rate_scaling` multiplies the learning rates by: batch_size / 256 (arXiv:1706.02677), or 1."""
+    return optim.batch_size / 256 if optim.learning_rate_scaling == "linear" else 1.0
 
 
 def learning_rate(optim, plan, step):
@@ -18,16 +25,24 @@ def learning_rate(optim, plan, step):
     Returns:
         float.
     """
-    epoch = float(plan.epoch_of(step))
-    if optim.schedule_unit == "epoch":
-        epoch = math.floor(plan.epoch_of(step))
-    if epoch < optim.warmup_epochs:
+    whole_epoch = math.floor(plan.epoch_of(step))
+    epoch = whole_epoch if optim.schedule_unit == "epoch" else float(plan.epoch_of(step))
+    if epoch >= optim.warmup_epochs:
+        rate = _after_warmup(optim, plan, epoch)
+    elif optim.warmup_shape == "reciprocal":
+        rate = optim.learning_rate / (optim.warmup_epochs - whole_epoch)
+    else:
         share = epoch / optim.warmup_epochs
-        return optim.warmup_learning_rate + share * (optim.learning_rate - optim.warmup_learning_rate)
+        rate = optim.warmup_learning_rate + share * (optim.learning_rate - optim.warmup_learning_rate)
+    return rate_scale(optim) * rate  # of three rates, each scaled
+
+
+def _after_warmup(optim, plan, epoch):
     if optim.schedule == "constant":
         return optim.learning_rate
     length = float(plan.schedule_epochs)
     if epoch >= length:
         return optim.min_learning_rate
-    cosine = 0.5 * (1.0 + math.cos(math.pi * epoch / length))
+    start = optim.warmup_epochs if optim.warmup_prefix else 0.0
+    cosine = 0.5 * (1.0 + math.cos(math.pi * (epoch - start) / (length - start)))
     return optim.min_learning_rate + cosine * (optim.learning_rate - optim.min_learning_rate)

@@ -48,8 +48,8 @@ def _by_path(variables):
     return table
 
 
-def make_trackable(model, optimizer=None, state=None):
-    """What a checkpoint holds: weights and optimizer variables under their paths, and the run's state.
+def make_trackable(model, optimizer=None, state=None, averaged=None):
+    """What a checkpoint holds: weights, averages and optimizer variables under their paths, and the run's state.
 
     Named by path, not found by Keras' object graph: that numbers optimizer variables and misses layers in lists.
 
@@ -57,6 +57,7 @@ def make_trackable(model, optimizer=None, state=None):
         model: keras.Model, built.
         optimizer: keras optimizer, built, or None to leave it out.
         state: `state.TrainState` or None.
+        averaged: keras.Model whose trainable variables are the weights' averages, or None.
 
     Returns:
         tf.train.Checkpoint.
@@ -67,6 +68,8 @@ def make_trackable(model, optimizer=None, state=None):
         parts["optimizer"] = _by_path(optimizer.variables)
     if state is not None:
         parts["state"] = state
+    if averaged is not None:
+        parts["ema"] = _by_path(averaged.trainable_variables)
     return tf.train.Checkpoint(**parts)
 
 
@@ -157,8 +160,13 @@ def restore(path, trackable):
     _read(path, trackable, lambda status: status.assert_consumed())
 
 
-def restore_weights(path, model):
+def restore_weights(path, model, weights="raw"):
     """Read the model's weights alone (partial by design): every variable of the model must be there.
+
+    Args:
+        path: pathlib.Path of the checkpoint.
+        model: keras.Model, built.
+        weights: "raw", or "ema" for their averages (see `run_record.choose_weights`); what is not trained has none.
 
     Raises:
         Unreadable: the files are damaged.
@@ -168,7 +176,11 @@ def restore_weights(path, model):
         status.expect_partial()
         status.assert_existing_objects_matched()
 
-    _read(path, make_trackable(model), check)
+    import tensorflow as tf
+    parts = {"weights": _by_path(model.weights)}
+    if weights == "ema":
+        parts = {"ema": _by_path(model.trainable_variables), "weights": _by_path(model.non_trainable_weights)}
+    _read(path, tf.train.Checkpoint(**parts), check)
 
 
 def _read(path, trackable, check):

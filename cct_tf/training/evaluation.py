@@ -1,30 +1,32 @@
-"""Evaluate a model on a split: every example exactly once, padding masked."""
+"""Evaluate models on a split: every example exactly once, padding masked."""
+
+import dataclasses
 
 import numpy as np
 import tensorflow as tf
 
 from cct_tf import runtime
 from cct_tf.data import decode, pipeline
-from cct_tf.errors import UserError
-from cct_tf.training import checkpoint, losses, run_record, setup
+from cct_tf.training import losses, setup
 from cct_tf.training.metrics import Evaluation
+from cct_tf.training.test_time import AveragedViews
 
 
 class Evaluator:
-    """Evaluates one model on one split, as often as asked.
+    """Evaluates models on one split, as often as asked. They share one pass over it, so it is read and prepared once.
 
     Args:
         devices: `runtime.Devices`.
-        model: keras.Model.
+        models: dict name -> keras.Model, or what is called like one (`test_time.AveragedViews`).
         split: `source.Split`.
         transform: `transform.Transform`.
         num_classes: int K.
         batch_size: int, wanted images per batch; see `pipeline.padded_batch_size`.
     """
 
-    def __init__(self, devices, model, split, transform, *, num_classes, batch_size):
+    def __init__(self, devices, models, split, transform, *, num_classes, batch_size):
         self._devices = devices
-        self._model = model
+        self._models = models
         self._num_classes = num_classes
         self._examples = split.num_examples
         self._batch_size = pipeline.padded_batch_size(batch_size, split.num_examples, devices.num_replicas)
@@ -33,7 +35,10 @@ class Evaluator:
                                                         num_classes=num_classes, batch_size=self._batch_size)
 
     def _replica(self, batch):
-        logits = tf.cast(self._model(batch["image"], training=False), tf.float32)
+        return {name: self._judged(model, batch) for name, model in self._models.items()}
+
+    def _judged(self, model, batch):
+        logits = tf.cast(model(batch["image"], training=False), tf.float32)
         labels = batch["label"]
         return {"label": tf.argmax(labels, axis=1, output_type=tf.int32),
                 "prediction": tf.argmax(logits, axis=1, output_type=tf.int32),
@@ -52,14 +57,20 @@ class Evaluator:
             should_stop: function without arguments, asked before each batch.
 
         Returns:
-            `metrics.Evaluation`, or None if stopped.
+            dict name -> `metrics.Evaluation`, or None if stopped.
         """
-        columns = {"label": [], "prediction": [], "rank": [], "loss": [], "mask": []}
+        found = {name: {"label": [], "prediction": [], "rank": [], "loss": [], "mask": []} for name in self._models}
         for batch in runtime.distribute(self._devices, self._batches, self._batch_size):
             if should_stop():
                 return None
-            for name, value in self._step(batch).items():
-                columns[name] += [part.numpy() for part in self._devices.strategy.experimental_local_results(value)]
+            for model, values in self._step(batch).items():
+                for column, value in values.items():
+                    parts = self._devices.strategy.experimental_local_results(value)
+                    found[model][column] += [part.numpy() for part in parts]
+        return {model: self._summed(columns) for model, columns in found.items()}
+
+    def _summed(self, columns):
+        """`metrics.Evaluation` of one model's columns, dict name -> list of arrays."""
         table = {name: np.concatenate(parts) for name, parts in columns.items()}
         real = table.pop("mask") > 0
         if int(real.sum()) != self._examples:
@@ -68,19 +79,40 @@ class Evaluator:
         return Evaluation(table["label"], table["prediction"], table["rank"], table["loss"], self._num_classes)
 
 
-def evaluate_checkpoint(config, record, choose, split, console):
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """What became of one checkpoint on one split.
+
+    Attributes:
+        plain: `metrics.Evaluation`.
+        averaged: `metrics.Evaluation` with test-time augmentation, or None.
+        num_views: int, its views of each image; 1 without.
+        class_names: tuple of strings.
+        loaded: `setup.Loaded`, the checkpoint.
+    """
+
+    plain: Evaluation
+    averaged: Evaluation | None
+    num_views: int
+    class_names: tuple
+    loaded: setup.Loaded
+
+
+def evaluate_checkpoint(config, record, choose, split, console, *, weights="auto", tta="none", tta_shift=1):
     """Evaluate one checkpoint on one split.
 
     Args:
         config: `config.Config` of the run.
         record: `run_record.Record` of the run, for its data.
-        choose: function that gives the checkpoint, (path, Record). Asked when everything else is ready: beside a run
-            that goes on, the folder found at the start may be gone by then.
+        choose: function that gives the checkpoint, see `setup.load_model`.
         split: name of a split that the run has.
         console: `console.Console`.
+        weights: "auto", "raw" or "ema".
+        tta: "none", or the kind of `test_time.views`.
+        tta_shift: int, pixels.
 
     Returns:
-        (`metrics.Evaluation`, tuple of class names, path, Record).
+        Evaluated.
 
     Raises:
         UserError: other data, or a checkpoint that can't be read.
@@ -90,14 +122,13 @@ def evaluate_checkpoint(config, record, choose, split, console):
     source = images.source
     setup.check_data(images, record.resolved)
     with console.phase("loading the weights"), devices.strategy.scope():
-        model = setup.build_model(config, source.num_classes)
-        path, record = choose()
-        try:
-            checkpoint.restore_weights(path, model)
-        except run_record.Unreadable as error:
-            raise UserError(f"--checkpoint: expected a checkpoint that can be read, found it damaged ({error}); "
-                            "another is named with --checkpoint=PATH") from None
-    evaluator = Evaluator(devices, model, source.splits[split], setup.make_transform(config, images, model),
+        loaded = setup.load_model(config, source.num_classes, choose, weights)
+    models, num_views = {"plain": loaded.model}, 1
+    if tta != "none":
+        models["averaged"] = AveragedViews(loaded.model, tta, tta_shift)
+        num_views = models["averaged"].num_views
+    evaluator = Evaluator(devices, models, source.splits[split], setup.make_transform(config, images, loaded.model),
                           num_classes=source.num_classes, batch_size=config.run.eval_batch_size)
     with decode.broken_images_named():
-        return evaluator(), source.class_names, path, record
+        found = evaluator()
+    return Evaluated(found["plain"], found.get("averaged"), num_views, source.class_names, loaded)

@@ -16,18 +16,19 @@ from cct_tf import runtime
 from cct_tf.data import decode, pipeline
 from cct_tf.errors import UserError
 from cct_tf.optim import schedules
+from cct_tf.optim.ema import Ema
 from cct_tf.optim.optimizers import make_optimizer
 from cct_tf.plan import make_plan
-from cct_tf.training import checkpoint, losses, report, run_record, setup
+from cct_tf.training import checkpoint, contact_sheet, losses, plots, report, resume, run_record, setup
 from cct_tf.training.console import Progress
 from cct_tf.training.evaluation import Evaluator
-from cct_tf.training.resume import find_start
 from cct_tf.training.state import TrainState
 from cct_tf.training.step import MOST_STEPS, TrainStep
 from cct_tf.training.summaries import Summaries
 from cct_tf.training.timer import Timer
 
 _CHUNK_SECONDS = 1.0
+_SHEET = 4  # images of the contact sheet, and draws of each
 
 
 class Training:
@@ -57,43 +58,45 @@ class Training:
         with console.phase(f"building {config.model.model}"), self.devices.strategy.scope():
             self.model = setup.build_model(config, source.num_classes)
             self.optimizer = make_optimizer(config.optim, self.model.trainable_variables)
+            # The average is a network of its own, not swapped in for evaluations: it needs its memory anyway, a swap
+            # needs that of a third copy, and one that is broken off leaves the wrong weights in the run. The price is
+            # that the forward pass of evaluation is traced twice (CCT-7: about 2 s more).
+            self.averaged = setup.build_model(config, source.num_classes) if config.optim.ema_decay else None
         self.transform = setup.make_transform(config, self.images, self.model)
+        self.stream = setup.make_stream(config, source.num_classes)
         self.state = TrainState()
         self.train_split = source.splits["train"]
         if self.transform.fits_once:
             with console.phase("preparing the training images"):
                 self.train_split = pipeline.hold_at_size(self.train_split, self.transform)
-        self.trackable = checkpoint.make_trackable(self.model, self.optimizer, self.state)
+        self.trackable = checkpoint.make_trackable(self.model, self.optimizer, self.state, self.averaged)
         self.train_step = TrainStep(
             self.devices, self.model, self.optimizer, self.state, batch_size=config.optim.batch_size,
             accumulate_steps=config.run.accumulate_steps, clip_norm=config.optim.clip_norm,
-            max_skipped_updates=config.optim.max_skipped_updates, jit=self.jit.value)
-        self._restore()
-        record = self.start.record
-        self.last_evaluated_step = record.last_evaluated_step if record else 0
-        self.best = self._best_of(record)
-        self.last = None
+            example_loss=losses.make_loss(config.optim, source.splits["train"], source.num_classes),
+            max_skipped_updates=config.optim.max_skipped_updates, jit=self.jit.value,
+            ema=self._make_ema())
+        self.start = resume.restore(start, self.trackable, config, workdir, console)
+        self.standing = resume.standing(self.start, config, workdir, console)
         self._saved_step = None
         self._note_hardware(resolved)
 
     # Assembly.
+
+    def _make_ema(self):
+        if self.averaged is None:
+            return None
+        optim = self.config.optim
+        ema = Ema(self.devices.strategy, optim.ema_decay, optim.ema_warmup, self.model.trainable_variables,
+                  self.averaged.trainable_variables)
+        ema.start()
+        return ema
 
     def _check_length(self):
         if self.start.step > self.plan.total_steps:
             flag = "train_steps" if self.config.optim.train_steps else "epochs"
             raise UserError(f"--{flag}: expected a run of at least {self.start.step} steps, where the checkpoint "
                             f"stands, found {self.plan.total_steps}")
-
-    def _best_of(self, record):
-        """The best result so far, if its weights are still there.
-
-        After going back to an older checkpoint they may be gone: a better result replaced them. It comes again.
-        """
-        best = record.best if record else None
-        if best and not (self.workdir.best / f"step_{best['step']:08d}").exists():
-            self.console.say(f"the best weights of step {best['step']} are no longer kept: the best is chosen anew")
-            return None
-        return best
 
     def _note_hardware(self, resolved):
         now = self._resolved()
@@ -102,23 +105,6 @@ class Training:
         if changed:
             self.console.say(f"computed otherwise than before ({', '.join(changed)}): results agree up to summation "
                              "order, not to the last bit")
-
-    def _restore(self):
-        """Restore the newest readable checkpoint; damaged ones are set aside and said."""
-        while self.start.path is not None:
-            try:
-                checkpoint.restore(self.start.path, self.trackable)
-                return
-            except run_record.Unreadable as error:
-                if len(run_record.list_checkpoints(self.workdir.checkpoints)) == 1:
-                    # Set aside, it would let the next start begin anew.
-                    raise UserError(f"{self.workdir.checkpoints}: expected a checkpoint that can be read, found none "
-                                    f"({error})") from None
-                if self.config.run.dry_run:
-                    raise UserError(f"{error}; a run goes on from the checkpoint before it") from None
-                aside = run_record.set_aside(self.start.path)
-                self.console.warn(f"{error}: damaged, set aside as {aside.name}, going on from the one before")
-                self.start = find_start(self.config, self.workdir, self.console)
 
     def _resolved(self):
         source = self.images.source
@@ -136,7 +122,7 @@ class Training:
 
     def result_lines(self, test, seconds):
         """What came out, as lines of text; `test` is what `run` returned."""
-        return report.result_lines(self.config, self.best, self.last, test, seconds)
+        return report.result_lines(self.config, self.standing, test, seconds)
 
     @decode.broken_images_named()
     def try_one_batch(self):
@@ -151,18 +137,29 @@ class Training:
 
     def batches(self, start_step, num_steps):
         """Dataset of training batches."""
-        source, config = self.images.source, self.config
         with tf.device("CPU:0"):
-            return pipeline.train_batches(
-                self.train_split, self.transform, num_classes=source.num_classes,
-                label_smoothing=config.optim.label_smoothing, seed=config.run.seed,
-                batch_size=config.optim.batch_size, start_step=start_step, num_steps=num_steps)
+            return pipeline.train_batches(self.train_split, self.transform, self.stream, start_step, num_steps)
 
-    def evaluator(self, split):
-        """`Evaluator` of a split, by name."""
+    def evaluator(self, split, models):
+        """`Evaluator` of a split, by name; `models` as it takes them."""
         source = self.images.source
-        return Evaluator(self.devices, self.model, source.splits[split], self.transform,
+        return Evaluator(self.devices, models, source.splits[split], self.transform,
                          num_classes=source.num_classes, batch_size=self.config.run.eval_batch_size)
+
+    def _pictures(self):
+        """What the network will see, {tag: [N, height, width, 3]}: the first batch, and a contact sheet."""
+        first = self.transform.unfinish(next(iter(self.batches(0, 1)))["image"])
+        rows = min(_SHEET, self.train_split.num_examples) // 2 * 2  # even, for mixing
+        if not rows:
+            return {"train/batch": first}
+        sheet = contact_sheet.draw(self.train_split, self.images.source.class_names, self.transform, self.stream, rows,
+                                   _SHEET)
+        return {"train/batch": first, "train/preview": plots.as_array(contact_sheet.figure(sheet))[None]}
+
+    @property
+    def judged(self):
+        """Which evaluation chooses the best: of the averaged weights, where the run keeps an average."""
+        return "eval_ema" if self.averaged else "eval"
 
     # Acting.
 
@@ -170,8 +167,9 @@ class Training:
         """Save a checkpoint of `step`, or bring the record of the one just saved up to date."""
         record = run_record.Record(
             config=self.config.as_dict(), resolved=self._resolved(), step=step,
-            last_evaluated_step=self.last_evaluated_step, best=self.best, finished=finished, versions=_versions(),
-            evaluation_due=self.plan.evaluate.is_due(step))
+            last_evaluated_step=self.standing.last_evaluated_step, best=self.standing.best, finished=finished,
+            versions=_versions(), evaluation_due=self.plan.evaluate.is_due(step),
+            evaluations_without_best=self.standing.without_best)
         path = self.workdir.checkpoints / f"step_{step:08d}"
         if self._saved_step == step:
             run_record.write_record(path, record)
@@ -185,19 +183,15 @@ class Training:
 
     def _evaluate(self, step, evaluator, summaries, progress, interrupts):
         """Evaluate the state of `step`, which has been saved."""
-        result = evaluator(should_stop=lambda: interrupts.requested is not None)
-        if result is None:
+        results = evaluator(should_stop=lambda: interrupts.requested is not None)
+        if results is None:
             return
-        summaries.write_evaluation(step, result, last=step == self.plan.total_steps)
-        self.last = {"step": step, "top1": result.top1, "loss": result.loss}
-        is_best = self.best is None or result.top1 > self.best["top1"]
+        is_best = self.standing.take(step, results[self.judged])
+        summaries.write_evaluation(step, results, last=step == self.plan.total_steps or self.standing.is_over)
         if is_best:
-            self.best = self.last
             checkpoint.keep_best(self.workdir.best, self.workdir.checkpoints / f"step_{step:08d}")
-        self.last_evaluated_step = step
         self._save(step)
-        progress.say(f"evaluation at step {step:,} (epoch {float(self.plan.epoch_of(step)):.2f}): top-1 "
-                     f"{100 * result.top1:.2f}%, loss {result.loss:.4f}{' (best so far)' if is_best else ''}")
+        progress.say(report.evaluation_line(step, self.plan, results, is_best))
 
     def _log(self, step, timer, summaries, progress):
         values = self.state.interval()
@@ -236,21 +230,20 @@ class Training:
         plan, step = self.plan, int(self.state.step.numpy())
         summaries = Summaries(self.workdir, self.config, self.images.source.class_names)
         with self.console.phase("preparing evaluation and the first batch"):
-            evaluator = self.evaluator(self.images.source.evaluated_split)
-            shown = None
-            if step == 0:
-                shown = self.transform.unfinish(next(iter(self.batches(0, 1)))["image"])
+            models = {"eval": self.model} | ({"eval_ema": self.averaged} if self.averaged else {})
+            evaluator = self.evaluator(self.images.source.evaluated_split, models)
+            shown = self._pictures() if step == 0 else {}
         self._saved_step = step or None
         progress, timer = Progress(self.console, plan, step), Timer()
-        summaries.start(step, self.last_evaluated_step, shown)
-        self.last = summaries.last_evaluation()
+        summaries.start(step, self.standing.last_evaluated_step, shown)
+        self.standing.last = summaries.last_evaluation(self.judged)
         iterator = runtime.distribute(self.devices, self.batches(step, max(plan.total_steps - step, 1)),
                                       plan.batch_size)
         interrupts.can_save = True
         try:
             if self._owes_evaluation(step):
                 self._evaluate(step, evaluator, summaries, progress, interrupts)
-            while step < plan.total_steps and interrupts.requested is None:
+            while step < plan.total_steps and not self.standing.is_over and interrupts.requested is None:
                 step = self._chunk(step, iterator, timer, progress)
                 self._check_divergence()
                 if plan.log.is_due(step):
@@ -262,7 +255,9 @@ class Training:
             if interrupts.requested is not None:
                 self._save(step)
                 interrupts.check(f"saved step {step:,} of {plan.total_steps:,}; the same command goes on from it")
-            return self._finish(summaries, interrupts)
+            if step < plan.total_steps:
+                progress.say(report.early_stop_line(step, plan, self.standing))
+            return self._finish(step, summaries, interrupts)
         finally:
             progress.close()
             summaries.close()
@@ -270,7 +265,7 @@ class Training:
     def _owes_evaluation(self, step):
         """Whether the checkpoint of `step` was saved to be evaluated, and it has not been."""
         record = self.start.record
-        return record is not None and record.evaluation_due and self.last_evaluated_step < step
+        return record is not None and record.evaluation_due and self.standing.last_evaluated_step < step
 
     def _chunk(self, step, iterator, timer, progress):
         """Some steps, up to the next gate and about a second; returns the number of completed steps."""
@@ -291,24 +286,25 @@ class Training:
         self.state.step.numpy()  # waits for the device
         timer.add(len(rates), time.perf_counter() - start)
 
-    def _finish(self, summaries, interrupts):
+    def _finish(self, step, summaries, interrupts):
         """After the last step: test the best weights, if the best was chosen on a validation split."""
-        step, test = self.plan.total_steps, None
+        test = None
         splits = self.images.source.splits
         if "validation" in splits and "test" in splits:
-            if self.best is None:
+            if self.standing.best is None:
                 raise UserError(f"{self.workdir.best}: expected the best checkpoint of this run, found none")
-            best = self.workdir.best / f"step_{self.best['step']:08d}"
+            best = self.workdir.best / f"step_{self.standing.best['step']:08d}"
             try:
-                run_record.read_record(best)
-                checkpoint.restore_weights(best, self.model)
+                weights = run_record.choose_weights(run_record.read_record(best), "auto")
+                checkpoint.restore_weights(best, self.model, weights)
             except run_record.Unreadable as error:
                 raise UserError(f"{best}: expected the best checkpoint of this run, found it damaged "
                                 f"({error})") from None
-            test = self.evaluator("test")(should_stop=lambda: interrupts.requested is not None)
-            if test is None:
+            tested = self.evaluator("test", {"test": self.model})(should_stop=lambda: interrupts.requested is not None)
+            if tested is None:
                 interrupts.check("trained to the end, but not tested yet; the same command does it")
-            summaries.write_evaluation(step, test, prefix="test", last=True)
+            summaries.write_evaluation(step, tested, last=True)
+            test = tested["test"]
         self._save(step, finished=True)
         return test
 

@@ -3,10 +3,65 @@
 import numpy as np
 import tensorflow as tf
 
+from cct_tf.errors import UserError
+
 
 def cross_entropy(labels, logits):
     """Cross-entropy of soft targets: float32 [B, K], float32 [B, K] -> float32 [B]."""
     return -tf.reduce_sum(labels * tf.nn.log_softmax(logits), axis=1)
+
+
+def binary_cross_entropy(labels, logits):
+    """Binary cross-entropy of soft targets, the mean over the classes (arXiv:2110.00476): as `cross_entropy`."""
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits), axis=1)
+
+
+def make_loss(optim, train_split, num_classes):
+    """The loss of a run, per example. `eval/loss` is plain cross-entropy whatever this is.
+
+    Args:
+        optim: `config.OptimConfig`.
+        train_split: `source.Split`, whose labels balance the classes if they are to be.
+        num_classes: int K.
+
+    Returns:
+        Function of (labels float32 [B, K], logits float32 [B, K]) -> float32 [B].
+
+    Raises:
+        UserError: classes to be balanced whose images can't be counted, or that have none.
+    """
+    loss = {"cross_entropy": cross_entropy, "bce": binary_cross_entropy}[optim.loss]
+    if optim.class_weights == "none":
+        return loss
+    weights = balanced_weights(train_split.labels, num_classes).astype(np.float32)
+
+    def weighted(labels, logits):
+        return tf.linalg.matvec(labels, tf.constant(weights)) * loss(labels, logits)
+
+    return weighted
+
+
+def balanced_weights(labels, num_classes):
+    """n / (K n_k) of each class k with n_k of the n images: the weights of all images have mean 1.
+
+    Args:
+        labels: int [n] NumPy array, or None where the data set is streamed.
+        num_classes: int K.
+
+    Returns:
+        float64 [K] NumPy array.
+
+    Raises:
+        UserError: no labels, or a class without images.
+    """
+    if labels is None:
+        raise UserError("--class_weights: expected none for a streamed data set, whose labels are not counted "
+                        "beforehand, found balanced")
+    counts = np.bincount(labels, minlength=num_classes)
+    if counts.min() == 0:
+        raise UserError("--class_weights: expected a training image of every class, found none of class "
+                        f"{counts.argmin()} (from 0)")
+    return len(labels) / (num_classes * counts)
 
 
 def rank_of_label(labels, logits):

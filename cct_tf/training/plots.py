@@ -72,8 +72,10 @@ def curves_figure(records):
     """
     figure = _figure(12, 3.8)
     panels = figure.subplots(1, 3)
-    lines = ((("train/loss", "train (augmented, smoothed)"), ("eval/loss", "evaluation"), ("test/loss", "test")),
-             (("train/accuracy", "train"), ("eval/top1", "evaluation"), ("test/top1", "test (best weights)")),
+    lines = ((("train/loss", "train (augmented, smoothed)"), ("eval/loss", "evaluation"),
+              ("eval_ema/loss", "evaluation, averaged weights"), ("test/loss", "test")),
+             (("train/accuracy", "train"), ("eval/top1", "evaluation"),
+              ("eval_ema/top1", "evaluation, averaged weights"), ("test/top1", "test (best weights)")),
              (("train/learning_rate", "learning rate"),))
     for axes, title, tags in zip(panels, ("loss", "accuracy", "learning rate"), lines, strict=True):
         for tag, label in tags:

@@ -1,7 +1,9 @@
 """The plan before a run and the results after it, as text for a person."""
 
+from cct_tf import config as config_lib
 from cct_tf import flags
 from cct_tf.data.source import Encoded, Windowed
+from cct_tf.optim import schedules
 from cct_tf.training.console import duration
 
 
@@ -16,25 +18,87 @@ def _numbers(values):
 
 def _augmentation(augment):
     parts = []
+    if augment.repeated_augmentation > 1:
+        parts.append(f"each image {augment.repeated_augmentation} times in a batch")
     if augment.random_resized_crop:
         parts.append("random resized crop {:g}-{:g}".format(*augment.random_resized_crop))
     if augment.crop_padding:
         parts.append(f"crop after padding by {augment.crop_padding}")
     if augment.flip != "none":
         parts.append(f"{augment.flip} flip")
+    if augment.auto_augment != "none":
+        parts.append(f"policy {augment.auto_augment}")
+    if config_lib.mixes(augment):
+        parts.append(_mixing(augment))
+    if augment.erase_probability:
+        parts.append(f"erasing {100 * augment.erase_probability:g}% ({augment.erase_mode})")
     return ", ".join(parts) or "none"
+
+
+def _mixing(augment):
+    kinds = [f"{name} {alpha:g}" for name, alpha in (("mixup", augment.mixup_alpha), ("cutmix", augment.cutmix_alpha))
+             if alpha]
+    text = "/".join(kinds)
+    if len(kinds) > 1 and augment.mix_switch_probability != 0.5:
+        text += f" ({100 * augment.mix_switch_probability:g}% cutmix)"
+    if augment.mix_probability < 1:
+        text += f" in {100 * augment.mix_probability:g}% of the batches"
+    return text + (f" before epoch {augment.mix_off_epoch}" if augment.mix_off_epoch else "")
+
+
+_OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD (Nesterov)", "lion": "Lion", "lamb": "LAMB",
+               "muon": "Muon (AdamW for what is no matrix)"}
 
 
 def _schedule(optim, plan):
     warmup = optim.warmup_epochs * plan.steps_per_epoch
-    text = f"{optim.schedule} to {optim.min_learning_rate:g}" if optim.schedule == "cosine" else "constant"
+    lowest = optim.min_learning_rate * schedules.rate_scale(optim)
+    text = f"{optim.schedule} to {lowest:g}" if optim.schedule == "cosine" else "constant"
     if optim.warmup_epochs:
-        text += f", warm-up {optim.warmup_epochs:g} epochs ({warmup:,.0f} steps)"
+        shape = "reciprocal " if optim.warmup_shape == "reciprocal" else ""
+        text += f", {shape}warm-up {optim.warmup_epochs:g} epochs ({warmup:,.0f} steps)"
+        if optim.warmup_prefix:
+            text += " before it"
         if warmup > plan.total_steps:
             text += ", longer than the run"
     if optim.cooldown_epochs:
         text += f", cool-down {optim.cooldown_epochs:g} epochs"
     return text
+
+
+def _optimiser(optim, plan):
+    rate = f"{optim.learning_rate:g}"
+    if optim.learning_rate_scaling == "linear":
+        rate += f" per 256 images = {optim.learning_rate * schedules.rate_scale(optim):g}"
+    if optim.layer_decay < 1:
+        rate += f", times {optim.layer_decay:g} per layer before the head"
+    parts = [f"smoothing {optim.label_smoothing:g}"]
+    if optim.clip_norm:
+        parts.append(f"gradients clipped at {optim.clip_norm:g}")
+    if optim.loss == "bce":
+        parts.append("binary cross-entropy")
+    if optim.class_weights == "balanced":
+        parts.append("classes balanced")
+    return (f"{_OPTIMIZERS[optim.optimizer]} {rate}, {_schedule(optim, plan)}; weight decay {optim.weight_decay:g} "
+            f"on {optim.weight_decay_mask}, {', '.join(parts)}")
+
+
+def _average(optim):
+    if not optim.ema_decay:
+        return []
+    warmup = " after a warm-up" if optim.ema_warmup else ""
+    return [("average", f"of the weights (EMA), decay {optim.ema_decay:g}{warmup}; evaluated beside them, chooses the "
+                        "best")]
+
+
+def _evaluation(config, plan, source):
+    evaluated, patience = source.evaluated_split, config.run.early_stop_evaluations
+    text = f"on the {evaluated} split, every {float(plan.evaluate.every):,.6g} steps"
+    if evaluated == "test":
+        text += "; the best is then chosen on test data"
+    elif "test" in source.splits:
+        text += "; the best weights are tested at the end"
+    return text + (f"; the run ends after {patience} without a new best" if patience else "")
 
 
 def _reading(reader):
@@ -55,7 +119,6 @@ def plan_lines(config, images, plan, model, devices, jit, start):
     source, optim, run = images.source, config.optim, config.run
     counts = ", ".join(f"{split.num_examples:,} {name}" for name, split in source.splits.items())
     parameters = sum(int(variable.value.shape.num_elements()) for variable in model.trainable_variables)
-    evaluated = source.evaluated_split
     rows = [
         ("data set", f"{config.data.dataset}: {counts}; {_reading(source.splits['train'].reader)}"),
         ("classes", f"{source.num_classes}: {_classes(source.class_names)}"),
@@ -63,14 +126,11 @@ def plan_lines(config, images, plan, model, devices, jit, start):
                    f"({images.statistics_from})"),
         ("augmentation", _augmentation(config.augment)),
         ("model", f"{config.model.model}, {parameters:,} parameters"),
-        ("optimiser", f"AdamW {optim.learning_rate:g}, {_schedule(optim, plan)}; weight decay {optim.weight_decay:g} "
-                      f"on {optim.weight_decay_mask}, smoothing {optim.label_smoothing:g}"
-                      + (f", gradients clipped at {optim.clip_norm:g}" if optim.clip_norm else "")),
+        ("optimiser", _optimiser(optim, plan)),
         ("steps", f"{plan.total_steps:,} of {optim.batch_size} images ({plan.steps_per_epoch:,.1f} an epoch, "
                   f"{float(plan.epoch_of(plan.total_steps)):g} epochs)"),
-        ("evaluation", f"on the {evaluated} split, every {float(plan.evaluate.every):,.6g} steps"
-                       + ("; the best is then chosen on test data" if evaluated == "test" else "; the best weights "
-                          "are tested at the end" if "test" in source.splits else "")),
+        *_average(optim),
+        ("evaluation", _evaluation(config, plan, source)),
         ("devices", f"{devices.description}, {optim.batch_size // devices.num_replicas} images per replica"
                     + (f" in {run.accumulate_steps} micro-batches" if run.accumulate_steps > 1 else "")
                     + f", float32, XLA {'on' if jit.value else 'off'} ({jit.reason})"),
@@ -80,23 +140,38 @@ def plan_lines(config, images, plan, model, devices, jit, start):
     return [f"  {name:<13} {text}" for name, text in rows]
 
 
-def result_lines(config, best, last, test, seconds):
+def evaluation_line(step, plan, results, is_best):
+    """What an evaluation found; `results` is a dict of `metrics.Evaluation`s, "eval" and maybe "eval_ema"."""
+    found = [f"{'EMA ' if name == 'eval_ema' else ''}top-1 {100 * result.top1:.2f}%, loss {result.loss:.4f}"
+             for name, result in results.items()]
+    return (f"evaluation at step {step:,} (epoch {float(plan.epoch_of(step)):.2f}): {'; '.join(found)}"
+            f"{' (best so far)' if is_best else ''}")
+
+
+def early_stop_line(step, plan, standing):
+    """Why a run ends at `step`, before the end of its plan; `standing` is a `standing.Standing`."""
+    return (f"stopped early at step {step:,} of {plan.total_steps:,}: {standing.without_best} evaluations without a "
+            f"better top-1 than {100 * standing.best['top1']:.2f}% at step {standing.best['step']:,} "
+            f"(--early_stop_evaluations={standing.patience})")
+
+
+def result_lines(config, standing, test, seconds):
     """What came out, and the next commands to try: a list of lines.
 
     Args:
         config: `config.Config`.
-        best: dict {"step", "top1", "loss"} or None.
-        last: dict {"step", "top1", "loss"} or None, of the last step.
+        standing: `standing.Standing`.
         test: `metrics.Evaluation` of the best weights on the test split, or None.
         seconds: float, since the command started.
     """
     lines = [f"done in {duration(seconds)}"]
-    for name, result in (("best", best), ("last", last)):
+    weights = "EMA weights" if config.optim.ema_decay else "weights"
+    for name, result in (("best", standing.best), ("last", standing.last)):
         if result is not None:
             lines.append(f"  {name}  step {result['step']:,}: top-1 {100 * result['top1']:.2f}%, "
-                         f"loss {result['loss']:.4f}")
+                         f"loss {result['loss']:.4f}" + (f" ({weights})" if config.optim.ema_decay else ""))
     if test is not None:
-        lines.append(f"  test  best weights: top-1 {100 * test.top1:.2f}%, top-5 {100 * test.top5:.2f}%, "
+        lines.append(f"  test  best {weights}: top-1 {100 * test.top1:.2f}%, top-5 {100 * test.top5:.2f}%, "
                      f"loss {test.loss:.4f} ({test.examples:,} images)")
     workdir = config.run.workdir
     return lines + ["next:", "  " + flags.as_command_line("cct_tf.evaluate", [f"--workdir={workdir}"]),

@@ -1,4 +1,7 @@
-"""Where a run goes on, and whether it may: judged from `run.json`, before TensorFlow is imported."""
+"""Where a run goes on, and whether it may: judged from `run.json`, before TensorFlow is imported.
+
+`restore` comes later: it reads the weights.
+"""
 
 import dataclasses
 import pathlib
@@ -6,6 +9,7 @@ import pathlib
 from cct_tf import config as config_lib
 from cct_tf.errors import UserError
 from cct_tf.training import checkpoint, run_record
+from cct_tf.training.standing import Standing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +47,8 @@ def find_start(config, workdir, console):
         Start.
 
     Raises:
-        UserError: fields that define the result differ and --accept_config_change was not given.
+        UserError: fields that define the result differ and --accept_config_change was not given, or the checkpoint
+            can't take the change.
     """
     look_only = config.run.dry_run
     if not look_only:
@@ -58,11 +63,23 @@ def find_start(config, workdir, console):
         raise UserError(f"{path}: expected the config of this run, found other values of {named}; "
                         "--accept_config_change goes on under the new ones, another --workdir starts anew")
     if defining:
+        _check_average(record, config, path)
         console.say(f"going on under a changed config: {named}")
+        # Or a run that stopped early would stop again at once.
+        record = dataclasses.replace(record, evaluations_without_best=0)
     changed = [f"--{name} ({_shown(old)} -> {_shown(new)})" for name, old, new in how if name != "workdir"]
     if changed:
         console.say(f"changed since the checkpoint: {', '.join(changed)}")
     return Start(path, record)
+
+
+def _check_average(record, config, path):
+    """A checkpoint without an average can't go on with one, nor drop one: `best` was chosen the other way."""
+    decay = config.optim.ema_decay
+    if record.keeps_average != (decay > 0):
+        expected = "above 0, for it holds an average" if record.keeps_average else "0, for it holds no average"
+        raise UserError(f"{path}: expected --ema_decay {expected} of the weights, found {decay:g}; another --workdir "
+                        "starts anew")
 
 
 def is_finished(config, start):
@@ -71,3 +88,45 @@ def is_finished(config, start):
         return False
     defining, _ = config_lib.differences(start.record.config, config.as_dict())
     return not defining
+
+
+def restore(start, trackable, config, workdir, console):
+    """Restore the newest readable checkpoint; damaged ones are set aside and said.
+
+    Args:
+        start: Start, from `find_start` with the same config, workdir and console.
+        trackable: tf.train.Checkpoint, everything built.
+
+    Returns:
+        Start: the one restored.
+    """
+    while start.path is not None:
+        try:
+            checkpoint.restore(start.path, trackable)
+            break
+        except run_record.Unreadable as error:
+            if len(run_record.list_checkpoints(workdir.checkpoints)) == 1:
+                # Set aside, it would let the next start begin anew.
+                raise UserError(f"{workdir.checkpoints}: expected a checkpoint that can be read, found none "
+                                f"({error})") from None
+            if config.run.dry_run:
+                raise UserError(f"{error}; a run goes on from the checkpoint before it") from None
+            aside = run_record.set_aside(start.path)
+            console.warn(f"{error}: damaged, set aside as {aside.name}, going on from the one before")
+            start = find_start(config, workdir, console)
+    return start
+
+
+def standing(start, config, workdir, console):
+    """`Standing` at the start. The best result so far counts if its weights are still there.
+
+    After going back to an older checkpoint they may be gone: a better result replaced them. It comes again.
+    """
+    patience, record = config.run.early_stop_evaluations, start.record
+    if record is None:
+        return Standing(patience)
+    best = record.best
+    if best and not (workdir.best / f"step_{best['step']:08d}").exists():
+        console.say(f"the best weights of step {best['step']} are no longer kept: the best is chosen anew")
+        best = None
+    return Standing(patience, record.last_evaluated_step, record.evaluations_without_best, best)

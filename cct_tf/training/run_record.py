@@ -36,6 +36,7 @@ class Record:
         finished: bool, the run reached its end and its last evaluation.
         versions: dict of package versions.
         evaluation_due: bool, the checkpoint was saved to be evaluated.
+        evaluations_without_best: int, evaluations since the best one.
     """
 
     config: dict
@@ -46,6 +47,12 @@ class Record:
     finished: bool
     versions: dict
     evaluation_due: bool = False
+    evaluations_without_best: int = 0
+
+    @property
+    def keeps_average(self):
+        """Whether the checkpoint holds an average of the weights beside them."""
+        return self.config.get("ema_decay", 0.0) > 0
 
     def as_json(self, files):
         """The text of run.json; `files` as `_checksums` gives them."""
@@ -87,6 +94,62 @@ def read_record(path):
         reason = {FileNotFoundError: "missing", ValueError: str(error)}.get(type(error), "damaged")
         raise Unreadable(f"{pathlib.Path(path) / name}: {reason}") from None
     return record
+
+
+def find_checkpoint(workdir, name):
+    """The checkpoint folder that a command's --checkpoint names.
+
+    Args:
+        workdir: `workdir.Workdir`.
+        name: "best", "last" or a path.
+
+    Returns:
+        (pathlib.Path, Record).
+
+    Raises:
+        UserError: there is none, or it can't be read.
+    """
+    if name in ("best", "last"):
+        folder = workdir.best if name == "best" else workdir.checkpoints
+        found = list_checkpoints(folder)
+        if not found:
+            raise UserError(f"--workdir: expected a run with a {name} checkpoint, found none in {folder}")
+        path = found[-1]
+    else:
+        path = pathlib.Path(name)
+        if step_of(path) is None or not path.is_dir():
+            raise UserError(f"--checkpoint: expected best, last or a checkpoint folder (step_...), found {name!r}")
+    try:
+        return path, read_record(path)
+    except Unreadable as error:
+        raise not_readable(error) from None
+
+
+def not_readable(error):
+    """The UserError for a checkpoint named by --checkpoint that is `Unreadable`."""
+    return UserError(f"--checkpoint: expected a checkpoint that can be read, found it damaged ({error}); another is "
+                     "named with --checkpoint=PATH")
+
+
+def choose_weights(record, asked):
+    """Which weights of a checkpoint a command's --weights means.
+
+    Args:
+        record: its Record.
+        asked: "auto" (the average where the run kept one), "raw" or "ema".
+
+    Returns:
+        "raw" or "ema".
+
+    Raises:
+        UserError: there is no average.
+    """
+    if asked == "ema" and not record.keeps_average:
+        raise UserError("--weights: expected auto or raw for a run without an average of its weights (--ema_decay), "
+                        "found 'ema'")
+    if asked == "auto":
+        return "ema" if record.keeps_average else "raw"
+    return asked
 
 
 def _checksum(path):

@@ -2,12 +2,16 @@
 
 import dataclasses
 
+from cct_tf import config as config_lib
 from cct_tf import runtime
 from cct_tf.augment import transform as transform_lib
+from cct_tf.augment.mix import Mix
 from cct_tf.data import registry
+from cct_tf.data.pipeline import Stream
 from cct_tf.data.statistics import channel_statistics
 from cct_tf.errors import UserError
 from cct_tf.models import create_model
+from cct_tf.training import checkpoint, run_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +64,61 @@ def build_model(config, num_classes):
         drop_path_rate=model.drop_path_rate, seed=config.run.seed)
 
 
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A trained network.
+
+    Attributes:
+        model: keras.Model.
+        path: pathlib.Path of its checkpoint.
+        record: `run_record.Record` of it.
+        weights: "raw", or "ema" where they are the averages.
+    """
+
+    model: object
+    path: object
+    record: run_record.Record
+    weights: str
+
+
+def load_model(config, num_classes, choose, weights="auto"):
+    """The network of a checkpoint. Call it under the strategy's scope.
+
+    Args:
+        config: `config.Config` of the run.
+        num_classes: int K.
+        choose: function that gives the checkpoint, (path, Record). Asked when everything else is ready: beside a run
+            that goes on, the folder found at the start may be gone by then.
+        weights: "auto", "raw" or "ema", see `run_record.choose_weights`.
+
+    Returns:
+        Loaded.
+
+    Raises:
+        UserError: the checkpoint can't be read, or has not these weights.
+    """
+    model = build_model(config, num_classes)
+    path, record = choose()
+    chosen = run_record.choose_weights(record, weights)
+    try:
+        checkpoint.restore_weights(path, model, chosen)
+    except run_record.Unreadable as error:
+        raise run_record.not_readable(error) from None
+    return Loaded(model, path, record, chosen)
+
+
 def make_transform(config, images, model):
     """The `Transform` that brings the images to what `model` takes."""
     return transform_lib.from_config(config.augment, model.image_size, images.mean, images.std)
+
+
+def make_stream(config, num_classes):
+    """The `pipeline.Stream` of a config's training images."""
+    augment, mix = config.augment, None
+    if config_lib.mixes(augment):
+        mix = Mix(augment.mixup_alpha, augment.cutmix_alpha, augment.mix_probability, augment.mix_switch_probability)
+    return Stream(num_classes, config.run.seed, config.optim.batch_size, config.optim.label_smoothing,
+                  augment.repeated_augmentation, mix, augment.mix_off_epoch)
 
 
 def make_devices(config):

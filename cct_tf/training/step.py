@@ -3,7 +3,7 @@
     per replica   forward and backward of each micro-batch (compiled by XLA if asked), summed
     together      all-reduce sum over the replicas, once
     per replica   clip by the global norm
-    together      finite? -> update : skip
+    together      finite? -> update, then the weights' average follows : skip
 
 The loss is a sum over the examples divided by the global batch, never a mean of means; clipping and the finite check
 see the whole gradient, so any number of replicas and micro-batches gives the same update up to summation order.
@@ -30,15 +30,17 @@ class TrainStep:
         batch_size: int B.
         accumulate_steps: int, micro-batches per replica.
         clip_norm: float or None.
+        example_loss: function of (labels [m, K], logits [m, K]) -> [m], as `losses.make_loss` returns.
         max_skipped_updates: int, `run` returns early after this many skipped updates in a row.
         jit: bool, compile forward and backward with XLA.
+        ema: `optim.ema.Ema` of the weights, or None.
 
     Attributes:
         wait_seconds: float64 variable, time spent waiting for input since it was last set to zero.
     """
 
     def __init__(self, devices, model, optimizer, state, *, batch_size, accumulate_steps=1, clip_norm=None,
-                 max_skipped_updates=20, jit=False):
+                 example_loss=losses.cross_entropy, max_skipped_updates=20, jit=False, ema=None):
         self._devices = devices
         self._model = model
         self._variables = model.trainable_variables
@@ -47,7 +49,9 @@ class TrainStep:
         self._batch_size = batch_size
         self._accumulate_steps = accumulate_steps
         self._clip_norm = clip_norm
+        self._example_loss = example_loss
         self._max_skipped_updates = max_skipped_updates
+        self._ema = ema
         self.wait_seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="wait_seconds")
         # Compiled per replica, and called through a Python function in `strategy.run`: compiling the whole step
         # fails with several devices.
@@ -64,7 +68,7 @@ class TrainStep:
         """
         with tf.GradientTape() as tape:
             logits = tf.cast(self._model(images, seeds=seeds, training=True), tf.float32)
-            loss = tf.reduce_sum(losses.cross_entropy(labels, logits)) / self._batch_size
+            loss = tf.reduce_sum(self._example_loss(labels, logits)) / self._batch_size
         gradients = tape.gradient(loss, [variable.value for variable in self._variables])
         correct = tf.cast(losses.rank_of_label(labels, logits) == 0, tf.float32)
         return gradients, loss, tf.reduce_sum(correct) / self._batch_size
@@ -120,9 +124,12 @@ class TrainStep:
         loss, accuracy, norm = (strategy.experimental_local_results(value)[0] for value in (loss, accuracy, norm))
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
         self._optimizer.learning_rate.assign(learning_rate)
+        updates = self._state.step - self._state.skipped  # done so far
 
         def update():
             strategy.run(lambda values: self._update(values), args=(gradients,))
+            if self._ema is not None:
+                self._ema.update(updates)
             return 0
 
         tf.cond(finite, update, lambda: 0)

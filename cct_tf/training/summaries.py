@@ -37,69 +37,80 @@ class Summaries:
             self._writers[name] = tf.summary.create_file_writer(str(self._workdir.path / name))
         return self._writers[name]
 
-    def start(self, step, last_evaluated_step, shown_batch):
-        """Begin, or go on from `step`: cut what will be written again; write config and first batch.
+    def start(self, step, last_evaluated_step, pictures):
+        """Begin, or go on from `step`: cut what will be written again; write config and pictures.
 
         Args:
             step, last_evaluated_step: ints.
-            shown_batch: float32 [B, S, S, 3] in [0, 1], what the network sees; None to leave it out.
+            pictures: dict tag -> [N, height, width, 3], uint8 or float32 in [0, 1].
         """
         self._metrics.cut(step, last_evaluated_step)
         with storage_faults(self._workdir.path), self._writer("train").as_default(step=step):
             text = flags.as_flagfile(self._config)
             tf.summary.text("config", "\n".join("    " + line for line in text.splitlines()))
-            if shown_batch is not None:
-                tf.summary.image("train/batch", shown_batch[:_SHOWN_IMAGES], max_outputs=_SHOWN_IMAGES)
+            for tag, images in pictures.items():
+                tf.summary.image(tag, images[:_SHOWN_IMAGES], max_outputs=_SHOWN_IMAGES)
             hparams.hparams({name: _plain(value) for name, value in self._config.as_dict().items()
                              if name not in ("workdir", "data_dir")})
 
     def write_train(self, step, values):
         """A log record: {"train/...", "timing/..."} at `step`."""
         with storage_faults(self._workdir.path):
-            self._write("train", step, values)
+            self._write_events("train", step, values)
+            self._metrics.write(step, values)
 
-    def write_evaluation(self, step, evaluation, prefix="eval", last=False):
-        """An evaluation at `step`, with its pictures.
+    def write_evaluation(self, step, evaluations, last=False):
+        """An evaluation at `step`, with its pictures. One record, and event files in a folder for each name.
 
         Args:
             step: int.
-            evaluation: `metrics.Evaluation`.
-            prefix: "eval" or "test".
+            evaluations: dict name -> `metrics.Evaluation`: "test", or "eval" and, of the averaged weights, "eval_ema".
+                The last one is drawn in `plots/`.
             last: whether it is the run's last of its kind: then the pictures are drawn in any case. Others only some
                 time after the ones before, because on a small data set they cost more than the evaluation.
         """
         with storage_faults(self._workdir.path):
-            self._write(prefix, step, evaluation.scalars(prefix))
+            values = {}
+            for name, evaluation in evaluations.items():
+                # The same tags in both folders: TensorBoard shows the two curves in one chart.
+                self._write_events(name, step, evaluation.scalars(_tag(name)))
+                values |= evaluation.scalars(name)
+            self._metrics.write(step, values)
             if last or time.monotonic() - self._drawn_at > _SECONDS_BETWEEN_PICTURES:
-                self._draw(step, evaluation, prefix)
+                for name, evaluation in evaluations.items():
+                    self._draw(step, evaluation, name)
                 self._drawn_at = time.monotonic()
 
-    def _draw(self, step, evaluation, prefix):
+    def _draw(self, step, evaluation, name):
         confusion = plots.as_array(plots.confusion_figure(evaluation.confusion, self._class_names))
-        with self._writer(prefix).as_default(step=step):
-            tf.summary.image(f"{prefix}/confusion_matrix", confusion[None])
-        self._writer(prefix).flush()
+        with self._writer(name).as_default(step=step):
+            tf.summary.image(f"{_tag(name)}/confusion_matrix", confusion[None])
+        self._writer(name).flush()
         plots.save(confusion, self._workdir.plots / "confusion_matrix.png")
         plots.save(plots.as_array(plots.curves_figure(self._metrics.read())), self._workdir.plots / "curves.png")
 
-    def last_evaluation(self):
-        """{"step", "top1", "loss"} of the newest evaluation in `metrics.jsonl`, or None."""
+    def last_evaluation(self, name):
+        """{"step", "top1", "loss"} of the newest evaluation `name` in `metrics.jsonl`, or None."""
         for record in reversed(self._metrics.read()):
-            if "eval/top1" in record:
-                return {"step": record["step"], "top1": record["eval/top1"], "loss": record["eval/loss"]}
+            if f"{name}/top1" in record:
+                return {"step": record["step"], "top1": record[f"{name}/top1"], "loss": record[f"{name}/loss"]}
         return None
 
-    def _write(self, name, step, values):
+    def _write_events(self, name, step, values):
         with self._writer(name).as_default(step=step):
             for tag, value in values.items():
                 tf.summary.scalar(tag, value)
         self._writer(name).flush()
-        self._metrics.write(step, values)
 
     def close(self):
         for writer in self._writers.values():
             writer.close()
         self._metrics.close()
+
+
+def _tag(name):
+    """`eval_ema` is `eval` of other weights."""
+    return name.removesuffix("_ema")
 
 
 def _plain(value):

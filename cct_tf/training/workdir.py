@@ -5,7 +5,7 @@
     checkpoints/          step_00000500/ ...
     best/                 step_00000500/
     metrics.jsonl         one record a line
-    train/ eval/ test/    TensorBoard event files
+    train/ eval/ test/    TensorBoard event files; eval_ema/ of the weights' average
     plots/                curves.png, confusion_matrix.png
     .lock                 held by the run
 """

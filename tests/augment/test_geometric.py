@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.augment.geometric import RandomCrop, RandomFlip, RandomResizedCrop
+from cct_tf.augment.geometric import AlternatingFlip, RandomCrop, RandomFlip, RandomResizedCrop
 from cct_tf.augment.transform import Transform
 
 SEEDS = rng.fold(1, rng.Stream.EXAMPLE, tf.range(20_000))
@@ -38,6 +38,18 @@ def test_flip_mirrors_half_of_the_images():
     assert np.array_equal(found[1::2], IMAGES[1::2])
 
 
+def test_alternating_flip_mirrors_an_image_in_every_second_epoch():
+    op, keys = AlternatingFlip(), rng.fold(1, rng.Stream.IMAGE, tf.range(20_000))
+    flipped = np.stack([op.sample(keys, tf.fill([20_000], tf.constant(epoch, tf.int64))) for epoch in range(4)])
+    assert (flipped[0] != flipped[1]).all()
+    assert (flipped[0] == flipped[2]).all() and (flipped[1] == flipped[3]).all()
+    assert abs(flipped[0].mean() - 0.5) < 4 * 0.5 / np.sqrt(20_000)
+    mixed = op.sample(keys[:2], tf.constant([0, 1], tf.int64)).numpy()  # a batch across the end of an epoch
+    assert mixed.tolist() == [flipped[0, 0], flipped[1, 1]]
+    found = op.apply(IMAGES, tf.constant([True, False] * 3)).numpy()
+    assert np.array_equal(found[::2], IMAGES[::2, :, ::-1]) and np.array_equal(found[1::2], IMAGES[1::2])
+
+
 def test_resized_crop_draws_the_area_and_ratio_it_should():
     """With ratios close to 1 nearly every first draw fits, so area and log ratio are uniform."""
     params = RandomResizedCrop(32, (0.2, 0.8), (0.9, 1 / 0.9)).sample(SEEDS, 1000, 1000)
@@ -67,11 +79,11 @@ def test_pixels_of_an_example_do_not_depend_on_its_batch():
     def prepare(images, seeds):
         return transform.augment(transform.fit(images, seeds), seeds).numpy()
 
-    whole = prepare(IMAGES, SEEDS[:6])
+    whole = prepare(tf.constant(IMAGES), SEEDS[:6])
     for index in range(6):
-        assert np.array_equal(prepare(IMAGES[index:index + 1], SEEDS[index:index + 1])[0], whole[index])
+        assert np.array_equal(prepare(tf.constant(IMAGES[index:index + 1]), SEEDS[index:index + 1])[0], whole[index])
 
 
 def test_unfinish_is_the_inverse_of_finish():
     transform = Transform(10, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
-    np.testing.assert_allclose(transform.unfinish(transform.finish(IMAGES)), IMAGES / 255.0, atol=1e-6)
+    np.testing.assert_allclose(transform.unfinish(transform.finish(tf.constant(IMAGES))), IMAGES / 255.0, atol=1e-6)

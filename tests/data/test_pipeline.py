@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from cct_tf import rng
+from cct_tf.augment.mix import Mix
 from cct_tf.augment.transform import Transform
 from cct_tf.data import pipeline
 from cct_tf.data.source import Held, Split
@@ -21,18 +22,16 @@ def split():
     return Split("train", Held(tf.constant(IMAGES), ROWS), N, LABELS)
 
 
-def _train(split, batch_size, start_step, num_steps, transform=TRANSFORM, smoothing=0.0):
-    batches = pipeline.train_batches(split, transform, num_classes=K, label_smoothing=smoothing, seed=4,
-                                     batch_size=batch_size, start_step=start_step, num_steps=num_steps)
-    return {name: np.concatenate(parts) for name, parts in
-            {name: [batch[name].numpy() for batch in batches] for name in ("image", "label", "seed")}.items()}
+def _train(split, batch_size, start_step, num_steps, transform=TRANSFORM, smoothing=0.0, **stream):
+    stream = pipeline.Stream(K, seed=4, batch_size=batch_size, label_smoothing=smoothing, **stream)
+    batches = list(pipeline.train_batches(split, transform, stream, start_step, num_steps))
+    return {name: np.concatenate([batch[name].numpy() for batch in batches]) for name in ("image", "label", "seed")}
 
 
-def test_positions_and_epochs_follow_the_contract():
-    batches = list(pipeline.ordered_positions(N, 4, 10, 0, 7).as_numpy_iterator())
-    positions = np.concatenate([batch["position"] for batch in batches])
-    indices = np.concatenate([batch["index"] for batch in batches])
-    assert positions.tolist() == list(range(70))
+def test_epochs_follow_the_contract():
+    batches = list(pipeline.ordered_indices(N, 4, 10, 0, 7).as_numpy_iterator())
+    indices, epochs = (np.concatenate([batch[name] for batch in batches]) for name in ("index", "epoch"))
+    assert epochs.tolist() == [place // N for place in range(70)]
     for epoch in range(3):
         order = rng.permutation(N, rng.fold_pair(4, rng.Stream.ORDER, epoch)).numpy()
         assert indices[epoch * N:(epoch + 1) * N].tolist() == order.tolist()
@@ -58,6 +57,54 @@ def test_images_labels_and_seeds_belong_together(split):
     np.testing.assert_allclose(plain["image"], IMAGES[ROWS[order]] / 255.0, atol=1e-6)
     assert np.array_equal(plain["label"].argmax(1), LABELS[order])
     assert np.array_equal(plain["seed"], rng.fold(4, rng.Stream.EXAMPLE, tf.range(N)).numpy())
+
+
+@pytest.mark.parametrize("repeats", [2, 3])
+def test_repeated_draws_of_an_image_stand_a_share_of_the_batch_apart(split, repeats):
+    """Copy r of the j-th of B/R new images has position sB + rB/R + j, and its own example seed."""
+    untouched = Transform(8, (0.0,), (1.0,))
+    size, new = 12, 12 // repeats
+    found = _train(split, size, 1, 3, untouched, repeats=repeats)
+    once = _train(split, new, 1, 3, untouched)
+    for step in range(3):
+        for copy in range(repeats):
+            rows = slice(step * size + copy * new, step * size + (copy + 1) * new)
+            assert np.array_equal(found["image"][rows], once["image"][step * new:(step + 1) * new])
+    assert np.array_equal(found["seed"], rng.fold(4, rng.Stream.EXAMPLE, tf.range(size, 4 * size)).numpy())
+    drawn = _train(split, size, 1, 3, repeats=repeats)["image"]
+    assert (np.abs(drawn[:new] - drawn[new:2 * new]).max(axis=(1, 2, 3)) > 0).mean() > 0.5
+
+
+def test_an_alternating_flip_shows_every_image_both_ways_in_two_epochs(split):
+    plain = _train(split, N, 0, 4, Transform(8, (0.0,), (1.0,)))["image"].reshape(4, N, 8, 8, 3)
+    found = _train(split, N, 0, 4, Transform(8, (0.0,), (1.0,), flip="alternating"))["image"].reshape(plain.shape)
+    orders = [rng.permutation(N, rng.fold_pair(4, rng.Stream.ORDER, epoch)).numpy() for epoch in range(4)]
+    flipped = np.zeros((4, N), bool)
+    for epoch in range(4):
+        for place, index in enumerate(orders[epoch]):
+            flipped[epoch, index] = not np.array_equal(found[epoch, place], plain[epoch, place])
+            expected = plain[epoch, place][:, ::-1] if flipped[epoch, index] else plain[epoch, place]
+            assert np.array_equal(found[epoch, place], expected)
+    assert np.array_equal(flipped[0], ~flipped[1]) and np.array_equal(flipped[:2], flipped[2:])
+    assert 0 < flipped[0].sum() < N
+
+
+def test_mixing_is_a_function_of_the_step_and_ends_with_its_epoch(split):
+    """Batches of 10: step 4 begins at position 40, in epoch 1 of 23 images; step 5 at 50, in epoch 2."""
+    untouched, mix = Transform(8, (0.0,), (1.0,)), Mix(1.0, 1.0, 1.0, 0.5)
+    plain = _train(split, 10, 0, 8, untouched)
+    mixed = _train(split, 10, 0, 8, untouched, mix=mix, mix_off_epoch=2)
+    differs = np.abs(mixed["label"] - plain["label"]).reshape(8, -1).max(axis=1) > 0
+    assert differs[:5].sum() >= 3 and not differs[5:].any()
+    assert np.array_equal(mixed["image"][50:], plain["image"][50:])
+    for step in range(5):
+        rows = slice(10 * step, 10 * step + 10)
+        images, labels = mix.apply(tf.cast(np.rint(plain["image"][rows] * 255), tf.uint8), plain["label"][rows],
+                                   mix.sample(4, tf.constant(step, tf.int64), 8, 8))
+        np.testing.assert_allclose(mixed["image"][rows], images.numpy() / 255.0, atol=1e-6)
+        np.testing.assert_allclose(mixed["label"][rows], labels.numpy(), atol=1e-6)
+    resumed = _train(split, 10, 3, 2, untouched, mix=mix, mix_off_epoch=2)
+    assert np.array_equal(resumed["image"], mixed["image"][30:50])
 
 
 def test_label_smoothing_spreads_its_share_over_all_classes(split):

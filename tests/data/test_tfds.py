@@ -153,17 +153,17 @@ def test_streamed_sets_keep_their_order_unread(data_dir):
 
 
 def _stream(reader, seed, start, number):
-    """The first `number` (position, encoded image) of a stream from position `start` on; no image is decoded."""
+    """The first `number` (epoch, index, encoded image) of a stream from place `start` on; no image is decoded."""
     examples = windowed.windowed_examples(reader, seed, start).unbatch().take(number).map(
-        lambda example: (example["position"], reader.decode.encoded(example["record"])[0]))
+        lambda example: (example["epoch"], example["index"], reader.decode.encoded(example["record"])[0]))
     return list(examples.as_numpy_iterator())
 
 
 def test_each_epoch_is_another_permutation_in_windows(data_dir):
     reader = _streamed(data_dir).splits["train"].reader
     stream = _stream(reader, 3, 0, 2 * NUM_TRAIN)
-    assert [position for position, _ in stream] == list(range(2 * NUM_TRAIN))
-    first, second = [image for _, image in stream[:NUM_TRAIN]], [image for _, image in stream[NUM_TRAIN:]]
+    assert [epoch for epoch, _, _ in stream] == [0] * NUM_TRAIN + [1] * NUM_TRAIN
+    first, second = [image for _, _, image in stream[:NUM_TRAIN]], [image for _, _, image in stream[NUM_TRAIN:]]
     assert collections.Counter(first) == collections.Counter(second) and len(set(first)) == NUM_TRAIN
     assert sum(a == b for a, b in zip(first, second, strict=True)) < 10
 
@@ -172,7 +172,9 @@ def test_the_order_is_shards_then_windows(data_dir):
     reader = _streamed(data_dir).splits["train"].reader
     by_image = {reader.decode.encoded(record)[0].numpy(): i
                 for i, record in enumerate(windowed.windowed_in_order(reader))}
-    seen = [by_image[image] for _, image in _stream(reader, 3, NUM_TRAIN, NUM_TRAIN)]  # epoch 1
+    stream = _stream(reader, 3, NUM_TRAIN, NUM_TRAIN)  # epoch 1
+    seen = [by_image[image] for _, _, image in stream]
+    assert seen == [index for _, index, _ in stream]
     shards = np.array_split(np.arange(NUM_TRAIN), NUM_SHARDS)
     order = rng.permutation(NUM_SHARDS, rng.fold_pair(3, rng.Stream.ORDER, 1)).numpy()
     records = np.concatenate([shards[shard] for shard in order])

@@ -48,3 +48,45 @@ def test_constant_stays_after_the_warmup():
 def test_warmup_longer_than_the_run_is_all_there_is():
     rates = _rates(1000, batch_size=100, epochs=1.0, learning_rate=1e-3, warmup_epochs=10.0)
     assert rates == pytest.approx([1e-5 * step for step in range(10)])
+
+
+AUTOAUGMENT = {"batch_size": 128, "epochs": 200.0, "learning_rate": 5e-4, "warmup_epochs": 5.0,
+               "warmup_shape": "reciprocal", "warmup_prefix": True}
+
+
+@pytest.mark.parametrize("unit", ["epoch", "step"])
+def test_autoaugment_recipe_is_the_authors(unit):
+    """examples/main.py, adjust_learning_rate(epoch), 50,000 images; per step the cosine alone moves within epochs."""
+    rates = _rates(50_000, **AUTOAUGMENT, schedule_unit=unit)
+    assert len(rates) == 78_125
+    for step, rate in enumerate(rates):
+        whole = step * 128 // 50_000
+        epoch = whole if unit == "epoch" else step * 128 / 50_000
+        expected = 5e-4 / (5 - whole) if whole < 5 else 5e-4 * math.cos(math.pi * (epoch - 5) / 390) ** 2
+        assert rate == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+def test_prefixed_cosine_starts_at_the_peak_and_ends_where_the_other_does():
+    """Linear warm-up over 4 of 30 epochs, then half a period over 26, at 8 steps an epoch; 3 epochs of cool-down."""
+    rates = _rates(1024, **PAPER, warmup_prefix=True)
+    for step, rate in enumerate(rates):
+        t = step / 8
+        cosine = 1e-5 + (5.5e-4 - 1e-5) * math.cos(math.pi * (min(t, 30) - 4) / 52) ** 2
+        assert rate == pytest.approx(1e-6 + t * 5.49e-4 / 4 if t < 4 else cosine, rel=1e-9)
+    assert rates[32] == 5.5e-4 and set(rates[240:]) == {1e-5}
+
+
+def test_a_prefix_that_fills_the_schedule_leaves_the_lowest_rate():
+    rates = _rates(1000, batch_size=100, epochs=1.0, cooldown_epochs=2.0, warmup_epochs=2.0, warmup_prefix=True,
+                   learning_rate=1e-3, min_learning_rate=1e-5)
+    assert rates[:20] == pytest.approx([5e-5 * step for step in range(20)]) and set(rates[20:]) == {1e-5}
+
+
+@pytest.mark.parametrize(("batch_size", "factor"), [(64, 0.25), (256, 1.0), (1024, 4.0)])
+def test_linear_scaling_multiplies_all_three_rates(batch_size, factor):
+    """arXiv:1706.02677: as if the flags had been the scaled rates."""
+    names = ("learning_rate", "min_learning_rate", "warmup_learning_rate")
+    given = PAPER | {"batch_size": batch_size}
+    scaled = given | {name: factor * given[name] for name in names}
+    assert (_rates(4096, **given, learning_rate_scaling="linear")
+            == pytest.approx(_rates(4096, **scaled), rel=1e-12))

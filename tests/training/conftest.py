@@ -2,6 +2,7 @@
 
 import pytest
 
+from cct_tf.training.loop import Training
 from cct_tf.training.summaries import Summaries
 
 
@@ -14,6 +15,7 @@ def drawn(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _no_pictures(request):
+def _no_pictures(request, monkeypatch):
     if "summaries" not in request.module.__name__:
         request.getfixturevalue("drawn")
+        monkeypatch.setattr(Training, "_pictures", lambda self: {})

@@ -11,7 +11,7 @@ from cct_tf.training import checkpoint, loop, run_record
 from tests.training import tiny
 
 RUN = {"train_steps": 17, "log_every_steps": 5, "eval_every_steps": 7, "checkpoint_every_steps": 4,
-       "validation_fraction": 0.2, "keep_checkpoints": 2}
+       "validation_fraction": 0.2, "keep_checkpoints": 2, "ema_decay": 0.9}
 
 
 class StopAt(tiny.NoInterrupts):
@@ -49,7 +49,7 @@ def undisturbed(tmp_path_factory):
 def _same(first, second):
     assert tiny.records(first) == tiny.records(second)
     a, b = _tensors(first), _tensors(second)
-    assert a.keys() == b.keys() and len(a) > 60  # weights, two moments each, counters
+    assert a.keys() == b.keys() and len(a) > 4 * 29  # weights, two moments and an average each, counters
     for name in a:
         assert np.array_equal(a[name], b[name]), name
     records = [run_record.read_record(run_record.list_checkpoints(folder / "checkpoints")[-1])
@@ -125,9 +125,10 @@ def test_a_checkpoint_of_two_replicas_goes_on_with_one(undisturbed, tmp_path):
     with pytest.raises(Interrupted):
         training.run(StopAt(training, 6))
     tiny.train(tmp_path, **RUN)
-    expected, found = (np.array([record["train/loss"] for record in tiny.records(folder, "train/")])
-                       for folder in (undisturbed, tmp_path))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for name in ("train/loss", "eval/loss", "eval_ema/loss"):
+        expected, found = ([record[name] for record in tiny.records(folder, name)]
+                           for folder in (undisturbed, tmp_path))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_a_finished_run_can_be_made_longer(tmp_path):
@@ -141,7 +142,7 @@ def test_only_the_last_checkpoints_and_the_best_are_kept(undisturbed):
     kept = [path.name for path in run_record.list_checkpoints(undisturbed / "checkpoints")]
     assert kept == ["step_00000016", "step_00000017"]
     evaluations = tiny.records(undisturbed, "eval/")
-    best = max(evaluations, key=lambda record: (record["eval/top1"], -record["step"]))["step"]
+    best = max(evaluations, key=lambda record: (record["eval_ema/top1"], -record["step"]))["step"]
     assert [path.name for path in run_record.list_checkpoints(undisturbed / "best")] == [f"step_{best:08d}"]
 
 

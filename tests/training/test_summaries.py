@@ -20,16 +20,16 @@ def _tags(folder, kind):
 
 
 def test_a_run_writes_every_tag_of_the_design(tmp_path):
-    tiny.train(tmp_path, train_steps=4, eval_every_steps=2, validation_fraction=0.2)
+    tiny.train(tmp_path, train_steps=4, eval_every_steps=2, validation_fraction=0.2, ema_decay=0.9)
     scalars = {"train/loss", "train/accuracy", "train/learning_rate", "train/grad_norm", "train/skipped_updates",
                "timing/images_per_second", "timing/step_ms", "timing/input_wait_fraction"}
     assert scalars <= _tags(tmp_path / "train", "scalars")
-    assert "train/batch" in _tags(tmp_path / "train", "images")
+    assert {"train/batch", "train/preview"} <= set(_tags(tmp_path / "train", "images"))
     assert "config" in _tags(tmp_path / "train", "text")
     assert "_hparams_/session_start_info" in _tags(tmp_path / "train", "hparams")
-    for name in ("eval", "test"):
-        assert {f"{name}/top1", f"{name}/top5", f"{name}/loss"} <= _tags(tmp_path / name, "scalars")
-        assert f"{name}/confusion_matrix" in _tags(tmp_path / name, "images")
+    for folder, name in (("eval", "eval"), ("eval_ema", "eval"), ("test", "test")):
+        assert {f"{name}/top1", f"{name}/top5", f"{name}/loss"} <= _tags(tmp_path / folder, "scalars")
+        assert f"{name}/confusion_matrix" in _tags(tmp_path / folder, "images")
     for name in ("curves.png", "confusion_matrix.png"):
         pixels = np.asarray(Image.open(tmp_path / "plots" / name))
         assert pixels.std() > 10  # something is drawn on it

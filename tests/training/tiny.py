@@ -32,13 +32,17 @@ def settings(workdir, **changes):
     return config.from_dict(EVERYTHING_RANDOM | {"workdir": str(workdir)} | changes)
 
 
-def assemble(workdir, **changes):
-    """`loop.Training` of a tiny run, new or going on."""
-    chosen = settings(workdir, **changes)
-    folder = Workdir(pathlib.Path(workdir))
+def start(chosen):
+    """`loop.Training` of a config, new or going on."""
+    folder = Workdir(pathlib.Path(chosen.run.workdir))
     folder.create()
     console = Console(quiet=True)
     return loop.Training(chosen, folder, find_start(chosen, folder, console), console)
+
+
+def assemble(workdir, **changes):
+    """`loop.Training` of a tiny run, new or going on."""
+    return start(settings(workdir, **changes))
 
 
 def train(workdir, interrupts=None, **changes):

@@ -1,0 +1,131 @@
+"""Operations of policies on the levels of an image, each equal to Pillow's on every pixel.
+
+`histogram_ops` (AutoContrast, Equalize) look at the whole image first; `level_ops` (the rest) are elementwise but for
+a mean and a 3 x 3 neighbourhood, and are meant to be compiled.
+
+Pillow blends in float32: fl(a + fl(factor * (b - a))). XLA would contract the product and the sum into one rounding, so
+both are formed in float64, where they are exact, and rounded to float32 by casts.
+
+Legend: B batch, H W image, n = H W pixels.
+"""
+
+import tensorflow as tf
+
+from cct_tf.augment.policies import Op
+
+# ImageOps and ImageEnhance names; Op holds the units of their arguments.
+HISTOGRAM_OPS = (Op.AUTO_CONTRAST, Op.EQUALIZE)
+LEVEL_OPS = (Op.INVERT, Op.POSTERIZE, Op.SOLARIZE, Op.SOLARIZE_ADD, Op.BRIGHTNESS, Op.CONTRAST, Op.COLOR, Op.SHARPNESS)
+
+
+def gray(levels):
+    """Pillow's conversion to "L": int32 [..., 3] -> int32 [...], 16 bits of fraction."""
+    total = levels[..., 0] * 19595 + levels[..., 1] * 38470 + levels[..., 2] * 7471 + 0x8000
+    return tf.bitwise.right_shift(total, 16)
+
+
+def smooth(levels):
+    """Pillow's ImageFilter.SMOOTH: int32 [B, H, W, 3] -> the same; the outermost pixels stay."""
+    height, width = levels.shape[1:3]
+    padded = tf.pad(levels, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    total = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * levels
+    # Weights 1 1 1, 1 5 1, 1 1 1 over 13, rounded; there are no ties. (x * 40330) >> 20 is x // 26 for x below 2^15.
+    inner = tf.bitwise.right_shift((2 * total + 13) * 40330, 20)
+    y, x = tf.range(height)[None, :, None, None], tf.range(width)[None, None, :, None]
+    # Slices put together again would cost XLA three times as much.
+    return tf.where((y == 0) | (y == height - 1) | (x == 0) | (x == width - 1), levels, inner)
+
+
+def blend(base, levels, factor):
+    """Pillow's Image.blend(base, levels, factor), bit for bit.
+
+    Args:
+        base, levels: int32, broadcastable, 0-255.
+        factor: float64, broadcastable; 1 gives `levels`, above 1 goes beyond.
+
+    Returns:
+        int32, cut off towards 0 and clipped to 0-255.
+    """
+    factor = tf.cast(tf.cast(factor, tf.float32), tf.float64)
+    product = tf.cast(tf.cast(factor * tf.cast(levels - base, tf.float64), tf.float32), tf.float64)
+    total = tf.cast(tf.cast(base, tf.float64) + product, tf.float32)
+    return tf.cast(tf.clip_by_value(total, 0.0, 255.0), tf.int32)
+
+
+def level_ops(images, op, argument):
+    """INVERT ... SHARPNESS of each image.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        op: int32 [B], `policies.Op`; another op leaves its image as it is.
+        argument: float64 [B].
+
+    Returns:
+        uint8 [B, H, W, 3].
+    """
+    levels = tf.cast(images, tf.int32)
+    op, argument = op[:, None, None, None], argument[:, None, None, None]
+    whole = tf.cast(argument, tf.int32)
+    gray_levels = gray(levels)[..., None]  # [B, H, W, 1]
+    pixels = images.shape[1] * images.shape[2]
+    mean = (2 * tf.reduce_sum(gray_levels, axis=[1, 2, 3], keepdims=True) + pixels) // (2 * pixels)  # rounded
+    base = tf.where(op == Op.CONTRAST, mean, tf.where(op == Op.COLOR, gray_levels, 0))
+    base = tf.where(op == Op.SHARPNESS, smooth(levels), base)
+    inverted = 255 - levels
+    ignored = tf.bitwise.left_shift(1, 8 - whole) - 1  # the low bits that posterizing drops
+    threshold = tf.cast(tf.math.ceil(argument), tf.int32)
+    result = blend(base, levels, argument)
+    for code, value in (
+            (Op.INVERT, inverted),
+            (Op.POSTERIZE, tf.bitwise.bitwise_and(levels, 255 - ignored)),
+            (Op.SOLARIZE, tf.where(levels < threshold, levels, inverted)),
+            (Op.SOLARIZE_ADD, tf.where(levels < 128, tf.minimum(levels + whole, 255), levels))):
+        result = tf.where(op == code, value, result)
+    known = tf.reduce_any(op == tf.constant([int(code) for code in LEVEL_OPS]), axis=-1, keepdims=True)
+    return tf.cast(tf.where(known, result, levels), tf.uint8)
+
+
+def histogram_ops(images, op):
+    """AUTO_CONTRAST or EQUALIZE of each image.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        op: int32 [B].
+
+    Returns:
+        uint8 [B, H, W, 3].
+    """
+    shape = tf.shape(images)
+    planes = tf.cast(tf.reshape(tf.transpose(images, [0, 3, 1, 2]), [3 * shape[0], -1]), tf.int32)  # [3B, n]
+    counts = tf.math.bincount(planes, minlength=256, maxlength=256, axis=-1)  # [3B, 256]
+    equalize = tf.repeat(op == Op.EQUALIZE, 3)[:, None]
+    table = tf.where(equalize, _equalize_table(counts), _contrast_table(counts))
+    planes = tf.gather(tf.cast(table, tf.uint8), planes, axis=1, batch_dims=1)
+    return tf.transpose(tf.reshape(planes, [shape[0], 3, shape[1], shape[2]]), [0, 2, 3, 1])
+
+
+def _ends(counts):
+    """First and last level that occurs, int32 [.., 1] each."""
+    present = tf.cast(counts > 0, tf.int32)
+    first = tf.argmax(present, axis=1, output_type=tf.int32)[:, None]
+    last = 255 - tf.argmax(present[:, ::-1], axis=1, output_type=tf.int32)[:, None]
+    return first, last
+
+
+def _contrast_table(counts):
+    """ImageOps.autocontrast: int32 [P, 256] counts -> int32 [P, 256]. In float64 as Python computes it."""
+    first, last = _ends(counts)
+    levels = tf.range(256)[None]
+    scale = 255.0 / tf.cast(tf.maximum(last - first, 1), tf.float64)
+    stretched = tf.cast(levels, tf.float64) * scale + tf.cast(-first, tf.float64) * scale
+    return tf.where(last > first, tf.cast(tf.clip_by_value(stretched, 0.0, 255.0), tf.int32), levels)
+
+
+def _equalize_table(counts):
+    """ImageOps.equalize: int32 [P, 256] counts -> int32 [P, 256]."""
+    _, last = _ends(counts)
+    step = (tf.reduce_sum(counts, axis=1, keepdims=True) - tf.gather(counts, last, axis=1, batch_dims=1)) // 255
+    below = tf.cumsum(counts, axis=1, exclusive=True)
+    table = (step // 2 + below) // tf.maximum(step, 1)
+    return tf.where(step > 0, tf.minimum(table, 255), tf.range(256)[None])

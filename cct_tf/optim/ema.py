@@ -1,0 +1,47 @@
+"""Exponential moving average of the weights."""
+
+import tensorflow as tf
+
+
+class Ema:
+    """Averages that follow a network's weights: after update t, average = d average + (1 - d) weight.
+
+    d = min(decay, (1 + t) / (10 + t)) with warm-up, as in TensorFlow's ExponentialMovingAverage, else decay; t counts
+    the updates that were done, from 0. The averages are the trainable variables of a second network of the same kind,
+    so that they can be evaluated, saved and mirrored like any network's.
+
+    Args:
+        strategy: tf.distribute.Strategy under whose scope both networks were built.
+        decay: float in (0, 1).
+        warmup: bool.
+        weights, averages: lists of keras.Variable, in the same order.
+    """
+
+    def __init__(self, strategy, decay, warmup, weights, averages):
+        self._strategy = strategy
+        self._decay = decay
+        self._warmup = warmup
+        # tf.Variables: what extended.update takes.
+        self._pairs = [(average.value, weight.value) for average, weight in zip(averages, weights, strict=True)]
+
+    def _on_each_replica(self, change):
+        for average, weight in self._pairs:
+            # Each replica from its own copy of the weight: nothing is sent.
+            self._strategy.extended.update(average, change, args=(weight,))
+
+    def start(self):
+        """Set the averages to the weights."""
+        self._on_each_replica(lambda average, weight: average.assign(weight))
+
+    def update(self, updates):
+        """Follow the weights after an update; call it in cross-replica context.
+
+        Args:
+            updates: int64 scalar t, the updates done before this one.
+        """
+        share = tf.constant(1.0 - self._decay, tf.float64)
+        if self._warmup:
+            share = tf.maximum(share, 9.0 / (10.0 + tf.cast(updates, tf.float64)))  # 1 - (1 + t) / (10 + t)
+        share = tf.cast(share, tf.float32)
+        # Three operations a variable. The difference is small where d is near 1, so little is lost in float32.
+        self._on_each_replica(lambda average, weight: average.assign_sub(share * (average - weight)))

@@ -1,0 +1,37 @@
+"""Layer-wise learning-rate decay: the further from the head, the less a variable learns (arXiv:2106.08254)."""
+
+_FIRST = ("tokenizer", "positions", "class_token")
+_LAST = ("norm", "pooling", "head")
+
+
+def rate_factors(variables, decay):
+    """What multiplies each variable's learning rate, and with it its weight decay: decay^(L + 1 - id).
+
+    The id of what makes tokens is 0, that of block i is i + 1, that of all behind the L blocks L + 1. So BEiT's
+    optim_factory.py (microsoft/unilm); timm counts the final norm as part of the last block.
+
+    Args:
+        variables: list of keras.Variable, all trainable ones of one model.
+        decay: float in (0, 1].
+
+    Returns:
+        list of floats, one per variable.
+
+    Raises:
+        ValueError: a variable of no known part of the network.
+    """
+    if decay == 1.0:
+        return [1.0] * len(variables)
+    parts = [variable.path.split("/")[1] for variable in variables]
+    depth = len({part for part in parts if part.startswith("block_")})
+    return [decay ** (depth + 1 - _layer_id(part, depth)) for part in parts]
+
+
+def _layer_id(part, depth):
+    if part in _FIRST:
+        return 0
+    if part in _LAST:
+        return depth + 1
+    if part.startswith("block_"):
+        return int(part.removeprefix("block_")) + 1
+    raise ValueError(f"{part}: at no known depth of the network")

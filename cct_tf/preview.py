@@ -1,0 +1,108 @@
+"""Look at what the network will see: `python -m cct_tf.preview --flagfile=configs/quickstart.cfg`."""
+
+import dataclasses
+import os
+import pathlib
+import sys
+
+from cct_tf import checks, command, config, flags, runtime
+from cct_tf.errors import UserError
+
+_USAGE = """usage: python -m cct_tf.preview [--flagfile=FILE] [--flag=value ...] [--output=FILE.png] [--ops]
+
+Draws a contact sheet of the training images as a run with these flags would see them: a row for each image, a column
+for each epoch. With --ops, a row for each operation of the policies of --auto_augment instead. Trains nothing and needs
+no --workdir; another --seed shows other images."""
+
+_OWN = [
+    flags.command_field("output", str, "preview.png", "the picture, a PNG file"),
+    flags.command_field("rows", int, 8, "images", minimum=1),
+    flags.command_field("columns", int, 8, "draws of each image", minimum=1),
+    flags.command_field("ops", bool, False, "show each operation of the policies instead"),
+]
+_FIELDS = [*_OWN, *config.FIELDS.values()]
+_MOST_CELLS = 1000
+
+
+def _check_output(name):
+    """Raise UserError if the picture can't be written there."""
+    path = pathlib.Path(name)
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise UserError(f"--output: expected the name of a file that ends in .png, found {name!r}")
+    probe = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--output: expected a file in a folder that can be written, found {name!r} "
+                        f"({error.strerror})") from None
+
+
+def _check(values, settings):
+    """What can be judged without TensorFlow."""
+    if values["rows"] * values["columns"] > _MOST_CELLS:
+        raise UserError(f"--rows: expected at most {_MOST_CELLS} draws in all, found {values['rows']} rows of "
+                        f"{values['columns']} --columns")
+    if config.mixes(settings.augment) and values["rows"] % 2 and not values["ops"]:
+        raise UserError("--rows: expected an even number for --mixup_alpha and --cutmix_alpha, which mix neighbours, "
+                        f"found {values['rows']}")
+    checks.check_inputs(settings)
+    _check_output(values["output"])
+
+
+def _heading(settings):
+    """The flags that shape the picture, where they are not the defaults."""
+    parts = [f"--dataset={settings.data.dataset}", f"--seed={settings.run.seed}"]
+    for field in dataclasses.fields(settings.augment):
+        value = getattr(settings.augment, field.name)
+        if value != field.default and field.name not in ("mean", "std"):
+            shown = value if isinstance(value, tuple) else (value,)
+            shown = ",".join(part if isinstance(part, str) else f"{part:g}" for part in shown)
+            parts.append(f"--{field.name}={shown}")
+    return " ".join(parts)
+
+
+def _draw(settings, values, console):
+    """The picture of the flags: a matplotlib Figure."""
+    from cct_tf.models import variants
+    from cct_tf.training import contact_sheet, setup
+    images = setup.open_images(settings, console)
+    source, split = images.source, images.source.splits["train"]
+    if values["rows"] > split.num_examples:
+        raise UserError(f"--rows: expected at most the number of training images, {split.num_examples}, found "
+                        f"{values['rows']}")
+    # Of the network only the size of its input is needed.
+    network = variants.resolve(settings.model.model, settings.augment.image_size)
+    transform = setup.make_transform(settings, images, network)
+    stream = setup.make_stream(settings, source.num_classes)
+    with console.phase("drawing"):
+        if values["ops"]:
+            image = contact_sheet.first_image(split, transform, stream.seed)
+            return contact_sheet.figure(contact_sheet.operations(image, images.mean))
+        sheet = contact_sheet.draw(split, source.class_names, transform, stream, values["rows"], values["columns"])
+        return contact_sheet.figure(sheet, _heading(settings))
+
+
+def main(given):
+    """Draw what the flags say."""
+    values = {field.name: field.default for field in _OWN} | given
+    own = {field.name for field in _OWN}
+    settings = config.from_dict({name: value for name, value in given.items() if name not in own})
+    runtime.check_backend()
+    _check(values, settings)
+    from cct_tf.training.console import Console
+    console = Console()
+    with console.phase("starting TensorFlow"):
+        runtime.start_tensorflow()
+        from cct_tf.training import plots
+    plots.save(plots.as_array(_draw(settings, values, console)), pathlib.Path(values["output"]))
+    console.say(f"wrote {values['output']}")
+
+
+def run():
+    """Entry point of `cct-preview`."""
+    command.run(main, sys.argv[1:], _USAGE, _FIELDS)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,55 @@
+"""Test-time augmentation: a network's answer, averaged over views of each image.
+
+Views are moved and mirrored copies. A view takes row rows[i] and column columns[j] of the image for its pixel (i, j),
+so edge pixels repeat where it was moved, and all views are the same computation with other numbers: one trace, and
+the memory of one view.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+
+def views(kind, size, shift=1):
+    """The views of an image of `size` x `size` pixels.
+
+    Args:
+        kind: "flip": the image and its mirror image; "shifts": both, each also moved up and left, and down and right.
+        size: int S.
+        shift: int, pixels of the moves.
+
+    Returns:
+        (rows, columns), int64 [V, S] each; V is 2 or 6.
+    """
+    straight = np.arange(size)
+    moves = {"flip": (0,), "shifts": (0, shift, -shift)}[kind]
+    places = [np.clip(straight + move, 0, size - 1) for move in moves]
+    # A mirrored view is moved after it was mirrored.
+    return (np.stack(places * 2).astype(np.int64),
+            np.stack(places + [size - 1 - place for place in places]).astype(np.int64))
+
+
+class AveragedViews:
+    """Stands in for a model in evaluation: images -> log of the probabilities' mean over the views.
+
+    Args:
+        model: keras.Model, images [B, S, S, 3] -> logits [B, K].
+        kind, shift: see `views`.
+    """
+
+    def __init__(self, model, kind, shift=1):
+        self._model = model
+        self._rows, self._columns = views(kind, model.image_size, shift)
+
+    @property
+    def num_views(self):
+        return len(self._rows)
+
+    def __call__(self, images, training=False):
+        """float32 [B, S, S, 3] -> float32 [B, K]. Softmax of it gives the averaged probabilities back."""
+        def look(view):
+            rows, columns = view
+            seen = tf.gather(tf.gather(images, rows, axis=1), columns, axis=2)
+            return tf.nn.log_softmax(tf.cast(self._model(seen, training=training), tf.float32))
+
+        logs = tf.map_fn(look, (self._rows, self._columns), fn_output_signature=tf.float32, parallel_iterations=1)
+        return tf.reduce_logsumexp(logs, axis=0) - float(np.log(self.num_views))  # [V, B, K] -> [B, K]

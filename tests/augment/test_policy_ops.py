@@ -1,0 +1,150 @@
+"""Every operation of the policies against Pillow's, pixel by pixel, over 200 patches of photographs and flat ones."""
+
+import functools
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import tensorflow as tf
+from PIL import Image, ImageEnhance, ImageOps
+
+from cct_tf.augment import lookup, policy_ops
+from cct_tf.augment.policies import BICUBIC, BILINEAR, NEAREST, Op
+
+S = 32
+FILL = (125, 122, 114)
+RESAMPLING = {NEAREST: Image.NEAREST, BILINEAR: Image.BILINEAR, BICUBIC: Image.BICUBIC}
+
+
+@functools.cache
+def patches():
+    """uint8 [208, S, S, 3]: patches of scikit-learn's two photographs, eight of them flat, two-valued or grey."""
+    luck = np.random.default_rng(0)
+    photos = sklearn.datasets.load_sample_images().images
+    found = []
+    for index in range(200):
+        photo = photos[index % 2]
+        y, x = (luck.integers(0, side - S) for side in photo.shape[:2])
+        found.append(photo[y:y + S, x:x + S])
+    flat = [np.full((S, S, 3), level) for level in (0, 128, 255)]
+    ramp = np.broadcast_to((np.arange(S) * 8)[None, :, None], (S, S, 3))
+    edges = [np.where(luck.random((S, S, 3)) < share, 3, 250) for share in (0.001, 0.5)]
+    dark = luck.integers(0, 4, (2, S, S, 3))
+    return np.stack([*found, *flat, ramp, *edges, *dark]).astype(np.uint8)
+
+
+def _transform(image, matrix, interpolation):
+    return image.transform(image.size, Image.AFFINE, matrix, RESAMPLING[interpolation], fillcolor=FILL)
+
+
+PILLOW = {
+    Op.IDENTITY: lambda image, k, _: image,
+    Op.AUTO_CONTRAST: lambda image, k, _: ImageOps.autocontrast(image),
+    Op.EQUALIZE: lambda image, k, _: ImageOps.equalize(image),
+    Op.INVERT: lambda image, k, _: ImageOps.invert(image),
+    Op.POSTERIZE: lambda image, k, _: ImageOps.posterize(image, int(k)) if k else Image.new("RGB", image.size),
+    Op.SOLARIZE: lambda image, k, _: ImageOps.solarize(image, k),
+    Op.SOLARIZE_ADD: lambda image, k, _: image.point([min(255, i + int(k)) if i < 128 else i for i in range(256)] * 3),
+    Op.BRIGHTNESS: lambda image, k, _: ImageEnhance.Brightness(image).enhance(k),
+    Op.CONTRAST: lambda image, k, _: ImageEnhance.Contrast(image).enhance(k),
+    Op.COLOR: lambda image, k, _: ImageEnhance.Color(image).enhance(k),
+    Op.SHARPNESS: lambda image, k, _: ImageEnhance.Sharpness(image).enhance(k),
+    Op.SHEAR_X: lambda image, k, r: _transform(image, (1, k, 0, 0, 1, 0), r),
+    Op.SHEAR_Y: lambda image, k, r: _transform(image, (1, 0, 0, k, 1, 0), r),
+    Op.TRANSLATE_X: lambda image, k, r: _transform(image, (1, 0, k, 0, 1, 0), r),
+    Op.TRANSLATE_Y: lambda image, k, r: _transform(image, (1, 0, 0, 0, 1, k), r),
+    Op.ROTATE: lambda image, k, r: image.rotate(k, RESAMPLING[r], fillcolor=FILL),
+}
+FACTORS = [0.0, 0.1, 0.19, 0.5, 0.91, 1.0, 1.09, 1.5, 1.81, 1.9, 3.0]
+SHIFTS = [-40.0, -12.96, -0.5, 0.0, 0.25, 3.0, 14.4, 31.0, 32.0]
+SPECIAL = {Op.POSTERIZE: list(range(9)), Op.SOLARIZE: [0.0, 28.44, 128.0, 255.0, 256.0], Op.SOLARIZE_ADD: [0, 99, 128],
+           Op.BRIGHTNESS: FACTORS, Op.CONTRAST: FACTORS, Op.COLOR: FACTORS, Op.SHARPNESS: FACTORS,
+           # At multiples of 1/30 many places lie on the edge of a pixel.
+           Op.SHEAR_X: [k / 30 for k in range(-10, 11)], Op.SHEAR_Y: [k / 30 for k in range(-10, 11)] * 3,
+           Op.TRANSLATE_X: SHIFTS,
+           Op.TRANSLATE_Y: SHIFTS, Op.ROTATE: [0.0, 6.6666, 27.0, -30.0, 90.0, 180.0, -90.0, 135.0]}
+RANGES = {Op.SOLARIZE: (0, 256), Op.BRIGHTNESS: (0, 2), Op.CONTRAST: (0, 2), Op.COLOR: (0, 2), Op.SHARPNESS: (0, 2),
+          Op.SHEAR_X: (-0.3, 0.3), Op.SHEAR_Y: (-0.99, 0.99), Op.TRANSLATE_X: (-15, 15), Op.TRANSLATE_Y: (-32, 32),
+          Op.ROTATE: (-135, 135)}
+
+
+def arguments(op, count):
+    """`count` arguments: the special ones, then uniform ones over the whole range."""
+    special = SPECIAL.get(op, [0.0])
+    if op not in RANGES:
+        return np.resize(np.array(special, np.float64), count)
+    drawn = np.random.default_rng(int(op)).uniform(*RANGES[op], count)
+    drawn[:len(special)] = special[:count]
+    return drawn
+
+
+_compiled = tf.function(policy_ops.apply)
+
+
+def ours(images, op, argument, interpolation):
+    count = len(images)
+    stage = {"op": tf.fill([count], int(op)), "argument": tf.constant(argument, tf.float64),
+             "interpolation": tf.fill([count], interpolation)}
+    return _compiled(tf.constant(images), stage, FILL).numpy()
+
+
+def pillows(images, op, argument, interpolation):
+    return np.stack([np.asarray(PILLOW[op](Image.fromarray(image), float(k), interpolation))
+                     for image, k in zip(images, argument, strict=True)])
+
+
+@pytest.mark.parametrize("op", [op for op in Op if op < Op.SHEAR_X], ids=lambda op: op.name)
+def test_levels_are_pillows_on_every_pixel(op):
+    """Blends too: within one level was promised."""
+    images = patches()
+    argument = arguments(op, len(images))
+    assert np.array_equal(ours(images, op, argument, NEAREST), pillows(images, op, argument, NEAREST))
+
+
+@pytest.mark.parametrize("interpolation, most", [(NEAREST, 0), (BILINEAR, 1), (BICUBIC, 1)],
+                         ids=["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("op", [op for op in Op if op >= Op.SHEAR_X], ids=lambda op: op.name)
+def test_geometry_is_pillows(op, interpolation, most):
+    """NEAREST on every pixel, the others within one level, borders included."""
+    images = patches()
+    argument = arguments(op, len(images))
+    difference = np.abs(ours(images, op, argument, interpolation).astype(int)
+                        - pillows(images, op, argument, interpolation))
+    assert difference.max() <= most
+    assert (difference > 0).mean() < 0.01
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["graph", "XLA"])
+def test_blends_round_as_pillow_does_for_every_factor(jit):
+    """10,000 factors: a contraction of product and sum into one rounding shows up in about 1% of them."""
+    factors = np.random.default_rng(1).uniform(0.0, 2.0, 10_000)
+    levels = np.arange(256, dtype=np.int32)
+    found = tf.function(lookup.blend, jit_compile=jit)(tf.constant(117), levels[None], factors[:, None]).numpy()
+    f = factors.astype(np.float32)[:, None]
+    expected = np.float32(117) + f * (levels[None] - 117).astype(np.float32)  # float32 twice, as Pillow's C
+    assert np.array_equal(found, np.clip(expected, 0, 255).astype(int))
+
+
+def test_images_get_their_own_operation_whatever_their_batch():
+    """A batch of all operations at once is each image alone."""
+    images = patches()[:50]
+    ops = np.arange(50) % len(Op)
+    interpolation = np.arange(50) // 16 % 3
+    argument = np.array([arguments(Op(op), 12)[-1] for op in ops])
+
+    def run(chosen):
+        stage = {"op": tf.constant(ops[chosen], tf.int32), "argument": tf.constant(argument[chosen], tf.float64),
+                 "interpolation": tf.constant(interpolation[chosen], tf.int32)}
+        return _compiled(tf.constant(images[chosen]), stage, FILL).numpy()
+
+    whole = run(np.arange(50))
+    for index in range(50):
+        assert np.array_equal(run(np.array([index]))[0], whole[index])
+        if ops[index] < Op.SHEAR_X:
+            assert np.array_equal(whole[index], pillows(images[[index]], Op(ops[index]), argument[[index]], NEAREST)[0])
+
+
+def test_posterizing_to_no_bits_is_black_and_unknown_operations_do_nothing():
+    images = patches()[:3]
+    assert not ours(images, Op.POSTERIZE, np.zeros(3), NEAREST).any()
+    assert np.array_equal(ours(images, 77, np.ones(3), NEAREST), images)

@@ -1,0 +1,146 @@
+"""The contact sheet: its pictures are those of the training, and the command draws them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cct_tf import config
+from cct_tf.augment.policies import Op
+from cct_tf.data import pipeline
+from cct_tf.data.source import Windowed
+from cct_tf.models import variants
+from cct_tf.training import contact_sheet, plots, setup
+from cct_tf.training.console import Console
+from tests import commands
+from tests.data import test_tfds
+
+DIGITS = {"dataset": "digits", "model": "cct_2_3x1_8", "image_size": 8, "batch_size": 24, "label_smoothing": 0.1}
+FLAGS = [f"--{name}={value}" for name, value in DIGITS.items()]
+
+
+def _parts(**changes):
+    """(training split, class names, transform, stream) of a config."""
+    settings = config.from_dict(DIGITS | changes)
+    images = setup.open_images(settings, Console(quiet=True))
+    source = images.source
+    network = variants.resolve(settings.model.model, settings.augment.image_size)
+    return (source.splits["train"], source.class_names, setup.make_transform(settings, images, network),
+            setup.make_stream(settings, source.num_classes))
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_unmixed_draws_are_those_of_the_training(repeats):
+    split, names, transform, stream = _parts(crop_padding=1, flip="alternating", erase_probability=0.5,
+                                             repeated_augmentation=repeats)
+    sheet = contact_sheet.draw(split, names, transform, stream, 5, 3)
+    steps = 3 * split.num_examples // (24 // repeats) + 1
+    seen = np.concatenate([transform.unfinish(batch["image"])
+                           for batch in pipeline.train_batches(split, transform, stream, 0, steps)])
+    np.testing.assert_allclose(sheet.draws[:, 0], seen[:5], atol=1e-6)  # first copies, where images are repeated
+    for row in sheet.draws:
+        for image in row:  # somewhere in the training; two draws of an image differ
+            assert np.abs(seen - image).max(axis=(1, 2, 3)).min() < 1e-6
+        assert np.abs(row[0] - row[1]).max() > 0.1
+    assert sheet.columns == ("epoch 0", "epoch 1", "epoch 2") and sheet.captions == ()
+
+
+def test_draws_of_a_streamed_set_are_those_of_the_training(tmp_path):
+    examples = [test_tfds._example(index) for index in range(40)]
+    test_tfds._write(tmp_path, "grey", (6, 5, 1), {"train": examples, "test": examples[:5]})
+    split, names, transform, stream = _parts(dataset="grey", data_dir=str(tmp_path), in_memory_gib=0.0,
+                                             shuffle_window=16, mean=(0.5,), std=(0.5,), crop_padding=1)
+    assert isinstance(split.reader, Windowed)
+    sheet = contact_sheet.draw(split, names, transform, stream, 4, 2)
+    seen = transform.unfinish(next(iter(pipeline.train_batches(split, transform, stream, 0, 1)))["image"])
+    np.testing.assert_allclose(sheet.draws[:, 0], seen[:4], atol=1e-6)
+    assert np.abs(sheet.draws[:, 1] - sheet.draws[:, 0]).max() > 0.1
+
+
+def test_originals_are_the_first_images_of_the_training_as_they_are():
+    split, names, transform, stream = _parts(crop_padding=2, flip="random")
+    sheet = contact_sheet.draw(split, names, transform, stream, 4, 1)
+    first = [batch["index"].numpy() for batch in pipeline.ordered_indices(split.num_examples, 0, 4, 0, 1)][0]
+    assert np.array_equal(sheet.originals, split.reader.images.numpy()[split.reader.indices[first]])
+    assert sheet.titles == tuple(names[label] for label in split.labels[first])
+    assert np.array_equal(contact_sheet.first_image(split, transform, stream.seed), sheet.originals[0])
+
+
+def test_mixed_draws_show_the_neighbouring_row_and_say_its_share():
+    split, names, transform, stream = _parts(mixup_alpha=1.0)
+    sheet = contact_sheet.draw(split, names, transform, stream, 4, 3)
+    originals = sheet.originals / 255.0
+    for column in range(3):
+        # How much of a row's own image a draw is: least squares.
+        own, other, drawn = originals[0], originals[1], sheet.draws[0, column]
+        share = ((drawn - other) * (own - other)).sum() / ((own - other) ** 2).sum()
+        assert np.abs(drawn - share * own - (1 - share) * other).max() < 1 / 255
+        for row, partner in ((0, 1), (1, 0), (2, 3), (3, 2)):
+            lines = sheet.captions[row][column].split("\n")
+            percent, name = lines[0].split("% ")
+            assert name == sheet.titles[row] and abs(float(percent) - 100 * share) < 1
+            assert sheet.titles[partner] in sheet.captions[row][column]
+    assert len({sheet.captions[0][column] for column in range(3)}) == 3
+
+
+def test_an_image_of_an_unmixed_class_pair_is_wholly_its_class():
+    labels = np.array([[[0.05, 0.95]]], np.float32)  # smoothed by 0.1
+    stream = pipeline.Stream(num_classes=2, seed=0, batch_size=2, label_smoothing=0.1)
+    assert contact_sheet._mixtures(labels, stream, [1], ("cat", "dog")) == (("100% dog",),)
+
+
+def test_figure_shows_every_image_whole_and_once():
+    colours = np.random.default_rng(0).permutation(200)[:6].astype(np.uint8)  # of 2 originals, 4 draws
+    flat = np.stack([np.full([16, 16, 3], [value, 255 - value, 250], np.uint8) for value in colours])
+    sheet = contact_sheet.Sheet(flat[:2], flat[2:].reshape(2, 2, 16, 16, 3) / np.float32(255.0), ("$5", "b" * 40))
+    pixels = plots.as_array(contact_sheet.figure(sheet, "a heading")).astype(int)
+    for colour in flat[:, 0, 0]:
+        found = np.abs(pixels - colour).max(axis=2) == 0
+        assert found.sum() == 96 * 96  # 16 pixels, each enlarged to 6 x 6
+        rows, columns = np.where(found.any(axis=1))[0], np.where(found.any(axis=0))[0]
+        assert len(rows) == len(columns) == 96 == rows[-1] - rows[0] + 1
+    assert (pixels[-4:] == 255).all() and (pixels[:, -4:] == 255).all()
+
+
+def test_large_images_are_reduced():
+    image = np.full([1, 300, 300, 3], (64, 0, 200), np.uint8)
+    sheet = contact_sheet.Sheet(image, np.zeros([1, 1, 300, 300, 3], np.float32), ("a",))
+    pixels = plots.as_array(contact_sheet.figure(sheet))
+    assert ((pixels == (64, 0, 200)).all(axis=2)).sum() == 192 * 192
+
+
+def test_operations_are_all_there_with_their_arguments():
+    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    sheet = contact_sheet.operations(image, (0.5,))
+    assert set(contact_sheet.SHOWN) == set(Op) and len(sheet.titles) == len(Op)
+    rows = {title: np.rint(row * 255) for title, row in zip(sheet.titles, sheet.draws, strict=True)}
+    captions = dict(zip(sheet.titles, sheet.captions, strict=True))
+    assert np.array_equal(rows["invert"][0], 255 - image) and np.isnan(rows["invert"][1]).all()
+    assert captions["posterize"][0] == "2 bits" and np.array_equal(rows["posterize"][0], image & 0b11000000)
+    assert captions["translate x"][2] == "6 pixels"
+    assert np.array_equal(rows["translate x"][2][:, :-6], image[:, 6:])
+    assert (rows["translate x"][2][:, -6:] == 128).all()
+    rotated = Image.fromarray(image).rotate(-30, Image.Resampling.NEAREST, fillcolor=(128, 128, 128))
+    assert captions["rotate"][0] == "-30 degrees" and np.array_equal(rows["rotate"][0], rotated)
+
+
+@pytest.mark.parametrize("more, height", [(["--rows=2", "--columns=3", "--mixup_alpha=1"], 2), (["--ops"], len(Op))])
+def test_the_command_writes_the_picture_and_nothing_else(more, height, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = commands.call(capfd, "preview", *FLAGS, "--workdir=run", *more)
+    assert (status, err) == (0, "") and out.splitlines()[-1] == "wrote preview.png"
+    assert [path.name for path in tmp_path.iterdir()] == ["preview.png"]
+    assert Image.open("preview.png").height > height * 96
+
+
+def test_images_of_mixed_sizes(tmp_path, capfd):
+    random = np.random.default_rng(0)
+    for number in range(6):
+        path = tmp_path / "data" / ("train", "test")[number % 2] / "ab"[number // 3] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (9 + number, 8, 3), np.uint8)).save(path)
+    arguments = ["--dataset=folder", f"--data_dir={tmp_path}/data", "--model=cct_2_3x1_8", "--columns=2",
+                 f"--output={tmp_path}/sheet.png", "--random_resized_crop=0.5,1"]
+    status, _, err = commands.call(capfd, "preview", *arguments, "--rows=3")
+    assert (status, err) == (0, "") and Image.open(tmp_path / "sheet.png").height > 3 * 96
+    status, _, err = commands.call(capfd, "preview", *arguments, "--rows=4")
+    assert status == 2 and "--rows" in commands.only_line(err) and "3" in err

@@ -1,0 +1,56 @@
+"""Runs with each optimizer: the same losses however they are computed, and the same bits after a resume.
+
+AdamW, the default, is tested so in test_step.py and test_resume.py.
+"""
+
+import signal
+
+import numpy as np
+import pytest
+
+from cct_tf.errors import Interrupted
+from cct_tf.training import loop
+from tests.training import tiny
+
+SETTINGS = {"train_steps": 6, "layer_decay": 0.7, "weight_decay": 0.1, "warmup_epochs": 0.0}
+# Momentum of sgd shows in six steps at a higher rate.
+RATES = {"sgd": 0.05, "lion": 1e-4, "lamb": 1e-2, "muon": 1e-3}
+
+
+class StopAtHalf(tiny.NoInterrupts):
+    """Asks to stop once three steps are done, as a signal would."""
+
+    def __init__(self, training):
+        self._training = training
+
+    @property
+    def requested(self):
+        return signal.SIGTERM if int(self._training.state.step.numpy()) >= 3 else None
+
+
+def _losses(folder):
+    return [record["train/loss"] for record in tiny.records(folder, "train/")]
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_losses_depend_neither_on_replicas_nor_micro_batches_nor_a_stop(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
+    run = SETTINGS | {"optimizer": name, "learning_rate": RATES[name]}
+    reference = tiny.train(tmp_path / "reference", **run)
+    losses = _losses(tmp_path / "reference")
+    assert len(losses) == 6 and min(losses[1:]) < losses[0]
+
+    spread = tiny.train(tmp_path / "spread", num_replicas=2, accumulate_steps=2, **run)
+    np.testing.assert_allclose(_losses(tmp_path / "spread"), losses, rtol=1e-5)
+    for variable in [*spread.model.trainable_variables, *spread.optimizer.variables]:
+        first, second = spread.devices.strategy.experimental_local_results(variable.value)
+        np.testing.assert_array_equal(first.numpy(), second.numpy(), err_msg=variable.path)
+
+    stopped = tiny.assemble(tmp_path / "stopped", **run)
+    with pytest.raises(Interrupted, match="saved step 3 of 6"):
+        stopped.run(StopAtHalf(stopped))
+    resumed = tiny.train(tmp_path / "stopped", **run)
+    assert _losses(tmp_path / "stopped") == losses
+    for variable, other in zip(resumed.model.weights + resumed.optimizer.variables,
+                               reference.model.weights + reference.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), other.numpy(), err_msg=variable.path)
