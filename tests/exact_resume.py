@@ -24,6 +24,8 @@ FLAGS = """--dataset=digits --validation_fraction=0.15 --model=cct_2_3x1_16 --im
     --eval_every_epochs=0.7 --checkpoint_every_steps=10 --log_every_steps=7 --num_replicas=2 --accumulate_steps=2
     --dropout_rate=0.1 --attention_dropout_rate=0.1 --drop_path_rate=0.1 --crop_padding=1 --flip=random
     --label_smoothing=0.1 --clip_norm=1 --warmup_epochs=0.5 --learning_rate=2e-3 --ema_decay=0.95""".split()
+RECIPE = """--crop_padding=0 --random_resized_crop=0.5,1 --flip=alternating --auto_augment=rand-m9-mstd0.5-inc1
+    --mixup_alpha=0.8 --cutmix_alpha=1 --erase_probability=0.25 --repeated_augmentation=2""".split()
 STEPS = 96
 _PATIENCE = 300.0  # seconds that a start, or the way to a moment, may take on a busy machine
 _STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -212,7 +214,10 @@ def main():
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--signals", default="SIGKILL", help="names, taken in turn: SIGKILL,SIGTERM,SIGINT")
+    parser.add_argument("--recipe", action="store_true", help="with all of the augmentation on, which starts slower")
     options = parser.parse_args()
+    if options.recipe:
+        FLAGS.extend(RECIPE)
     signals = [signal.Signals[name] for name in options.signals.split(",")]
     with tempfile.TemporaryDirectory() as folder:
         found = check(options.kills, options.seed, signals, folder)

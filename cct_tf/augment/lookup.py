@@ -1,10 +1,11 @@
 """Operations of policies on the levels of an image, each equal to Pillow's on every pixel.
 
 `histogram_ops` (AutoContrast, Equalize) look at the whole image first; `level_ops` (the rest) are elementwise but for
-a mean and a 3 x 3 neighbourhood, and are meant to be compiled.
+a mean and a 3 x 3 neighbourhood. Both are meant to be compiled.
 
 Pillow blends in float32: fl(a + fl(factor * (b - a))). XLA would contract the product and the sum into one rounding, so
-both are formed in float64, where they are exact, and rounded to float32 by casts.
+both are formed in float64, where they are exact, and rounded to float32 by casts. AutoContrast, in float64 itself, has
+a selection between the two.
 
 Legend: B batch, H W image, n = H W pixels.
 """
@@ -96,13 +97,16 @@ def histogram_ops(images, op):
     Returns:
         uint8 [B, H, W, 3].
     """
-    shape = tf.shape(images)
-    planes = tf.cast(tf.reshape(tf.transpose(images, [0, 3, 1, 2]), [3 * shape[0], -1]), tf.int32)  # [3B, n]
-    counts = tf.math.bincount(planes, minlength=256, maxlength=256, axis=-1)  # [3B, 256]
-    equalize = tf.repeat(op == Op.EQUALIZE, 3)[:, None]
+    count, height, width, channels = images.shape
+    planes = tf.reshape(tf.transpose(images, [0, 3, 1, 2]), [count * channels, height * width])  # [3B, n]
+    planes = tf.cast(planes, tf.int32)
+    places = tf.reshape(planes + 256 * tf.range(count * channels)[:, None], [-1])
+    counts = tf.math.unsorted_segment_sum(tf.ones_like(places), places, count * channels * 256)
+    counts = tf.reshape(counts, [count * channels, 256])
+    equalize = tf.repeat(op == Op.EQUALIZE, channels)[:, None]
     table = tf.where(equalize, _equalize_table(counts), _contrast_table(counts))
     planes = tf.gather(tf.cast(table, tf.uint8), planes, axis=1, batch_dims=1)
-    return tf.transpose(tf.reshape(planes, [shape[0], 3, shape[1], shape[2]]), [0, 2, 3, 1])
+    return tf.transpose(tf.reshape(planes, [count, channels, height, width]), [0, 2, 3, 1])
 
 
 def _ends(counts):
@@ -118,7 +122,9 @@ def _contrast_table(counts):
     first, last = _ends(counts)
     levels = tf.range(256)[None]
     scale = 255.0 / tf.cast(tf.maximum(last - first, 1), tf.float64)
-    stretched = tf.cast(levels, tf.float64) * scale + tf.cast(-first, tf.float64) * scale
+    # The selection, always for the product, keeps XLA from rounding product and sum once where Python rounds twice.
+    product = tf.where(scale > 0.0, tf.cast(levels, tf.float64) * scale, 0.0)
+    stretched = product + tf.cast(-first, tf.float64) * scale
     return tf.where(last > first, tf.cast(tf.clip_by_value(stretched, 0.0, 255.0), tf.int32), levels)
 
 

@@ -131,8 +131,11 @@ class Transform:
         def fill(chosen, *values):
             return self.erasing.apply(chosen, dict(zip(names, values, strict=True)))
 
-        return slots.apply_where(tf.function(fill, jit_compile=True, autograph=False), images,
-                                 (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1]), *(params[name] for name in names))
+        def erased(images, mask, *values):
+            return slots.apply_where(fill, images, mask, *values)
+
+        return compiled(erased, images)(images, (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1]),
+                                        *(params[name] for name in names))
 
     def finish(self, images):
         """uint8 [B, S, S, 3] -> float32, normalised."""

@@ -8,7 +8,9 @@ import sklearn.datasets
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
+from cct_tf import rng
 from cct_tf.augment import lookup, policy_ops
+from cct_tf.augment.geometric import RandomResizedCrop
 from cct_tf.augment.policies import BICUBIC, BILINEAR, NEAREST, Op
 
 S = 32
@@ -112,6 +114,18 @@ def test_geometry_is_pillows(op, interpolation, most):
                         - pillows(images, op, argument, interpolation))
     assert difference.max() <= most
     assert (difference > 0).mean() < 0.01
+
+
+@pytest.mark.parametrize("area", [(0.8, 1.0), (0.08, 1.0)])
+def test_resized_crops_are_pillows_within_one_level(area):
+    images = patches()
+    crop = RandomResizedCrop(S, area, (3 / 4, 4 / 3))
+    params = crop.sample(rng.fold(5, rng.Stream.EXAMPLE, tf.range(len(images))), S, S)
+    found = tf.function(crop.apply, jit_compile=True)(tf.constant(images), params).numpy().astype(int)
+    for image, box, bicubic, ours_ in zip(images, params["box"].numpy(), params["bicubic"].numpy(), found, strict=True):
+        top, left, height, width = (int(value) for value in box)
+        cut = Image.fromarray(image).crop((left, top, left + width, top + height))
+        assert np.abs(ours_ - cut.resize((S, S), Image.BICUBIC if bicubic else Image.BILINEAR)).max() <= 1
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "XLA"])
