@@ -15,7 +15,7 @@ def run(main, argv, usage, fields):
         main: function of the dict of given flags, returning None.
         argv: list of strings, without the program's name.
         usage: the first lines of --help.
-        fields: sequence of `config.Field`, the command's flags.
+        fields: sequence of `fields.Field`, the command's flags.
     """
     if flags.wants_help(argv):
         print(flags.help_text(usage, fields))

@@ -11,29 +11,10 @@ own" or "off", as the help says.
 """
 
 import dataclasses
-import math
 import typing
 
 from cct_tf.errors import UserError
-
-
-def option(default, help, *, minimum=None, maximum=None, above=None, below=None, choices=None, how=False,
-           transient=False, length=None):
-    """Declare a config field.
-
-    Args:
-        default: its default; None where the type is optional.
-        help: one sentence for `--help`, with the unit.
-        minimum, maximum: inclusive bounds of a number (or of every number of a tuple).
-        above, below: exclusive bounds.
-        choices: allowed strings.
-        how: True if the field only says how the run is computed; False if it defines the result.
-        transient: True if it belongs to one call of the command and not to the run (never written down).
-        length: allowed lengths of a tuple.
-    """
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "above": above, "below": below,
-                "choices": choices, "how": how or transient, "transient": transient, "length": length}
-    return dataclasses.field(default=default, metadata=metadata)
+from cct_tf.fields import Field, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,61 +188,6 @@ class Config:
     def as_dict(self, transient=False):
         """Flat `{field name: value}` in the order of declaration; transient fields only if asked for."""
         return {name: self.value(name) for name, field in FIELDS.items() if transient or not field.transient}
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """One field as declared: what `flags`, `plan` and the checkpoint need to know of it.
-
-    `kind` is int, float, str, bool or tuple (of floats); `optional` says whether None is allowed.
-    """
-
-    name: str
-    part: str
-    group: str
-    kind: type
-    optional: bool
-    default: object
-    help: str
-    minimum: float | None
-    maximum: float | None
-    above: float | None
-    below: float | None
-    choices: tuple | None
-    how: bool
-    transient: bool
-    length: tuple | None
-
-    def expectation(self):
-        """What a value must be, in words: `an integer of at least 1`."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        noun = {int: "an integer", float: "a number", str: "a text", bool: "true or false",
-                tuple: " or ".join(str(n) for n in self.length or ()) + " numbers separated by commas"}[self.kind]
-        bounds = [f"{words} {bound:g}" for words, bound in (
-            ("of at least", self.minimum), ("above", self.above), ("of at most", self.maximum), ("below", self.below))
-            if bound is not None]
-        return " ".join([noun, " and ".join(bounds)]).strip()
-
-    def problem(self, value):
-        """None if `value` (of the right type) is allowed, else True."""
-        if value is None:
-            return not self.optional
-        if self.choices:
-            return value not in self.choices
-        if self.kind is tuple and self.length and len(value) not in self.length:
-            return True
-        for number in value if self.kind is tuple else (value,):
-            if self.kind in (int, float, tuple) and not self._within(number):
-                return True
-        return False
-
-    def _within(self, number):
-        return (math.isfinite(number)
-                and (self.minimum is None or number >= self.minimum)
-                and (self.maximum is None or number <= self.maximum)
-                and (self.above is None or number > self.above)
-                and (self.below is None or number < self.below))
 
 
 def _fields():

@@ -19,6 +19,7 @@ from absl import flags as absl_flags
 
 from cct_tf import config as config_lib
 from cct_tf.errors import UserError, nearest
+from cct_tf.fields import Field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +87,8 @@ def _make_flags(fields):
 
 
 def command_field(name, kind, default, help, *, choices=None, minimum=None, optional=False):
-    """A flag of one command that is no config field (evaluate's --split, say), as a `config.Field`."""
-    return config_lib.Field(name, "command", "This command.", kind, optional or default is None, default, help, minimum,
+    """A flag of one command that is no config field (evaluate's --split, say), as a `fields.Field`."""
+    return Field(name, "command", "This command.", kind, optional or default is None, default, help, minimum,
                             None, None, None, choices, how=True, transient=True, length=None)
 
 
@@ -172,7 +173,7 @@ def parse(argv, fields):
 
     Args:
         argv: list of strings, without the program's name.
-        fields: sequence of `config.Field`.
+        fields: sequence of `fields.Field`.
 
     Returns:
         dict of the flags that were given, name -> value.

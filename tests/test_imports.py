@@ -14,10 +14,11 @@ PACKAGE = ROOT / "cct_tf"
 ALLOWED = {
     "errors": (),
     "rng": (),
-    "config": ("errors",),
+    "fields": (),
+    "config": ("fields", "errors"),
     "plan": ("errors",),
     "runtime": ("errors",),
-    "flags": ("config", "errors"),
+    "flags": ("config", "fields", "errors"),
     "command": ("flags", "errors"),
     "convert": ("models.variants", "errors"),
     "layers": ("rng", "errors"),
@@ -101,7 +102,7 @@ def test_what_judges_first_imports_without_tensorflow():
     light = ["config", "flags", "plan", "errors", "command", "checks", "models", "models.variants", "models.cost",
              "augment", "augment.policies", "data.registry", "data.tree", "data.npz", "optim.schedules",
              "training.workdir", "training.resume", "training.checkpoint", "training.console", "training.interrupts",
-             "train", "evaluate", "preview"]
+             "training.standing", "train", "evaluate", "preview", "benchmark"]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
     code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -9,7 +9,7 @@ from cct_tf import runtime
 from cct_tf.data import decode, pipeline
 from cct_tf.training import losses, setup
 from cct_tf.training.metrics import Evaluation
-from cct_tf.training.test_time import AveragedViews
+from cct_tf.training.views import AveragedViews
 
 
 class Evaluator:
@@ -17,7 +17,7 @@ class Evaluator:
 
     Args:
         devices: `runtime.Devices`.
-        models: dict name -> keras.Model, or what is called like one (`test_time.AveragedViews`).
+        models: dict name -> keras.Model, or what is called like one (`views.AveragedViews`).
         split: `source.Split`.
         transform: `transform.Transform`.
         num_classes: int K.
@@ -108,7 +108,7 @@ def evaluate_checkpoint(config, record, choose, split, console, *, weights="auto
         split: name of a split that the run has.
         console: `console.Console`.
         weights: "auto", "raw" or "ema".
-        tta: "none", or the kind of `test_time.views`.
+        tta: "none", or the kind of `views.views`.
         tta_shift: int, pixels.
 
     Returns:

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from cct_tf.data import pipeline
-from cct_tf.training import test_time
+from cct_tf.training import views
 from cct_tf.training.evaluation import Evaluator
 from tests.commands import call, only_line
 from tests.training import tiny
@@ -38,7 +38,7 @@ def _probabilities(model, images):
 @pytest.mark.parametrize(("kind", "shift"), [("flip", 1), ("shifts", 1), ("shifts", 3)])
 def test_views_are_the_images_that_numpy_moves_and_mirrors(kind, shift):
     images = np.random.default_rng(0).normal(size=[2, 6, 6, 3]).astype(np.float32)
-    rows, columns = test_time.views(kind, 6, shift)
+    rows, columns = views.views(kind, 6, shift)
     found = [images[:, row][:, :, column] for row, column in zip(rows, columns, strict=True)]
     expected = _views(images, kind, shift)
     assert len(found) == len(expected) == {"flip": 2, "shifts": 6}[kind]
@@ -64,7 +64,7 @@ class Sharp(keras.Model):
 @pytest.mark.parametrize("kind", ["flip", "shifts"])
 def test_the_answer_is_the_log_of_the_mean_probability_and_always_finite(kind):
     model, images = Sharp(), np.random.default_rng(2).normal(size=[7, 5, 5, 3]).astype(np.float32)
-    found = tf.function(test_time.AveragedViews(model, kind, 1))(images)
+    found = tf.function(views.AveragedViews(model, kind, 1))(images)
     assert found.shape == [7, 4]
     mean = np.mean([_probabilities(model, view) for view in _views(images, kind, 1)], axis=0)
     assert mean.min() < 1e-45 and np.isfinite(found.numpy()).all()
@@ -116,8 +116,8 @@ def test_counts_do_not_depend_on_batch_or_replicas(trained):
     both = tiny.assemble(trained.workdir.path, train_steps=40, num_replicas=2, log_every_steps=40)
     results = []
     for training, batch_size in ((trained, 400), (trained, 7), (both, 64)):
-        views = test_time.AveragedViews(training.model, "shifts", 1)
-        results.append(Evaluator(training.devices, {"tta": views}, training.images.source.splits["test"],
+        averaged = views.AveragedViews(training.model, "shifts", 1)
+        results.append(Evaluator(training.devices, {"tta": averaged}, training.images.source.splits["test"],
                                  training.transform, num_classes=10, batch_size=batch_size)()["tta"])
     for result in results[1:]:
         assert np.array_equal(result.ranks, results[0].ranks)
