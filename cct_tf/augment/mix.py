@@ -118,6 +118,8 @@ class Mix:
 def cutmix_box(share, centre, height, width):
     """The box that cutmix fills: the sides are sqrt(1 - share) of the image's, cut off at its border.
 
+    An odd side loses a pixel, as in the timm of the authors' runs; timm 1.0.31 keeps it.
+
     Args:
         share: float64 scalar, what should stay.
         centre: int32 [2] (y, x).
@@ -129,5 +131,5 @@ def cutmix_box(share, centre, height, width):
     size = tf.constant([height, width])
     sides = tf.cast(tf.cast(size, tf.float64) * tf.sqrt(1.0 - share), tf.int32)
     start = tf.maximum(centre - sides // 2, 0)
-    end = tf.minimum(centre + (sides + 1) // 2, size)
+    end = tf.minimum(centre + sides // 2, size)
     return tf.concat([start, end], axis=0)

@@ -131,5 +131,5 @@ def make_policy(resolved, mean):
         return None
     if isinstance(resolved, policies.SubPolicies):
         return AutoAugment(resolved, (resolved.reading.fill,) * 3)
-    levels = tuple(min(255, round(255 * value)) for value in mean)
+    levels = tuple(min(255, max(0, round(255 * value))) for value in mean)
     return RandAugment(resolved, levels * 3 if len(levels) == 1 else levels)

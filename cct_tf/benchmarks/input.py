@@ -63,7 +63,7 @@ def measure(config, console, repeats, seconds):
 
     Returns:
         dict: "images_per_second" of the whole pipeline; "lowest", "highest" of the repeats; "stages" {stage:
-        microseconds an image}; "batch_size", "image_size", "cores", "versions".
+        microseconds an image}; "batch_size", "image_size", "cores", "tensorflow".
     """
     images = setup.open_images(config, console)
     variant = variants.resolve(config.model.model, config.augment.image_size)

@@ -110,8 +110,10 @@ def hold_at_size(split, transform):
     """
     reader = split.reader
     target = (transform.size, transform.size)
-    if not isinstance(reader, Held) or reader.image_shape == target:
+    if not isinstance(reader, Held) or reader.fitted:
         return split
+    if reader.image_shape == target and transform.crop_pct == 1.0:
+        return split  # nothing to do, now or later
     if split.num_examples * transform.size**2 * 3 > _MOST_HELD:
         return split
     fit = tf.function(transform.fit)
@@ -120,7 +122,7 @@ def hold_at_size(split, transform):
         for start in range(0, split.num_examples, _CHUNK):
             rows = reader.indices[start:start + _CHUNK]
             fitted[start:start + _CHUNK] = fit(tf.gather(reader.images, rows)).numpy()
-        return dataclasses.replace(split, reader=Held(tf.constant(fitted), np.arange(split.num_examples)))
+        return dataclasses.replace(split, reader=Held(tf.constant(fitted), np.arange(split.num_examples), True))
 
 
 def _rows_and_labels(split):
@@ -145,9 +147,10 @@ def _fitted_indexed(batches, split, transform, training):
 
         @_as_written
         def gather(batch):
-            fitted = transform.fit(tf.gather(images, tf.gather(rows, batch["index"])),
-                                   batch["seed"] if training else None)
-            return batch | {"image": fitted, "class": tf.gather(labels, batch["index"])}
+            found = tf.gather(images, tf.gather(rows, batch["index"]))
+            if not reader.fitted:
+                found = transform.fit(found, batch["seed"] if training else None)
+            return batch | {"image": found, "class": tf.gather(labels, batch["index"])}
 
         return batches.map(gather, num_parallel_calls=parallel)
 

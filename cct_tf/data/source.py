@@ -25,10 +25,12 @@ class Held:
         images: uint8 [n, H, W, 3], one eager tensor on the CPU (captured by reference; a NumPy array would be
             copied into the graph).
         indices: int64 [n'] NumPy array, the images of the tensor that belong to this split (splits share tensors).
+        fitted: whether they are what the network takes already (`pipeline.hold_at_size`).
     """
 
     images: tf.Tensor
     indices: np.ndarray
+    fitted: bool = False
 
     @property
     def image_shape(self):

@@ -126,7 +126,9 @@ def _unchanged(split, transform, chosen):
         rows, labels = reader.indices[index], split.labels[index]
         images = [reader.images[row] if isinstance(reader, Held) else decode.load_encoded(reader, tf.constant(row))
                   for row in rows]
-    return np.stack([transform.fit(image[None])[0] for image in images]), [int(label) for label in labels]
+    if not (isinstance(reader, Held) and reader.fitted):
+        images = [transform.fit(image[None])[0] for image in images]
+    return np.stack(images), [int(label) for label in labels]
 
 
 def _mixtures(labels, stream, classes, class_names):

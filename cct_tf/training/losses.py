@@ -34,9 +34,12 @@ def make_loss(optim, train_split, num_classes):
     if optim.class_weights == "none":
         return loss
     weights = balanced_weights(train_split.labels, num_classes).astype(np.float32)
+    smoothing = optim.label_smoothing
 
     def weighted(labels, logits):
-        return tf.linalg.matvec(labels, tf.constant(weights)) * loss(labels, logits)
+        # By the classes of the images alone: smoothing would lend every class a part of the rarest one's weight.
+        own = (labels - smoothing / num_classes) / (1.0 - smoothing)
+        return tf.linalg.matvec(own, tf.constant(weights)) * loss(labels, logits)
 
     return weighted
 

@@ -125,8 +125,8 @@ def standing(start, config, workdir, console):
     patience, record = config.run.early_stop_evaluations, start.record
     if record is None:
         return Standing(patience)
-    best = record.best
+    best, without_best = record.best, record.evaluations_without_best
     if best and not (workdir.best / f"step_{best['step']:08d}").exists():
         console.say(f"the best weights of step {best['step']} are no longer kept: the best is chosen anew")
-        best = None
-    return Standing(patience, record.last_evaluated_step, record.evaluations_without_best, best)
+        best, without_best = None, 0
+    return Standing(patience, record.last_evaluated_step, without_best, best)

@@ -77,8 +77,8 @@ def test_cutmix_box_is_that_of_the_formula(height, width):
     for _ in range(300):
         share, y, x = RANDOM.random(), RANDOM.integers(height), RANDOM.integers(width)
         rows, columns = int(height * np.sqrt(1 - share)), int(width * np.sqrt(1 - share))
-        expected = [max(y - rows // 2, 0), max(x - columns // 2, 0), min(y + (rows + 1) // 2, height),
-                    min(x + (columns + 1) // 2, width)]
+        expected = [max(y - rows // 2, 0), max(x - columns // 2, 0), min(y + rows // 2, height),
+                    min(x + columns // 2, width)]
         assert cutmix_box(tf.constant(share, tf.float64), tf.constant([y, x], tf.int32), height, width
                           ).numpy().tolist() == expected
 
@@ -94,10 +94,10 @@ def test_cutmix_counts_the_area_that_is_left_inside_the_image():
 
 
 def test_the_centre_of_a_box_is_uniform():
-    """With a huge alpha every side is floor(64 sqrt(1/2)) = 45 pixels, and the end inside the image tells the rest."""
+    """With a huge alpha every side is 2 * (floor(64 sqrt(1/2)) // 2) = 44 pixels, and an end inside the image tells."""
     box = _draws(Mix(0.0, 1e9), 64, 64)["box"]
     start, end = box[:, :2], box[:, 2:]
-    centre = np.where(start > 0, start + 22, end - 23)
+    centre = np.where(start > 0, start + 22, end - 22)
     counts = [np.bincount(centre[:, axis], minlength=64) for axis in (0, 1)]
     for count in counts:
         chi_square = ((count - STEPS / 64) ** 2 / (STEPS / 64)).sum()

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from cct_tf import rng
+from cct_tf.augment import image_ops
 from cct_tf.augment.mix import Mix
 from cct_tf.augment.transform import Transform
 from cct_tf.data import pipeline
@@ -117,6 +118,17 @@ def test_held_images_of_another_size_are_resized_once(split):
     assert held.reader.image_shape == (16, 16)
     expected = Transform(16, (0.5,), (0.5,)).fit(tf.constant(IMAGES[ROWS]))
     assert np.array_equal(held.reader.images.numpy(), expected.numpy())
+
+
+@pytest.mark.parametrize(("size", "crop_pct"), [(16, 1.0), (16, 0.8), (8, 0.8)])
+def test_held_images_are_fitted_once_whatever_the_path(split, size, crop_pct):
+    transform = Transform(size, (0.0,), (1.0,), crop_pct=crop_pct)
+    once = image_ops.center_fit(tf.constant(IMAGES[ROWS]), size, crop_pct).numpy() / 255.0
+    for prepared in (split, pipeline.hold_at_size(split, transform)):
+        evaluated = pipeline.evaluation_batches(prepared, transform, num_classes=K, batch_size=N)
+        np.testing.assert_allclose(next(iter(evaluated))["image"], once, atol=1e-6)
+        order = rng.permutation(N, rng.fold_pair(4, rng.Stream.ORDER, 0)).numpy()
+        np.testing.assert_allclose(_train(prepared, N, 0, 1, transform)["image"], once[order], atol=1e-6)
 
 
 @pytest.mark.parametrize(("wanted", "replicas", "expected"), [(7, 1, 7), (7, 2, 8), (10_000, 1, 23), (10_000, 2, 24)])

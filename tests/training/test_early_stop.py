@@ -6,8 +6,10 @@ import shutil
 import pytest
 
 from cct_tf.training import loop, resume, run_record
+from cct_tf.training.console import Console
 from cct_tf.training.standing import Standing
 from cct_tf.training.summaries import Summaries
+from cct_tf.training.workdir import Workdir
 from tests.commands import call
 from tests.exact_resume import differences
 from tests.training import tiny
@@ -148,3 +150,16 @@ def test_a_run_json_of_before_the_count_existed_is_read(copy):
     without = tiny.settings(copy, **RUN | {"early_stop_evaluations": 0})
     start = resume.find_start(without, tiny.Workdir(copy), tiny.Console(quiet=True))
     assert start.step == 15 and resume.is_finished(without, start)
+
+
+def test_without_its_best_weights_a_run_chooses_and_counts_anew(tmp_path):
+    """They may be gone after going back to an older checkpoint, or by hand."""
+    chosen = tiny.settings(tmp_path, early_stop_evaluations=2)
+    best = {"step": 4, "top1": 0.5, "loss": 1.0}
+    record = run_record.Record(chosen.as_dict(), {}, 12, 12, best, False, {}, evaluations_without_best=2)
+    start, folder, console = resume.Start(tmp_path, record), Workdir(tmp_path), Console(quiet=True)
+    found = resume.standing(start, chosen, folder, console)
+    assert (found.best, found.without_best, found.is_over) == (None, 0, False)
+    (folder.best / "step_00000004").mkdir(parents=True)
+    found = resume.standing(start, chosen, folder, console)
+    assert (found.best, found.without_best, found.is_over) == (best, 2, True)

@@ -38,6 +38,14 @@ def test_loss_of_soft_targets_by_formula(name, formula, balanced):
     np.testing.assert_allclose(found, weights * formula(LABELS, LOGITS), rtol=1e-5, atol=1e-6)
 
 
+def test_balanced_classes_count_the_same_with_smoothing_too():
+    """Equal losses for all images: a class's total is then its weight times its count."""
+    optim = config.OptimConfig(class_weights="balanced", label_smoothing=0.1)
+    labels = np.eye(3, dtype=np.float32)[SPLIT.labels] * 0.9 + 0.1 / 3
+    found = losses.make_loss(optim, SPLIT, 3)(tf.constant(labels), tf.zeros([20, 3])).numpy()
+    np.testing.assert_allclose(np.bincount(SPLIT.labels, found), 20 / 3 * np.log(3), rtol=1e-5)
+
+
 def test_bce_of_large_logits_is_finite():
     loss = losses.binary_cross_entropy(tf.constant([[1.0, 0.0]]), tf.constant([[-200.0, 100.0]]))
     assert loss.numpy() == pytest.approx([150.0])
@@ -68,7 +76,7 @@ def test_a_step_follows_its_loss(tmp_path):
     with tf.GradientTape() as tape:
         x, t = training.model(batch["image"], seeds=batch["seed"], training=True), batch["label"]
         per_class = -t * tf.math.log_sigmoid(x) - (1 - t) * tf.math.log_sigmoid(-x)
-        loss = tf.reduce_mean(tf.reduce_sum(t * weights, 1) * tf.reduce_mean(per_class, 1))
+        loss = tf.reduce_mean(tf.gather(weights, tf.argmax(t, 1)) * tf.reduce_mean(per_class, 1))
     kernel = training.model.head.kernel
     expected = kernel.numpy() - 0.5 * tape.gradient(loss, kernel.value).numpy()
     training.train_step.run(runtime.distribute(training.devices, training.batches(0, 1), 16), [0.5])
