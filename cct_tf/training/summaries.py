@@ -11,7 +11,7 @@ from cct_tf.training import plots
 from cct_tf.training.checkpoint import storage_faults
 from cct_tf.training.workdir import MetricsFile
 
-_SHOWN_IMAGES = 16
+_SHOWN_IMAGES = 8  # with the sheet they fill less than a page of TensorBoard
 _SECONDS_BETWEEN_PICTURES = 20.0
 
 
