@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from cct_tf.layers.initializers import keyed
+from cct_tf.layers.max_pool import max_pool
 
 INNER_DIM = 64  # width of every convolution but the last
 PADDINGS = ("authors", "keras")
@@ -73,10 +74,13 @@ class ConvTokenizer(keras.layers.Layer):
         return (input_shape[0], sides[0] * sides[1], self.embed_dim)
 
     def _pool(self, x):
-        if self.pool_padding == "keras":
-            return tf.nn.max_pool2d(pad_sides(x, 1), 3, 2, "SAME")
-        # Padded by hand with the lowest number: XLA has no pooling with explicit padding.
-        return tf.nn.max_pool2d(pad_sides(x, 1, x.dtype.min), 3, 2, "VALID")
+        lowest = x.dtype.min
+        if self.pool_padding == "authors":
+            return max_pool(pad_sides(x, 1, lowest))
+        x = pad_sides(x, 1)
+        # "Same" by hand: an even side has nothing before and one after it, an odd one has one on each.
+        frame = [[side % 2, 1] for side in x.shape[1:3]]
+        return max_pool(tf.pad(x, [[0, 0], *frame, [0, 0]], constant_values=lowest))
 
     def get_config(self):
         return {**super().get_config(), "embed_dim": self.embed_dim, "num_convs": self.num_convs,

@@ -14,6 +14,7 @@ Legend: B global batch, b a replica's share, m = b / accumulate_steps a micro-ba
 import numpy as np
 import tensorflow as tf
 
+from cct_tf.layers.compiling import compiling
 from cct_tf.training import losses
 
 MOST_STEPS = 1024  # of one call of `run`
@@ -55,7 +56,8 @@ class TrainStep:
         self.wait_seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="wait_seconds")
         # Compiled per replica, and called through a Python function in `strategy.run`: compiling the whole step
         # fails with several devices.
-        self._forward_backward = tf.function(self._gradients_of, jit_compile=True) if jit else self._gradients_of
+        self._forward_backward = tf.function(self._compiled_gradients_of, jit_compile=True) if jit else (
+            self._gradients_of)
 
     def _gradients_of(self, images, labels, seeds):
         """Gradients of one micro-batch's part of the loss.
@@ -72,6 +74,10 @@ class TrainStep:
         gradients = tape.gradient(loss, [variable.value for variable in self._variables])
         correct = tf.cast(losses.rank_of_label(labels, logits) == 0, tf.float32)
         return gradients, loss, tf.reduce_sum(correct) / self._batch_size
+
+    def _compiled_gradients_of(self, *parts):
+        with compiling():
+            return self._gradients_of(*parts)
 
     def _replica_gradients(self, batch):
         """A replica's micro-batches, then the sum over all replicas, clipped.
