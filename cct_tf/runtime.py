@@ -175,8 +175,8 @@ def choose_jit(flag, kind, recorded=None):
         return Choice(recorded, "auto: as this run began")
     if kind == "GPU":
         return Choice(False, "auto: nothing was measured on GPUs yet")
-    # Training, images/s on 2 AVX-512 cores, graph mode and XLA: CCT-2/3x2 at batch 128 846 and 859, CCT-7/3x1 at batch
-    # 64 25 and 27; the first step 2.7 and 3.9 s, 13.7 and 16.4.
+    # Training, images/s on 2 AVX-512 cores, graph mode and XLA: CCT-2/3x2 at batch 128 900 and 877, CCT-7/3x1 at batch
+    # 64 30 and 31; the first step 2.3 and 3.7 s, 9.5 and 14.9.
     return Choice(False, "auto: graph mode starts sooner on CPUs")
 
 

@@ -17,5 +17,5 @@ def compiling():
 
 
 def is_compiling():
-    """Whether this is inside `compiling()`. Results are the same to the last bit either way."""
+    """Whether this is inside `compiling()`. Results are the same up to rounding either way."""
     return _compiling.get()

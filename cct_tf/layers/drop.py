@@ -43,6 +43,14 @@ def check_rate(name, rate):
     return float(rate)
 
 
+def keep_mask(seeds, site, rate, shape):
+    """What `drop` leaves: bool [B, *shape]. Arguments and errors as there."""
+    if seeds is None:
+        raise ValueError("seeds: expected example seeds, uint32 [B], in training with a rate above 0; found None "
+                         "(the model draws them if called without, a layer doesn't)")
+    return rng.keep_mask(tf.cast(seeds, tf.uint32), site, shape, rate)
+
+
 def drop(x, seeds, site, rate, shape):
     """Zeroes elements with probability `rate` and divides the others by 1 - rate.
 
@@ -59,10 +67,7 @@ def drop(x, seeds, site, rate, shape):
     Raises:
         ValueError: no seeds.
     """
-    if seeds is None:
-        raise ValueError("seeds: expected example seeds, uint32 [B], in training with a rate above 0; found None "
-                         "(the model draws them if called without, a layer doesn't)")
-    keep = rng.keep_mask(tf.cast(seeds, tf.uint32), site, shape, rate)
+    keep = keep_mask(seeds, site, rate, shape)
     return tf.where(keep, x * tf.cast(1.0 / (1.0 - rate), x.dtype), tf.zeros([], x.dtype))
 
 
@@ -89,6 +94,12 @@ class Dropout(keras.layers.Layer):
         if not training or self.rate == 0.0:
             return x
         return drop(x, seeds, self.site, self.rate, x.shape[1:])
+
+    def mask(self, shape, seeds):
+        """For those who drop by themselves, in training: (bool [B, *shape] or None, what multiplies the rest)."""
+        if self.rate == 0.0:
+            return None, 1.0
+        return keep_mask(seeds, self.site, self.rate, shape), 1.0 / (1.0 - self.rate)
 
     def compute_output_shape(self, input_shape):
         return input_shape
