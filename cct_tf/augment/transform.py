@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from cct_tf.augment import geometric, image_ops, policy_ops, slots
+from cct_tf.augment import geometric, image_ops, policies, policy_ops, rand_augment, slots
 from cct_tf.augment.erasing import RandomErasing
 
 
@@ -148,10 +148,7 @@ class Transform:
 
 def from_config(augment, size, mean, std):
     """Transform from `config.AugmentConfig`, the network's input side and the resolved channel statistics."""
-    policy = None
-    if augment.auto_augment != "none":
-        from cct_tf.augment import policies, rand_augment
-        policy = rand_augment.make_policy(policies.resolve(augment.auto_augment), mean)
+    policy = rand_augment.make_policy(policies.resolve(augment.auto_augment), mean)
     erasing = RandomErasing(augment.erase_probability, augment.erase_mode) if augment.erase_probability else None
     return Transform(size, tuple(mean), tuple(std), augment.crop_pct, augment.crop_padding,
                      augment.random_resized_crop, augment.crop_ratio, augment.flip, policy, erasing)
