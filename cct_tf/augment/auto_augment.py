@@ -25,11 +25,6 @@ class AutoAugment:
     policy: policies.SubPolicies
     fill: tuple
 
-    @property
-    def num_stages(self):
-        """Operations one after the other."""
-        return len(self.policy.rows[0])
-
     def sample(self, seeds, size):
         """What each image gets.
 
@@ -38,13 +33,13 @@ class AutoAugment:
             size: int, side of the images in pixels.
 
         Returns:
-            list of `num_stages` dicts: "op" int32 [B] (`policies.Op`), "argument" float64 [B], "interpolation" int32
-            [B]. An operation that is not applied is IDENTITY with argument 0.
+            list of dicts, one for each operation of a row: "op" int32 [B] (`policies.Op`), "argument" float64 [B],
+            "interpolation" int32 [B]. An operation that is not applied is IDENTITY with argument 0.
         """
         table = self.policy.table(size)
         row = rng.uniform_int(rng.draw(seeds, sites.POLICY), len(self.policy.rows))
         return [self._stage(seeds, row, stage, {key: value[:, stage] for key, value in table.items()})
-                for stage in range(self.num_stages)]
+                for stage in range(len(self.policy.rows[0]))]
 
     def _stage(self, seeds, row, stage, column):
         """The operations of one column of the table: `column` holds arrays [R] and "argument" [R, 2]."""

@@ -34,7 +34,7 @@ def smooth(levels):
     # Weights 1 1 1, 1 5 1, 1 1 1 over 13, rounded; there are no ties. (x * 40330) >> 20 is x // 26 for x below 2^15.
     inner = tf.bitwise.right_shift((2 * total + 13) * 40330, 20)
     y, x = tf.range(height)[None, :, None, None], tf.range(width)[None, None, :, None]
-    # Slices put together again would cost XLA three times as much.
+    # Slices put together again would cost XLA twice as much.
     return tf.where((y == 0) | (y == height - 1) | (x == 0) | (x == width - 1), levels, inner)
 
 
@@ -59,7 +59,7 @@ def level_ops(images, op, argument):
 
     Args:
         images: uint8 [B, H, W, 3].
-        op: int32 [B], `policies.Op`; another op leaves its image as it is.
+        op: int32 [B], one of LEVEL_OPS.
         argument: float64 [B].
 
     Returns:
@@ -83,8 +83,7 @@ def level_ops(images, op, argument):
             (Op.SOLARIZE, tf.where(levels < threshold, levels, inverted)),
             (Op.SOLARIZE_ADD, tf.where(levels < 128, tf.minimum(levels + whole, 255), levels))):
         result = tf.where(op == code, value, result)
-    known = tf.reduce_any(op == tf.constant([int(code) for code in LEVEL_OPS]), axis=-1, keepdims=True)
-    return tf.cast(tf.where(known, result, levels), tf.uint8)
+    return tf.cast(result, tf.uint8)
 
 
 def histogram_ops(images, op):

@@ -63,23 +63,9 @@ class RandAugment:
     policy: policies.Rand
     fill: tuple
 
-    @property
-    def num_stages(self):
-        """Operations one after the other."""
-        return self.policy.num_ops
-
     def sample(self, seeds, size):
-        """What each image gets.
-
-        Args:
-            seeds: uint32 [B].
-            size: int, side of the images in pixels.
-
-        Returns:
-            list of `num_stages` dicts: "op" int32 [B] (`policies.Op`), "argument" float64 [B], "interpolation" int32
-            [B]. An operation that is not applied is IDENTITY with argument 0.
-        """
-        return [self._stage(seeds, stage, size) for stage in range(self.num_stages)]
+        """What each image gets: as `AutoAugment.sample`, a dict for each of the operations."""
+        return [self._stage(seeds, stage, size) for stage in range(self.policy.num_ops)]
 
     def _stage(self, seeds, stage, size):
         def draw(use):
@@ -131,5 +117,10 @@ def make_policy(resolved, mean):
         return None
     if isinstance(resolved, policies.SubPolicies):
         return AutoAugment(resolved, (resolved.reading.fill,) * 3)
+    return RandAugment(resolved, mean_colour(mean))
+
+
+def mean_colour(mean):
+    """What timm's geometric operations leave empty: one or three floats in [0, 1] -> tuple of three levels."""
     levels = tuple(min(255, max(0, round(255 * value))) for value in mean)
-    return RandAugment(resolved, levels * 3 if len(levels) == 1 else levels)
+    return levels * 3 if len(levels) == 1 else levels

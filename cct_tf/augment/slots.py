@@ -1,6 +1,6 @@
 """Run a function on some images of a batch, in slots of fixed size, within one program of XLA.
 
-A policy draws another operation for every image. Doing every operation to every image costs ten times too much, and
+A policy draws another operation for every image. Doing every operation to every image would be wasted on most, and
 XLA wants fixed shapes; so the images that drew an operation are gathered and sent through it slot by slot. As the shape
 of a slot is always the same, the pixels of an image do not depend on its batch.
 """

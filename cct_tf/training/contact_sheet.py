@@ -12,6 +12,7 @@ import tensorflow as tf
 from cct_tf import rng
 from cct_tf.augment import policy_ops
 from cct_tf.augment.policies import BICUBIC, BILINEAR, NEAREST, Op
+from cct_tf.augment.rand_augment import mean_colour
 from cct_tf.data import decode, pipeline, windowed
 from cct_tf.data.source import Held, Windowed
 
@@ -161,8 +162,7 @@ def operations(image, mean):
     argument = [round(value * size) if op in shifts else value for _, _, op, value, _, _ in cells]
     stage = {"op": tf.constant([int(cell[2]) for cell in cells]), "argument": tf.constant(argument, tf.float64),
              "interpolation": tf.constant([cell[5] for cell in cells])}
-    fill = [round(255 * value) for value in np.broadcast_to(mean, 3)]
-    done = policy_ops.apply(tf.tile(image[None], [len(cells), 1, 1, 1]), stage, fill).numpy()
+    done = policy_ops.apply(tf.tile(image[None], [len(cells), 1, 1, 1]), stage, mean_colour(mean)).numpy()
     most = max(map(len, SHOWN.values()))
     draws = np.full([len(SHOWN), most, *image.shape], np.nan, np.float32)
     captions = [[""] * most for _ in SHOWN]
