@@ -91,6 +91,9 @@ class ModelConfig:
                                                   minimum=0.0, below=1.0)
     drop_path_rate: float | None = option(None, "stochastic depth of the last block; default: the model's own",
                                           minimum=0.0, below=1.0)
+    precision: str = option("float32", "what the network computes in, in training and evaluation; weights, optimizer, "
+                            "norms, softmax, logits and loss stay float32. float16 scales the loss",
+                            choices=("float32", "bfloat16", "float16"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +154,8 @@ class RunConfig:
     early_stop_evaluations: int = option(0, "the run ends after this many evaluations in a row without a new best; "
                                          "0 = never", minimum=0)
     eval_batch_size: int = option(256, "images per evaluation batch, over all replicas", minimum=1, how=True)
-    accumulate_steps: int = option(1, "micro-batches per update on each replica", minimum=1, how=True)
+    accumulate_steps: int | None = option(None, "micro-batches per update on each replica; default: such that they fit "
+                                          "into the cache of a CPU, 1 on GPUs", minimum=1, how=True)
     log_every_steps: int = option(50, "steps between two log records", minimum=1, how=True)
     eval_every_epochs: float = option(1.0, "epochs between two evaluations", above=0.0, how=True)
     eval_every_steps: int | None = option(None, "steps between two evaluations; wins over eval_every_epochs",
@@ -161,9 +165,19 @@ class RunConfig:
     keep_checkpoints: int = option(3, "number of latest checkpoints to keep, beside the best", minimum=1, how=True)
     num_replicas: int | None = option(None, "devices to train on; default: all GPUs, or one CPU. On a CPU machine "
                                       "more than one makes logical devices", minimum=1, how=True)
-    jit: str = option("auto", "compile the step with XLA; auto decides by device",
+    jit: str = option("auto", "compile the step with XLA; auto decides by device and length of the run",
                       choices=("auto", "on", "off"), how=True)
+    fast_forms: bool = option(True, "have XLA compile forms of layers that were written for it; off: the plain layers",
+                              how=True)
+    recompute: bool = option(False, "compute each block's activations again in the backward pass instead of keeping "
+                             "them: less memory, about a third more time", how=True)
+    fused_update: bool = option(True, "adamw, sgd and muon's adamw update each variable by one kernel; off: by the "
+                                "dozens of operations of Keras' formulas", how=True)
     deterministic: bool = option(False, "use deterministic kernels only (GPU), at some cost in speed", how=True)
+    compile_cache: str = option("auto", "folder (with a slash, as ./cache) where programs compiled by XLA are kept for "
+                                "the next start; auto: cct_tf/xla in the user's cache folder; or off", transient=True)
+    profile_steps: str | None = option(None, "A:B, trace the steps A to B, both included, the first being 1, for the "
+                                       "profiler of TensorBoard", transient=True)
     accept_config_change: bool = option(False, "resume although fields that define the result have changed",
                                         transient=True)
     dry_run: bool = option(False, "show the plan, send one batch through the network, leave the work folder alone",
@@ -268,13 +282,17 @@ def mixes(augment):
     return (augment.mixup_alpha > 0 or augment.cutmix_alpha > 0) and augment.mix_probability > 0
 
 
+def check_pieces(batch_size, num_replicas, accumulate_steps):
+    """Raise UserError unless a batch can be shared out among replicas and micro-batches."""
+    if batch_size % (num_replicas * accumulate_steps):
+        raise UserError(f"--batch_size: expected a multiple of replicas x accumulate_steps "
+                        f"({num_replicas} x {accumulate_steps}), found {batch_size}")
+
+
 def _check_batch(config):
     """The batch must be shared out evenly among replicas, micro-batches, repeats and pairs."""
     size, augment, run = config.optim.batch_size, config.augment, config.run
-    pieces = (run.num_replicas or 1) * run.accumulate_steps
-    if size % pieces:
-        raise UserError(f"--batch_size: expected a multiple of replicas x accumulate_steps "
-                        f"({run.num_replicas or 1} x {run.accumulate_steps}), found {size}")
+    check_pieces(size, run.num_replicas or 1, run.accumulate_steps or 1)
     repeats = augment.repeated_augmentation
     if size % repeats:
         raise UserError(f"--repeated_augmentation: expected a divisor of --batch_size={size}, found {repeats}")

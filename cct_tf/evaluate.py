@@ -5,9 +5,9 @@ import json
 import math
 import sys
 
-from cct_tf import checks, command, config, flags, runtime
+from cct_tf import checks, command, compile_cache, config, flags, runtime
 from cct_tf.errors import UserError
-from cct_tf.training import run_record
+from cct_tf.training import memory, run_record
 from cct_tf.training.console import Console
 from cct_tf.training.workdir import Workdir
 
@@ -30,7 +30,7 @@ _FIELDS = [
                         choices=("none", "flip", "shifts")),
     flags.command_field("tta_shift", int, 1, "pixels of --tta=shifts", minimum=1),
     flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
-    *(config.FIELDS[name] for name in ("data_dir", "eval_batch_size", "num_replicas", "debug")),
+    *(config.FIELDS[name] for name in ("data_dir", "eval_batch_size", "num_replicas", "compile_cache", "debug")),
 ]
 
 
@@ -88,6 +88,7 @@ def main(given):
     values = {field.name: field.default for field in _FIELDS} | given
     checks.check_workdir(values["workdir"])
     runtime.check_backend()
+    compile_cache.check(values["compile_cache"])
 
     def choose():
         return run_record.find_checkpoint(Workdir(values["workdir"]), values["checkpoint"])
@@ -95,17 +96,18 @@ def main(given):
     _, record = choose()
     _check(values, record)
     changed = {name: given[name] for name in ("data_dir", "eval_batch_size") if name in given}
-    changed |= {"num_replicas": None, "accumulate_steps": 1}  # the training batch need not fit these devices
+    changed |= {"num_replicas": None, "accumulate_steps": None}  # the training batch need not fit these devices
     settings = config.from_dict(record.config | changed)
     settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, num_replicas=values["num_replicas"]))
     checks.check_config(settings)
     console = Console(quiet=values["json"])
     with console.phase("starting TensorFlow"):
-        runtime.start_tensorflow()
+        runtime.start_tensorflow(values["compile_cache"], console.warn)
         from cct_tf.training import evaluation
-    evaluated = evaluation.evaluate_checkpoint(settings, record, choose, values["split"], console,
-                                               weights=values["weights"], tta=values["tta"],
-                                               tta_shift=values["tta_shift"])
+    with memory.named_when_out(memory.EVALUATION, settings.run.eval_batch_size):
+        evaluated = evaluation.evaluate_checkpoint(settings, record, choose, values["split"], console,
+                                                   weights=values["weights"], tta=values["tta"],
+                                                   tta_shift=values["tta_shift"])
     if values["json"]:
         print(_as_json(evaluated, values["split"], values["tta"]))
     else:

@@ -7,7 +7,7 @@ import contextlib
 import sys
 import time
 
-from cct_tf import command, config, flags, runtime
+from cct_tf import command, compile_cache, config, flags, runtime
 
 _USAGE = """usage: python -m cct_tf.train --workdir=DIR [--flagfile=FILE] [--flag=value ...]
 
@@ -19,11 +19,14 @@ def main(given):
     began = time.perf_counter()
     settings = config.from_dict(given)
     from cct_tf import checks
+    from cct_tf.training import memory, profiling
     from cct_tf.training.console import Console
     from cct_tf.training.interrupts import Interrupts
     from cct_tf.training.resume import find_start, is_finished
     from cct_tf.training.workdir import Workdir
     runtime.check_backend()
+    compile_cache.check(settings.run.compile_cache)
+    profiling.parse_steps(settings.run.profile_steps)
     checks.check_config(settings)
     workdir = Workdir(settings.run.workdir)
     console, interrupts = Console(), Interrupts().install()
@@ -40,8 +43,9 @@ def main(given):
                         "--epochs or --train_steps and --accept_config_change")
             return
         with console.phase("starting TensorFlow"):
-            runtime.start_tensorflow()
+            runtime.start_tensorflow(settings.run.compile_cache, console.warn)
             from cct_tf.training import loop
+        stack.enter_context(memory.named_when_out(memory.TRAINING, settings.optim.batch_size))
         training = loop.Training(settings, workdir, start, console)
         console.say("\n".join(training.plan_lines()))
         if settings.run.dry_run:

@@ -17,7 +17,9 @@ ALLOWED = {
     "fields": (),
     "config": ("fields", "errors"),
     "plan": ("errors",),
-    "runtime": ("errors",),
+    "compile_cache": ("errors",),
+    "runtime": ("compile_cache", "errors"),
+    "tuning": ("models.cost",),
     "flags": ("config", "fields", "errors"),
     "command": ("flags", "errors"),
     "convert": ("models.variants", "errors"),
@@ -27,10 +29,11 @@ ALLOWED = {
     "data": ("augment", "rng", "config", "plan", "errors"),
     "optim": ("config", "plan", "errors"),
     "checks": ("augment.policies", "data", "models", "errors"),
-    "training": ("data", "models", "optim", "augment", "layers", "rng", "plan", "config", "flags", "runtime", "errors"),
-    "benchmarks": ("training", "data", "models", "runtime"),
+    "training": ("data", "models", "optim", "augment", "layers", "rng", "plan", "config", "flags", "runtime", "tuning",
+                 "compile_cache", "errors"),
+    "benchmarks": ("training", "data", "models", "optim", "augment", "layers", "runtime", "errors"),
     "commands": ("benchmarks", "training", "data", "models", "checks", "command", "flags", "config", "runtime",
-                 "errors"),
+                 "compile_cache", "errors"),
 }
 COMMANDS = ("train", "evaluate", "benchmark", "preview")
 
@@ -102,7 +105,8 @@ def test_what_judges_first_imports_without_tensorflow():
     light = ["config", "flags", "plan", "errors", "command", "checks", "models", "models.variants", "models.cost",
              "augment", "augment.policies", "data.registry", "data.tree", "data.npz", "optim.schedules",
              "training.workdir", "training.resume", "training.checkpoint", "training.console", "training.interrupts",
-             "training.standing", "train", "evaluate", "preview", "benchmark"]
+             "training.standing", "training.profiling", "training.memory", "compile_cache",
+             "train", "evaluate", "preview", "benchmark"]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
     code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -4,54 +4,12 @@ import keras
 import tensorflow as tf
 
 from cct_tf.layers import drop
-from cct_tf.layers.compiling import is_compiling
 from cct_tf.layers.linear import Linear
 
 
 def wide_dtype(dtype):
     """float64 for float64, else float32: where sums are taken whatever the precision of the rest."""
     return tf.float64 if tf.as_dtype(dtype) == tf.float64 else tf.float32
-
-
-def attend_for_xla(query, key, value, keep, scale):
-    """softmax(Q K^T) V with dropout of the softmax, in a form that XLA is fast at.
-
-    The softmax's sum divides the narrow product with V instead of the wide weights, and the backward pass takes
-    rowsum(dO * O) for rowsum(dP * P), which is the same number (arXiv:2205.14135 Eq. 4).
-
-    Args:
-        query, key, value: float32 [B, h, N, K], queries scaled.
-        keep: bool [B, h, N, N], weights that dropout leaves; None for all.
-        scale: what dropout multiplies them by.
-
-    Returns:
-        float32 [B, h, N, K].
-    """
-    @tf.custom_gradient
-    def attend(query, key, value):
-        scores = tf.matmul(query, key, transpose_b=True)  # [B, h, N, N]
-        powers = tf.exp(scores - tf.reduce_max(scores, axis=-1, keepdims=True))
-        inverse = 1.0 / tf.reduce_sum(powers, axis=-1, keepdims=True)  # [B, h, N, 1]
-        kept = _kept(powers, keep)
-        y = tf.matmul(kept, value) * (inverse * scale)
-
-        def gradient(upstream):
-            upstream_sum = tf.reduce_sum(upstream * y, axis=-1, keepdims=True)  # rowsum(dP * P)
-            narrow = upstream * (inverse * scale)  # [B, h, N, K]
-            # Transposed on the left, wide factors run at a quarter of the speed: so the narrow ones are.
-            of_value = tf.linalg.matrix_transpose(tf.matmul(narrow, kept, transpose_a=True))
-            of_scores = powers * (_kept(tf.matmul(narrow, value, transpose_b=True), keep) - upstream_sum * inverse)
-            of_query = tf.matmul(of_scores, key)
-            of_key = tf.linalg.matrix_transpose(tf.matmul(query, of_scores, transpose_a=True))
-            return of_query, of_key, of_value
-
-        return y, gradient
-
-    return attend(query, key, value)
-
-
-def _kept(weights, keep):
-    return weights if keep is None else tf.where(keep, weights, 0.0)
 
 
 @keras.saving.register_keras_serializable("cct_tf")
@@ -116,8 +74,6 @@ class Attention(keras.layers.Layer):
 
     def _attend(self, query, key, value, seeds, training):
         """Scaled queries, keys and values [B, h, N, K] -> [B, h, N, K]."""
-        if training and is_compiling() and query.dtype == tf.float32:
-            return attend_for_xla(query, key, value, *self.dropout.mask([self.num_heads, *[key.shape[2]] * 2], seeds))
         scores = tf.matmul(query, key, transpose_b=True)  # [B, h, N, N]
         weights = tf.nn.softmax(tf.cast(scores, wide_dtype(scores.dtype)))
         weights = self.dropout(tf.cast(weights, scores.dtype), seeds=seeds, training=training)

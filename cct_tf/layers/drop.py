@@ -68,7 +68,7 @@ def drop(x, seeds, site, rate, shape):
         ValueError: no seeds.
     """
     keep = keep_mask(seeds, site, rate, shape)
-    return tf.where(keep, x * tf.cast(1.0 / (1.0 - rate), x.dtype), tf.zeros([], x.dtype))
+    return tf.where(keep, x * tf.constant(1.0 / (1.0 - rate), x.dtype), tf.zeros([], x.dtype))
 
 
 @keras.saving.register_keras_serializable("cct_tf")
@@ -96,7 +96,10 @@ class Dropout(keras.layers.Layer):
         return drop(x, seeds, self.site, self.rate, x.shape[1:])
 
     def mask(self, shape, seeds):
-        """For those who drop by themselves, in training: (bool [B, *shape] or None, what multiplies the rest)."""
+        """For those who drop by themselves, in training: (bool [B, *shape] or None, what multiplies the rest).
+
+        `shape` is one example's, as `call` would take it.
+        """
         if self.rate == 0.0:
             return None, 1.0
         return keep_mask(seeds, self.site, self.rate, shape), 1.0 / (1.0 - self.rate)

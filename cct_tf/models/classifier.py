@@ -6,7 +6,8 @@ import keras
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.layers import drop
+from cct_tf.layers import drop, features_first, recompute
+from cct_tf.layers.compiling import is_compiling
 from cct_tf.layers.encoder import TransformerBlock
 from cct_tf.layers.linear import Linear
 from cct_tf.layers.pooling import ClassToken, SequencePooling
@@ -103,14 +104,27 @@ class TransformerClassifier(keras.Model):
         """Images [B, S, S, 3] -> tokens [B, N, D], class token included, before the final LayerNorm."""
         if training and seeds is None:
             seeds = self._draw_seeds(tf.shape(images)[0])
-        tokens = self.tokenizer(self._checked(images))
+        return self._encode_tokens(self.tokenizer(self._checked(images)), seeds, training)
+
+    def classify(self, tokens, seeds=None, training=None):
+        """The second part of `call`: what `tokenizer` makes of the images, [B, side * side, D] -> [B, num_classes]."""
+        return self.head(self._pool(self._encode_tokens(tokens, seeds, training)))
+
+    def _encode_tokens(self, tokens, seeds, training):
+        """The tokenizer's tokens -> tokens [B, N, D], class token included, before the final LayerNorm."""
         if self.class_token:
             tokens = self.class_token(tokens)
         if self.positions:
             tokens = self.positions(tokens)
         tokens = self.token_dropout(tokens, seeds=seeds, training=training)
+        if training and is_compiling("CPU") and features_first.pays(tokens):
+            return features_first.encode(self.blocks, tokens, seeds)
+
+        def run(block, tokens, seeds):
+            return block(tokens, seeds=seeds, training=training)
+
         for block in self.blocks:
-            tokens = block(tokens, seeds=seeds, training=training)
+            tokens = recompute.run(run, block, tokens, seeds)
         return tokens
 
     def _checked(self, images):

@@ -50,6 +50,12 @@ def count_macs(variant, num_classes, attention_products=True):
     return tokenizer + variant.depth * (block + products) + D * num_classes
 
 
+def largest_activation(variant):
+    """Elements of the largest tensor that one image becomes in the encoder: an int."""
+    D, K, M, N = (variant.embed_dim, variant.inner_dim, variant.embed_dim * variant.mlp_ratio, variant.num_tokens)
+    return N * max(variant.num_heads * N, 3 * K, M, D)
+
+
 def _convolutions(variant):
     """(elements of the kernel, side of the output) of each convolution of the tokenizer."""
     inner = 64  # width of every convolution but the last

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from cct_tf.optim.fused import descend
+
 
 class Ema:
     """Averages that follow a network's weights: after update t, average = d average + (1 - d) weight.
@@ -21,17 +23,14 @@ class Ema:
         self._strategy = strategy
         self._decay = decay
         self._warmup = warmup
-        # tf.Variables: what extended.update takes.
+        # tf.Variables: what `descend` and extended.update take.
         self._pairs = [(average.value, weight.value) for average, weight in zip(averages, weights, strict=True)]
-
-    def _on_each_replica(self, change):
-        for average, weight in self._pairs:
-            # Each replica from its own copy of the weight: nothing is sent.
-            self._strategy.extended.update(average, change, args=(weight,))
 
     def start(self):
         """Set the averages to the weights."""
-        self._on_each_replica(lambda average, weight: average.assign(weight))
+        for average, weight in self._pairs:
+            # Each replica from its own copy of the weight: nothing is sent.
+            self._strategy.extended.update(average, lambda average, weight: average.assign(weight), args=(weight,))
 
     def update(self, updates):
         """Follow the weights after an update; call it in cross-replica context.
@@ -42,6 +41,11 @@ class Ema:
         share = tf.constant(1.0 - self._decay, tf.float64)
         if self._warmup:
             share = tf.maximum(share, 9.0 / (10.0 + tf.cast(updates, tf.float64)))  # 1 - (1 + t) / (10 + t)
-        share = tf.cast(share, tf.float32)
-        # Three operations a variable. The difference is small where d is near 1, so little is lost in float32.
-        self._on_each_replica(lambda average, weight: average.assign_sub(share * (average - weight)))
+        self._strategy.run(self._follow, args=(tf.cast(share, tf.float32),))
+
+    @tf.autograph.experimental.do_not_convert
+    def _follow(self, share):
+        """One replica's averages from its own weights: nothing is sent."""
+        for average, weight in self._pairs:
+            # The difference is small where d is near 1, so little is lost in float32.
+            descend(average, share, average - weight)

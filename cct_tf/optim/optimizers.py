@@ -8,19 +8,20 @@ ratio scales the update without it.
 """
 
 import keras
+import tensorflow as tf
 
 from cct_tf.optim import decay_mask, layer_decay
+from cct_tf.optim.fused import FusedUpdate, adam, adam_constants, descend, nesterov
 
 # Matrices that Muon leaves to Adam, beside positions and class token (Keras knows those by "embedding"): the layer that
 # gives the logits, and the scores of the pooling, [D, 1], whose one column has nothing to orthogonalise.
 _NOT_MUON = ["/head/", "/pooling/"]
 
 
-class SummedGradients:
+class SummedGradients(FusedUpdate):
     """Mix-in for a keras.optimizers.Optimizer whose gradients are the same on every replica.
 
-    Attributes:
-        rate_factors: what multiplies the learning rate of each variable, in the order it was built with.
+    What has no kernel, and all if `fused` is False, is updated by Keras' operations, with the decay before them.
     """
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
@@ -43,9 +44,30 @@ class SummedGradients:
 class AdamW(SummedGradients, keras.optimizers.AdamW):
     """AdamW (arXiv:1711.05101) for gradients that are already summed over the replicas."""
 
+    def _has_kernel(self, index):
+        return True
+
+    def _constants(self, dtype):
+        return adam_constants(self.iterations, self.beta_1, self.beta_2, self.epsilon, dtype)
+
+    def _kernel(self, variable, index, gradient, rate, constants):
+        adam(variable, self._momentums[index], self._velocities[index], gradient, rate, constants)
+
 
 class SGD(SummedGradients, keras.optimizers.SGD):
     """SGD with momentum, likewise. The momentum holds steps, so a new learning rate acts on new gradients alone."""
+
+    def _has_kernel(self, index):
+        return True
+
+    def _constants(self, dtype):
+        return {"momentum": tf.constant(self.momentum, dtype)}
+
+    def _kernel(self, variable, index, gradient, rate, constants):
+        if self.momentum:
+            nesterov(variable, self.momentums[index], gradient, rate, constants)
+        else:
+            descend(variable, rate, gradient)
 
 
 class Lion(SummedGradients, keras.optimizers.Lion):
@@ -62,8 +84,17 @@ class Muon(SummedGradients, keras.optimizers.Muon):
     Keras' takes Adam for what has not two dimensions (biases, norms, convolution kernels) and for what is excluded.
     """
 
+    def _has_kernel(self, index):
+        return self.adam_velocities[index] is not None  # Adam's
 
-def make_optimizer(optim, variables):
+    def _constants(self, dtype):
+        return adam_constants(self.iterations, self.adam_beta_1, self.adam_beta_2, self.epsilon, dtype)
+
+    def _kernel(self, variable, index, gradient, rate, constants):
+        adam(variable, self.momentums[index], self.adam_velocities[index], gradient, rate, constants)
+
+
+def make_optimizer(optim, variables, fused=True):
     """The optimizer of a run, built. Call it under the strategy's scope.
 
     The learning rate is assigned before every update by the step; the initial one is never used. Clipping is the
@@ -72,11 +103,13 @@ def make_optimizer(optim, variables):
     Args:
         optim: `config.OptimConfig`.
         variables: list of trainable keras.Variable.
+        fused: bool, update by one kernel a variable where there is one; False: by Keras' operations.
 
     Returns:
         keras.optimizers.Optimizer.
     """
     optimizer = _new(optim)
+    optimizer.fused = fused
     excluded = decay_mask.undecayed(variables, optim.weight_decay_mask)
     if excluded:
         optimizer.exclude_from_weight_decay(var_list=excluded)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from cct_tf import runtime
 from cct_tf.data import decode, pipeline
 from cct_tf.training import losses, setup
+from cct_tf.training.forward import Forward
 from cct_tf.training.metrics import Evaluation
 from cct_tf.training.views import AveragedViews
 
@@ -17,7 +18,7 @@ class Evaluator:
 
     Args:
         devices: `runtime.Devices`.
-        models: dict name -> keras.Model, or what is called like one (`views.AveragedViews`).
+        models: dict name -> `forward.Forward`, or what is called like one (`views.AveragedViews`).
         split: `source.Split`.
         transform: `transform.Transform`.
         num_classes: int K.
@@ -66,12 +67,12 @@ class Evaluator:
             for model, values in self._step(batch).items():
                 for column, value in values.items():
                     parts = self._devices.strategy.experimental_local_results(value)
-                    found[model][column] += [part.numpy() for part in parts]
+                    found[model][column] += parts  # read at the end: a GPU need not wait for the host
         return {model: self._summed(columns) for model, columns in found.items()}
 
     def _summed(self, columns):
-        """`metrics.Evaluation` of one model's columns, dict name -> list of arrays."""
-        table = {name: np.concatenate(parts) for name, parts in columns.items()}
+        """`metrics.Evaluation` of one model's columns, dict name -> list of tensors."""
+        table = {name: np.concatenate([part.numpy() for part in parts]) for name, parts in columns.items()}
         real = table.pop("mask") > 0
         if int(real.sum()) != self._examples:
             raise RuntimeError(f"evaluated {int(real.sum())} of {self._examples} examples")
@@ -123,9 +124,9 @@ def evaluate_checkpoint(config, record, choose, split, console, *, weights="auto
     setup.check_data(images, record.resolved)
     with console.phase("loading the weights"), devices.strategy.scope():
         loaded = setup.load_model(config, source.num_classes, choose, weights)
-    models, num_views = {"plain": loaded.model}, 1
+    models, num_views = {"plain": Forward(loaded.model, devices.kind)}, 1
     if tta != "none":
-        models["averaged"] = AveragedViews(loaded.model, tta, tta_shift)
+        models["averaged"] = AveragedViews(models["plain"], tta, tta_shift)
         num_views = models["averaged"].num_views
     evaluator = Evaluator(devices, models, source.splits[split], setup.make_transform(config, images, loaded.model),
                           num_classes=source.num_classes, batch_size=config.run.eval_batch_size)

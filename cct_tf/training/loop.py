@@ -12,22 +12,33 @@ import time
 
 import tensorflow as tf
 
-from cct_tf import runtime
+from cct_tf import compile_cache, runtime
 from cct_tf.data import decode, pipeline
 from cct_tf.errors import UserError
 from cct_tf.optim import schedules
-from cct_tf.optim.ema import Ema
-from cct_tf.optim.optimizers import make_optimizer
 from cct_tf.plan import make_plan
-from cct_tf.training import checkpoint, contact_sheet, losses, plots, report, resume, run_record, setup
+from cct_tf.training import (
+    assembly,
+    checkpoint,
+    contact_sheet,
+    losses,
+    memory,
+    plots,
+    report,
+    resume,
+    run_record,
+    setup,
+)
 from cct_tf.training.console import Progress
 from cct_tf.training.evaluation import Evaluator
-from cct_tf.training.state import TrainState
-from cct_tf.training.step import MOST_STEPS, TrainStep
+from cct_tf.training.forward import Forward
+from cct_tf.training.profiling import Profiler, parse_steps
+from cct_tf.training.step import MOST_STEPS
 from cct_tf.training.summaries import Summaries
 from cct_tf.training.timer import Timer
 
 _CHUNK_SECONDS = 1.0
+_TUNED = ("jit", "accumulate_steps", "fused_update", "fast_forms")  # what changes the last bits
 _SHEET = 4  # images of the contact sheet, and draws of each
 
 
@@ -52,45 +63,24 @@ class Training:
         setup.check_batch(config, self.devices)
         self.plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
         self._check_length()
-        # What auto chose is part of the run where the run began on such a device.
-        same_device = resolved.get("device") == self.devices.kind
-        self.jit = runtime.choose_jit(config.run.jit, self.devices.kind, resolved["jit"] if same_device else None)
-        with console.phase(f"building {config.model.model}"), self.devices.strategy.scope():
-            self.model = setup.build_model(config, source.num_classes)
-            self.optimizer = make_optimizer(config.optim, self.model.trainable_variables)
-            # The average is a network of its own, not swapped in for evaluations: it needs its memory anyway, a swap
-            # needs that of a third copy, and one that is broken off leaves the wrong weights in the run. The price is
-            # that the forward pass of evaluation is traced twice (CCT-7: about 2 s more).
-            self.averaged = setup.build_model(config, source.num_classes) if config.optim.ema_decay else None
+        with console.phase(f"building {config.model.model}"):
+            parts = assembly.assemble(config, self.devices, source.num_classes, source.splits["train"],
+                                      self.plan.total_steps, resolved)
+        self.model, self.averaged, self.optimizer = parts.model, parts.averaged, parts.optimizer
+        self.state, self.tuning, self.train_step = parts.state, parts.tuning, parts.train_step
         self.transform = setup.make_transform(config, self.images, self.model)
         self.stream = setup.make_stream(config, source.num_classes)
-        self.state = TrainState()
         self.train_split = source.splits["train"]
         if self.transform.fits_once:
             with console.phase("preparing the training images"):
                 self.train_split = pipeline.hold_at_size(self.train_split, self.transform)
         self.trackable = checkpoint.make_trackable(self.model, self.optimizer, self.state, self.averaged)
-        self.train_step = TrainStep(
-            self.devices, self.model, self.optimizer, self.state, batch_size=config.optim.batch_size,
-            accumulate_steps=config.run.accumulate_steps, clip_norm=config.optim.clip_norm,
-            example_loss=losses.make_loss(config.optim, source.splits["train"], source.num_classes),
-            max_skipped_updates=config.optim.max_skipped_updates, jit=self.jit.value,
-            ema=self._make_ema())
         self.start = resume.restore(start, self.trackable, config, workdir, console)
         self.standing = resume.standing(self.start, config, workdir, console)
         self._saved_step = None
         self._note_hardware(resolved)
 
     # Assembly.
-
-    def _make_ema(self):
-        if self.averaged is None:
-            return None
-        optim = self.config.optim
-        ema = Ema(self.devices.strategy, optim.ema_decay, optim.ema_warmup, self.model.trainable_variables,
-                  self.averaged.trainable_variables)
-        ema.start()
-        return ema
 
     def _check_length(self):
         if self.start.step > self.plan.total_steps:
@@ -100,8 +90,8 @@ class Training:
 
     def _note_hardware(self, resolved):
         now = self._resolved()
-        changed = [f"{name} {resolved[name]} -> {now[name]}" for name in ("device", "num_replicas", "threads", "jit")
-                   if resolved and resolved[name] != now[name]]
+        changed = [f"{name} {resolved[name]} -> {now[name]}" for name in ("device", "num_replicas", "threads", *_TUNED)
+                   if resolved and resolved.get(name, now[name]) != now[name]]
         if changed:
             self.console.say(f"computed otherwise than before ({', '.join(changed)}): results agree up to summation "
                              "order, not to the last bit")
@@ -114,11 +104,14 @@ class Training:
                 "num_examples": {name: split.num_examples for name, split in source.splits.items()},
                 "fingerprint": source.fingerprint, "order": source.order, "total_steps": self.plan.total_steps,
                 "threads": runtime.num_threads(), "device": self.devices.kind,
-                "num_replicas": self.devices.num_replicas, "jit": self.jit.value}
+                "num_replicas": self.devices.num_replicas, "jit": self.tuning.jit.value,
+                "accumulate_steps": self.tuning.accumulate_steps.value, "fused_update": self.config.run.fused_update,
+                "fast_forms": self.config.run.fast_forms}
 
     def plan_lines(self):
         """The plan as lines of text."""
-        return report.plan_lines(self.config, self.images, self.plan, self.model, self.devices, self.jit, self.start)
+        return report.plan_lines(self.config, self.images, self.plan, self.model, self.devices, self.tuning,
+                                 self.start)
 
     def result_lines(self, test, seconds):
         """What came out, as lines of text; `test` is what `run` returned."""
@@ -141,10 +134,15 @@ class Training:
             return pipeline.train_batches(self.train_split, self.transform, self.stream, start_step, num_steps)
 
     def evaluator(self, split, models):
-        """`Evaluator` of a split, by name; `models` as it takes them."""
+        """`Evaluator` of a split, by name, of the models of a dict."""
         source = self.images.source
+        models = {name: Forward(model, self.devices.kind, self.tuning.jit.value) for name, model in models.items()}
         return Evaluator(self.devices, models, source.splits[split], self.transform,
                          num_classes=source.num_classes, batch_size=self.config.run.eval_batch_size)
+
+    def _results(self, evaluator, interrupts):
+        with memory.named_when_out(memory.EVALUATION, self.config.run.eval_batch_size):
+            return evaluator(should_stop=lambda: interrupts.requested is not None)
 
     def _pictures(self):
         """What the network will see, {tag: [N, height, width, 3]}: the first batch, and a contact sheet."""
@@ -183,7 +181,7 @@ class Training:
 
     def _evaluate(self, step, evaluator, summaries, progress, interrupts):
         """Evaluate the state of `step`, which has been saved."""
-        results = evaluator(should_stop=lambda: interrupts.requested is not None)
+        results = self._results(evaluator, interrupts)
         if results is None:
             return
         is_best = self.standing.take(step, results[self.judged])
@@ -235,8 +233,10 @@ class Training:
             shown = self._pictures() if step == 0 else {}
         self._saved_step = step or None
         progress, timer = Progress(self.console, plan, step), Timer()
+        profiler = Profiler(parse_steps(self.config.run.profile_steps), self.workdir.path / "train", progress.say)
         summaries.start(step, self.standing.last_evaluated_step, shown)
         self.standing.last = summaries.last_evaluation(self.judged)
+        compile_cache.steady_names()
         iterator = runtime.distribute(self.devices, self.batches(step, max(plan.total_steps - step, 1)),
                                       plan.batch_size)
         interrupts.can_save = True
@@ -244,7 +244,8 @@ class Training:
             if self._owes_evaluation(step):
                 self._evaluate(step, evaluator, summaries, progress, interrupts)
             while step < plan.total_steps and not self.standing.is_over and interrupts.requested is None:
-                step = self._chunk(step, iterator, timer, progress)
+                with profiler.chunk(step):
+                    step = self._chunk(step, iterator, timer, progress, profiler.most_steps(step))
                 self._check_divergence()
                 if plan.log.is_due(step):
                     self._log(step, timer, summaries, progress)
@@ -259,6 +260,7 @@ class Training:
                 progress.say(report.early_stop_line(step, plan, self.standing))
             return self._finish(step, summaries, interrupts)
         finally:
+            profiler.close(step)
             progress.close()
             summaries.close()
 
@@ -267,13 +269,16 @@ class Training:
         record = self.start.record
         return record is not None and record.evaluation_due and self.standing.last_evaluated_step < step
 
-    def _chunk(self, step, iterator, timer, progress):
+    def _chunk(self, step, iterator, timer, progress, most_steps):
         """Some steps, up to the next gate and about a second; returns the number of completed steps."""
-        count = min(self.plan.next_gate(step) - step, timer.steps_in(_CHUNK_SECONDS), MOST_STEPS)
+        count = min(self.plan.next_gate(step) - step, timer.steps_in(_CHUNK_SECONDS), MOST_STEPS,
+                    most_steps)
         rates = [schedules.learning_rate(self.config.optim, self.plan, step + index) for index in range(count)]
         if timer.is_first:
             with self.console.phase("compiling the training step"):
+                compile_cache.steady_names()
                 self._timed(iterator, rates, timer)
+            compile_cache.keep()
         else:
             self._timed(iterator, rates, timer)
         step = int(self.state.step.numpy())
@@ -300,7 +305,7 @@ class Training:
             except run_record.Unreadable as error:
                 raise UserError(f"{best}: expected the best checkpoint of this run, found it damaged "
                                 f"({error})") from None
-            tested = self.evaluator("test", {"test": self.model})(should_stop=lambda: interrupts.requested is not None)
+            tested = self._results(self.evaluator("test", {"test": self.model}), interrupts)
             if tested is None:
                 interrupts.check("trained to the end, but not tested yet; the same command does it")
             summaries.write_evaluation(step, tested, last=True)

@@ -64,6 +64,7 @@ def find_start(config, workdir, console):
                         "--accept_config_change goes on under the new ones, another --workdir starts anew")
     if defining:
         _check_average(record, config, path)
+        _check_scale(record, config, path)
         console.say(f"going on under a changed config: {named}")
         # Or a run that stopped early would stop again at once.
         record = dataclasses.replace(record, evaluations_without_best=0)
@@ -80,6 +81,14 @@ def _check_average(record, config, path):
         expected = "above 0, for it holds an average" if record.keeps_average else "0, for it holds no average"
         raise UserError(f"{path}: expected --ema_decay {expected} of the weights, found {decay:g}; another --workdir "
                         "starts anew")
+
+
+def _check_scale(record, config, path):
+    """Only a checkpoint of a float16 run holds the scale of the loss."""
+    before, now = record.config.get("precision", "float32"), config.model.precision
+    if (before == "float16") != (now == "float16"):
+        expected = "float16, for it holds a loss scale" if before == "float16" else "float32 or bfloat16"
+        raise UserError(f"{path}: expected --precision={expected}, found {now}; another --workdir starts anew")
 
 
 def is_finished(config, start):

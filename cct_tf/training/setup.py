@@ -54,6 +54,10 @@ def open_images(config, console, known=None):
     return Images(source, mean, std, "computed from the training images")
 
 
+# Keras' policies: what is added in the name is that variables stay float32.
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+
 def build_model(config, num_classes):
     """The network of a config. Call it under the strategy's scope."""
     model = config.model
@@ -61,7 +65,8 @@ def build_model(config, num_classes):
         model.model, num_classes=num_classes, image_size=config.augment.image_size,
         positional_embedding=model.positional_embedding, norm_order=model.norm_order,
         dropout_rate=model.dropout_rate, attention_dropout_rate=model.attention_dropout_rate,
-        drop_path_rate=model.drop_path_rate, seed=config.run.seed)
+        drop_path_rate=model.drop_path_rate, seed=config.run.seed,
+        dtype=_POLICIES[model.precision])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +133,7 @@ def make_devices(config):
 
 def check_batch(config, devices):
     """Raise UserError if the batch can't be shared out among replicas and micro-batches."""
-    pieces = devices.num_replicas * config.run.accumulate_steps
-    if config.optim.batch_size % pieces:
-        raise UserError(f"--batch_size: expected a multiple of replicas x accumulate_steps "
-                        f"({devices.num_replicas} x {config.run.accumulate_steps}), found {config.optim.batch_size}")
+    config_lib.check_pieces(config.optim.batch_size, devices.num_replicas, config.run.accumulate_steps or 1)
 
 
 def check_data(images, resolved):

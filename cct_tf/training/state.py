@@ -9,18 +9,24 @@ class TrainState(tf.Module):
     The sums are added to one step at a time, so where a chunk of steps ended leaves no trace; they are part of the
     checkpoint, so a resumed run logs the same interval.
 
+    Args:
+        loss_scale: `loss_scale.LossScale` of a run in float16, else None.
+
     Attributes:
+        loss_scale: as given.
         step: int64, updates done or skipped.
         skipped: int64, updates skipped because loss or gradient was not finite, over the whole run.
-        skipped_in_row: int64, the last of them without an update in between.
+        skipped_in_row: int64, the last of them without an update in between; but for those that made the loss scale
+            fall, which is the remedy.
         interval_steps: int64, steps in the interval; interval_updates: int64, those that were done.
         loss_sum, accuracy_sum, grad_norm_sum: float64, sums over the interval's done updates.
     """
 
     _INTERVAL = ("interval_steps", "interval_updates", "loss_sum", "accuracy_sum", "grad_norm_sum")
 
-    def __init__(self):
+    def __init__(self, loss_scale=None):
         super().__init__(name="train_state")
+        self.loss_scale = loss_scale
 
         def make(name, dtype):
             with tf.device("CPU:0"):  # the host decides by them whether to go on
@@ -46,20 +52,27 @@ class TrainState(tf.Module):
         self.interval_steps.assign_add(1)
         self.interval_updates.assign_add(one)
         self.skipped.assign_add(1 - one)
-        self.skipped_in_row.assign((self.skipped_in_row + 1) * (1 - one))
+        counts = tf.constant(1, tf.int64)
+        if self.loss_scale is not None:
+            counts = tf.cast(self.loss_scale.is_lowest(), tf.int64)
+            self.loss_scale.follow(done)
+        self.skipped_in_row.assign((self.skipped_in_row + counts) * (1 - one))
         self.loss_sum.assign_add(if_done(loss))
         self.accuracy_sum.assign_add(if_done(accuracy))
         self.grad_norm_sum.assign_add(if_done(grad_norm))
 
     def interval(self):
-        """Means over the interval's done updates, a dict of floats (NaN where none was done)."""
+        """For the log: means over the interval's done updates (NaN where none was done), skips, loss scale; a dict."""
         updates = int(self.interval_updates.numpy())
 
         def mean(total):
             return float(total.numpy()) / updates if updates else float("nan")
 
-        return {"train/loss": mean(self.loss_sum), "train/accuracy": mean(self.accuracy_sum),
-                "train/grad_norm": mean(self.grad_norm_sum), "train/skipped_updates": int(self.skipped.numpy())}
+        values = {"train/loss": mean(self.loss_sum), "train/accuracy": mean(self.accuracy_sum),
+                  "train/grad_norm": mean(self.grad_norm_sum), "train/skipped_updates": int(self.skipped.numpy())}
+        if self.loss_scale is not None:
+            values["train/loss_scale"] = float(self.loss_scale.scale.numpy())
+        return values
 
     def start_interval(self):
         """Set the interval's sums to zero."""

@@ -2,7 +2,7 @@
 
     per replica   forward and backward of each micro-batch (compiled by XLA if asked), summed
     together      all-reduce sum over the replicas, once
-    per replica   clip by the global norm
+    per replica   in float16 divide by the loss scale; clip by the global norm
     together      finite? -> update, then the weights' average follows : skip
 
 The loss is a sum over the examples divided by the global batch, never a mean of means; clipping and the finite check
@@ -14,8 +14,8 @@ Legend: B global batch, b a replica's share, m = b / accumulate_steps a micro-ba
 import numpy as np
 import tensorflow as tf
 
-from cct_tf.layers.compiling import compiling
 from cct_tf.training import losses
+from cct_tf.training.gradients import Gradients
 
 MOST_STEPS = 1024  # of one call of `run`
 
@@ -33,7 +33,7 @@ class TrainStep:
         clip_norm: float or None.
         example_loss: function of (labels [m, K], logits [m, K]) -> [m], as `losses.make_loss` returns.
         max_skipped_updates: int, `run` returns early after this many skipped updates in a row.
-        jit: bool, compile forward and backward with XLA.
+        jit, fast_forms, recompute: how gradients are computed, see `gradients.Gradients`.
         ema: `optim.ema.Ema` of the weights, or None.
 
     Attributes:
@@ -41,7 +41,8 @@ class TrainStep:
     """
 
     def __init__(self, devices, model, optimizer, state, *, batch_size, accumulate_steps=1, clip_norm=None,
-                 example_loss=losses.cross_entropy, max_skipped_updates=20, jit=False, ema=None):
+                 example_loss=losses.cross_entropy, max_skipped_updates=20, jit="off", fast_forms=True,
+                 recompute=False, ema=None):
         self._devices = devices
         self._model = model
         self._variables = model.trainable_variables
@@ -50,64 +51,51 @@ class TrainStep:
         self._batch_size = batch_size
         self._accumulate_steps = accumulate_steps
         self._clip_norm = clip_norm
-        self._example_loss = example_loss
         self._max_skipped_updates = max_skipped_updates
         self._ema = ema
         self.wait_seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="wait_seconds")
-        # Compiled per replica, and called through a Python function in `strategy.run`: compiling the whole step
-        # fails with several devices.
-        self._forward_backward = tf.function(self._compiled_gradients_of, jit_compile=True) if jit else (
-            self._gradients_of)
+        self._gradients = Gradients(model, example_loss, batch_size, jit, devices.kind, fast_forms, recompute)
+        self._micro_size = batch_size // devices.num_replicas // accumulate_steps
 
-    def _gradients_of(self, images, labels, seeds):
-        """Gradients of one micro-batch's part of the loss.
-
-        Args:
-            images: float32 [m, S, S, C]; labels: float32 [m, K]; seeds: uint32 [m].
-
-        Returns:
-            (list of gradients, loss scalar, accuracy scalar), each a sum over examples divided by B.
-        """
-        with tf.GradientTape() as tape:
-            logits = tf.cast(self._model(images, seeds=seeds, training=True), tf.float32)
-            loss = tf.reduce_sum(self._example_loss(labels, logits)) / self._batch_size
-        gradients = tape.gradient(loss, [variable.value for variable in self._variables])
-        correct = tf.cast(losses.rank_of_label(labels, logits) == 0, tf.float32)
-        return gradients, loss, tf.reduce_sum(correct) / self._batch_size
-
-    def _compiled_gradients_of(self, *parts):
-        with compiling():
-            return self._gradients_of(*parts)
-
-    def _replica_gradients(self, batch):
+    def _replica_gradients(self, batch, scale):
         """A replica's micro-batches, then the sum over all replicas, clipped.
 
         Returns:
             (gradients, loss, accuracy, global norm before clipping), equal on all replicas.
         """
+        weights = [tf.convert_to_tensor(variable.value) for variable in self._gradients.variables]
         parts = (batch["image"], batch["label"], batch["seed"])
         if self._accumulate_steps == 1:
-            gradients, loss, accuracy = self._forward_backward(*parts)
+            gradients, loss, accuracy = self._micro_batch(weights, *parts, scale)
         else:
-            gradients, loss, accuracy = self._accumulated(parts)
-        reduced = tf.distribute.get_replica_context().all_reduce(
-            tf.distribute.ReduceOp.SUM, [*gradients, loss, accuracy])
-        *gradients, loss, accuracy = reduced
-        norm = tf.linalg.global_norm(gradients)
+            gradients, loss, accuracy = self._accumulated(weights, parts, scale)
+        # One sum of one long vector, whatever the number of variables.
+        *parts, loss, accuracy = [tf.reshape(value, [-1]) for value in (*gradients, loss, accuracy)]
+        flat = tf.concat([*parts, loss, accuracy], axis=0)
+        flat = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, flat)
+        flat, loss, accuracy = flat[:-2], flat[-2], flat[-1]
+        if self._state.loss_scale is not None:
+            flat /= scale
+        norm = tf.norm(flat)
         if self._clip_norm is not None:
-            scale = self._clip_norm / tf.maximum(norm, self._clip_norm)
-            gradients = [gradient * scale for gradient in gradients]
-        return gradients, loss, accuracy, norm
+            flat *= self._clip_norm / tf.maximum(norm, self._clip_norm)
+        sizes = [gradient.shape.num_elements() for gradient in gradients]
+        pieces = tf.split(flat, sizes)
+        return [tf.reshape(piece, gradient.shape) for piece, gradient in zip(pieces, gradients, strict=True)], (
+            loss), accuracy, norm
 
-    def _accumulated(self, parts):
+    def _micro_batch(self, weights, *parts):
+        return self._gradients.for_size(self._micro_size)(weights, *parts)
+
+    def _accumulated(self, weights, parts, scale):
         """Sum over the micro-batches, one after the other, in a loop of the graph."""
-        micro = self._batch_size // self._devices.num_replicas // self._accumulate_steps
+        size = self._micro_size
 
         def add(index, sums):
-            slices = [part[index * micro:(index + 1) * micro] for part in parts]
+            slices = [part[index * size:(index + 1) * size] for part in parts]
             for part in slices:
-                part.set_shape([micro, *part.shape[1:]])
-            return index + 1, tf.nest.map_structure(tf.add, sums, tuple(self._forward_backward(*slices)))
+                part.set_shape([size, *part.shape[1:]])
+            return index + 1, tf.nest.map_structure(tf.add, sums, tuple(self._micro_batch(weights, *slices, scale)))
 
         zeros = ([tf.zeros(variable.shape, variable.dtype) for variable in self._variables], tf.zeros([]), tf.zeros([]))
         _, sums = tf.while_loop(lambda index, _: index < self._accumulate_steps, add, (0, zeros),
@@ -125,7 +113,10 @@ class TrainStep:
             learning_rate: float32 scalar.
         """
         strategy = self._devices.strategy
-        gradients, loss, accuracy, norm = strategy.run(lambda part: self._replica_gradients(part), args=(batch,))
+        loss_scale = self._state.loss_scale
+        scale = tf.ones([]) if loss_scale is None else loss_scale.scale.read_value()
+        gradients, loss, accuracy, norm = strategy.run(lambda *parts: self._replica_gradients(*parts),
+                                                       args=(batch, scale))
         # All replicas hold the same reduced values: the first speaks for all.
         loss, accuracy, norm = (strategy.experimental_local_results(value)[0] for value in (loss, accuracy, norm))
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
@@ -148,6 +139,7 @@ class TrainStep:
             iterator: from `runtime.distribute`.
             learning_rates: list of at most MOST_STEPS floats, one per step.
         """
+        self._gradients.for_size(self._micro_size)
         # Always of one shape, so that the step is traced once.
         rates = np.zeros([MOST_STEPS], np.float32)
         rates[:len(learning_rates)] = learning_rates

@@ -32,7 +32,7 @@ class AveragedViews:
     """Stands in for a model in evaluation: images -> log of the probabilities' mean over the views.
 
     Args:
-        model: keras.Model, images [B, S, S, 3] -> logits [B, K].
+        model: keras.Model or `forward.Forward`, images [B, S, S, 3] -> logits [B, K].
         kind, shift: see `views`.
     """
 

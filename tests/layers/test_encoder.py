@@ -9,7 +9,6 @@ import tensorflow as tf
 from cct_tf import rng
 from cct_tf.layers import drop
 from cct_tf.layers.attention import Attention
-from cct_tf.layers.compiling import compiling
 from cct_tf.layers.encoder import TransformerBlock
 from cct_tf.layers.mlp import MLP, gelu_exact
 
@@ -46,31 +45,6 @@ def test_attention_is_softmax_of_scaled_products(tokens, fields):
     layer.build(tokens.shape)
     widen(layer)
     np.testing.assert_allclose(layer(tokens), attention_by_hand(layer, tokens), atol=1e-5)
-
-
-@pytest.mark.parametrize("jit", [False, True], ids=["graph", "XLA"])
-@pytest.mark.parametrize("rate", [0.0, 0.3])
-def test_the_form_for_xla_has_the_values_and_gradients_of_the_plain_one(tokens, rate, jit):
-    layer = Attention(2, dropout_rate=rate, qkv_bias=True)
-    layer.build(tokens.shape)
-    widen(layer)
-    variables = [variable.value for variable in layer.trainable_variables]
-
-    def values_and_gradients(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, seeds=SEEDS, training=True)
-            loss = tf.reduce_sum(y * tf.sin(y))
-        return [y, *tape.gradient(loss, [x, *variables])]
-
-    def for_xla(x):
-        with compiling():
-            return values_and_gradients(x)
-
-    x = tf.constant(tokens)
-    found = tf.function(for_xla, jit_compile=jit, autograph=False)(x)
-    for ours, plain in zip(found, values_and_gradients(x), strict=True):
-        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
 
 
 def test_attention_drops_its_weights_after_the_softmax(tokens):

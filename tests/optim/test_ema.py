@@ -41,8 +41,9 @@ def test_averages_follow_the_formula_on_every_replica(num_replicas, decay, warmu
             expected[index] = d * expected[index] + (1 - d) * value
         update(tf.constant(t, tf.int64))
         for average, wanted in zip(averages, expected, strict=True):
-            for copy in _copies(devices, average):
-                np.testing.assert_allclose(copy, wanted, rtol=1e-5, atol=1e-6)
+            first, *others = _copies(devices, average)
+            np.testing.assert_allclose(first, wanted, rtol=1e-5, atol=1e-6)
+            assert all(np.array_equal(first, other) for other in others)
 
 
 def test_a_long_average_moves_by_what_float32_can_hold():

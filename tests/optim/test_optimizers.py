@@ -85,14 +85,15 @@ def _by_formula(name, is_matrix, x, g, slots, rate, step):
 
 @pytest.mark.parametrize("layer_decay", [1.0, LAYER])
 @pytest.mark.parametrize("mask", ["matrices", "all"])
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "lamb", "muon"])
-def test_updates_are_those_of_the_formulas(name, mask, layer_decay):
+@pytest.mark.parametrize(("name", "fused"), [("adamw", True), ("adamw", False), ("sgd", True), ("sgd", False),
+                                             ("muon", True), ("muon", False), ("lion", True), ("lamb", True)])
+def test_updates_are_those_of_the_formulas(name, fused, mask, layer_decay):
     """Three updates, the rate assigned before each; decay decoupled, times the rate of the variable."""
     draws = np.random.default_rng(0)
     variables = _variables(draws)
     optimizer = make_optimizer(config.OptimConfig(
         optimizer=name, learning_rate=9.0, weight_decay=DECAY, weight_decay_mask=mask, layer_decay=layer_decay,
-        momentum=0.7, beta_1=0.8, beta_2=0.95, adam_epsilon=EPSILON), variables)
+        momentum=0.7, beta_1=0.8, beta_2=0.95, adam_epsilon=EPSILON), variables, fused)
     expected, slots = [variable.numpy().astype(np.float64) for variable in variables], [{} for _ in variables]
     for step, rate in enumerate((RATE, RATE, RATE / 4), 1):
         gradients = [draws.normal(size=variable.shape).astype(np.float32) for variable in variables]

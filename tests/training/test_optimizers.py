@@ -1,5 +1,7 @@
 """Runs with each optimizer: the same losses however they are computed, and the same bits after a resume.
 
+That the kernels of --fused_update and Keras' operations are the same update is tests/optim/test_fused.py's.
+
 AdamW, the default, is tested so in test_step.py and test_resume.py.
 """
 
@@ -54,3 +56,16 @@ def test_losses_depend_neither_on_replicas_nor_micro_batches_nor_a_stop(name, tm
     for variable, other in zip(resumed.model.weights + resumed.optimizer.variables,
                                reference.model.weights + reference.optimizer.variables, strict=True):
         np.testing.assert_array_equal(variable.numpy(), other.numpy(), err_msg=variable.path)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_run_goes_on_with_the_other_form_of_the_update(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
+    run = SETTINGS | {"optimizer": name, "learning_rate": RATES.get(name, 1e-3)}
+    reference = tiny.train(tmp_path / "reference", **run)
+    stopped = tiny.assemble(tmp_path / "stopped", **run)
+    with pytest.raises(Interrupted, match="saved step 3 of 6"):
+        stopped.run(StopAtHalf(stopped))
+    resumed = tiny.train(tmp_path / "stopped", fused_update=False, **run)
+    assert (reference.optimizer.fused, stopped.optimizer.fused, resumed.optimizer.fused) == (True, True, False)
+    np.testing.assert_allclose(_losses(tmp_path / "stopped"), _losses(tmp_path / "reference"), rtol=1e-6)

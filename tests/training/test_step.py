@@ -18,7 +18,8 @@ def reference(tmp_path_factory):
 
 
 @pytest.mark.parametrize("changes", [{"num_replicas": 2}, {"accumulate_steps": 2}, {"num_replicas": 4},
-                                     {"num_replicas": 2, "accumulate_steps": 2}, {"jit": "on"}],
+                                     {"num_replicas": 2, "accumulate_steps": 2}, {"jit": "on"}, {"recompute": True},
+                                     {"recompute": True, "num_replicas": 2, "accumulate_steps": 2}],
                          ids=lambda changes: " ".join(f"{name}={value}" for name, value in changes.items()))
 def test_losses_do_not_depend_on_how_the_run_is_computed(reference, tmp_path, changes):
     """Adam's epsilon is the default 1e-8; the network has no key bias, whose gradient would be rounding noise."""

@@ -1,0 +1,79 @@
+"""What was measured, as lines for a person. No TensorFlow here."""
+
+
+def lines(found):
+    """Lines of text of a measurement, the dict that `--json` prints."""
+    return _TABLES[found["what"]](found)
+
+
+def _rate(part):
+    return f"{part['images_per_second']:9,.1f} images/s  ({part['lowest']:,.1f} to {part['highest']:,.1f})"
+
+
+def _subject(found):
+    jit = {"off": "graph mode", "encoder": "the encoder with XLA", "all": "XLA"}[found["jit"]]
+    return (f"{found['model']}, batch {found['batch_size']}, {found['num_classes']} classes, "
+            f"{found['parameters']:,} parameters; {found['device']}, {found['precision']}, {jit}, "
+            f"micro-batches: {found['accumulate_steps']}")
+
+
+def _machine(found):
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"{found['cpu']}, {found['instruction_set']}, {found['processors']} processors; {versions}"
+
+
+def _memory(found):
+    return f"  peak memory     {found['peak_memory_gib']:9.2f} GiB"
+
+
+def _step(found):
+    peaks = ", ".join(f"{peak:,.0f} in {dtype}" for dtype, peak in found["peaks"].items())
+    table = [_subject(found), f"  step            {_rate(found)}",
+             f"  model           {found['model_gflops']:9,.1f} GFLOP/s, {found['percent_of_peak']:.1f}% of the matrix "
+             f"products' peak ({peaks})", _memory(found)]
+    if keras := found["keras"]:
+        ratios = keras["ratios"]
+        table += [f"  stock Keras     {_rate(keras)}  {'XLA' if keras['jit'] else 'graph mode'}",
+                  f"  ours / Keras    {keras['ratio']:9.2f}           ({min(ratios):.2f} to {max(ratios):.2f})"]
+    return [*table, _machine(found)]
+
+
+def _input(found):
+    table = [f"input pipeline: {found['images_per_second']:,.0f} images/s ({found['lowest']:,.0f} to "
+             f"{found['highest']:,.0f}), {found['cores']} cores, {found['image_size']} x {found['image_size']}, "
+             f"batch {found['batch_size']}"]
+    total = sum(found["stages"].values())
+    return table + [f"  {stage:<8} {microseconds:9.2f} us an image  {100 * microseconds / total:5.1f}%"
+                    for stage, microseconds in found["stages"].items()]
+
+
+def _loop(found):
+    timing = found["timing"]
+    itself = (f"{timing['images_per_second']:,.1f} images/s, {100 * timing['input_wait_fraction']:.1f}% of the time "
+              "waiting for input" if timing else "nothing; no log record fell into it")
+    return [_subject(found), f"  loop            {_rate(found)}  {found['steps']:,} steps",
+            f"  bare step       {found['step_images_per_second']:9,.1f} images/s",
+            f"  loop / step     {found['percent_of_step']:9.1f}%",
+            f"  log records, checkpoints saved meanwhile: {found['records']}, {found['checkpoints']}",
+            f"  the loop says   {itself}", _memory(found), _machine(found)]
+
+
+def _eval(found):
+    return [_subject(found), f"  evaluation      {_rate(found)}  batch {found['eval_batch_size']}",
+            f"  training step   {found['step_images_per_second']:9,.1f} images/s",
+            f"  ratio           {found['ratio']:9.2f}", _memory(found), _machine(found)]
+
+
+def _startup(found):
+    table = []
+    for name, part in (("warm cache of compiled code" if found["cold"] else "no cache of compiled code", found),
+                       ("cold cache", found["cold"])):
+        if part:
+            table.append(f"{name}: first step completed after {part['seconds']:.1f} s "
+                         f"({part['lowest']:.1f} to {part['highest']:.1f})")
+            table += [f"  {seconds:6.1f} s  {phase}" for phase, seconds in part["phases"].items()]
+            table.append(f"  {part['seconds'] - sum(part['phases'].values()):6.1f} s  the rest")
+    return [*table, _machine(found)]
+
+
+_TABLES = {"step": _step, "input": _input, "loop": _loop, "eval": _eval, "startup": _startup}

@@ -1,0 +1,105 @@
+"""An update by one kernel a variable.
+
+Keras writes an update as some forty operations a variable, each of them traced, optimised and scheduled, and many a
+pass over the whole variable. Where TensorFlow has one kernel for the formula, on CPUs and GPUs, that takes their place
+here; what is the same for all variables is computed once. The optimizer's variables stay Keras' own, so a run can
+change between the two. They agree to rounding, of which there is one to know: in float32 a kernel forms 1 - beta_2
+from the rounded beta_2, Keras rounds the difference. At 0.999 that is 1.3e-5 of the second moment at most, and half of
+it of a step.
+"""
+
+import functools
+
+import keras
+import tensorflow as tf
+
+
+class FusedUpdate:
+    """Mix-in for a keras.optimizers.Optimizer whose gradients are the same on every replica.
+
+    Attributes:
+        fused: bool, False for Keras' own operations.
+        rate_factors: what multiplies the learning rate of each variable, in the order it was built with.
+    """
+
+    fused = True
+
+    def _has_kernel(self, index):
+        """Whether `_kernel` can update the variable of this index."""
+        return False
+
+    def _constants(self, dtype):
+        """The arguments of the kernel that all variables of a type share: dict of scalars."""
+        raise NotImplementedError
+
+    def _kernel(self, variable, index, gradient, rate, constants):
+        """Update this replica's copy of a tf.Variable; `rate` is its learning rate, a scalar of its type."""
+        raise NotImplementedError
+
+    @tf.autograph.experimental.do_not_convert  # there is nothing in it to rewrite, and looking for it takes time
+    def apply_gradients(self, grads_and_vars):
+        """Update all variables. Call it in replica context, where it changes that replica's copies.
+
+        Args:
+            grads_and_vars: pairs of a gradient, equal on all replicas, and a keras.Variable.
+
+        Raises:
+            RuntimeError: called outside `run` of the strategy that the optimizer was built for.
+        """
+        rest = list(grads_and_vars)
+        if self.fused:
+            if tf.distribute.get_strategy() is not self._distribution_strategy:
+                raise RuntimeError("apply_gradients: outside strategy.run only the first replica would be updated")
+            with tf.name_scope(self.name):
+                rest = self._apply_kernels(rest)
+        if rest:
+            super().apply_gradients(rest)  # counts the update
+        else:
+            one = tf.constant(1, self.iterations.dtype)
+            tf.raw_ops.AssignAddVariableOp(resource=self.iterations.value.handle, value=one)
+
+    def _apply_kernels(self, pairs):
+        """Update what has a kernel; returns the other pairs."""
+        constants, rest = functools.cache(self._constants), []
+        rates, decays = functools.cache(self._rate), functools.cache(self._decay)
+        for gradient, variable in pairs:
+            index = self._get_variable_index(variable)
+            if not self._has_kernel(index):
+                rest.append((gradient, variable))
+                continue
+            variable, dtype, factor = variable.value, variable.dtype, self.rate_factors[index]
+            if self.weight_decay and self._use_weight_decay(variable):
+                descend(variable, decays(dtype, factor), variable)
+            self._kernel(variable, index, tf.cast(gradient, dtype), rates(dtype, factor), constants(dtype))
+        return rest
+
+    def _rate(self, dtype, factor):
+        return keras.ops.cast(self.learning_rate, dtype) * factor
+
+    def _decay(self, dtype, factor):
+        return self._rate(dtype, factor) * self.weight_decay
+
+
+def adam_constants(iterations, beta_1, beta_2, epsilon, dtype):
+    """What `adam` takes beside the variable's own: dict of scalars. `iterations` counts the updates before this one."""
+    step = keras.ops.cast(iterations + 1, dtype)
+    beta_1, beta_2, epsilon = (tf.constant(value, dtype) for value in (beta_1, beta_2, epsilon))
+    return {"beta1": beta_1, "beta2": beta_2, "epsilon": epsilon, "beta1_power": beta_1**step,
+            "beta2_power": beta_2**step}
+
+
+def adam(variable, momentum, velocity, gradient, rate, constants):
+    """Adam (arXiv:1412.6980, the formula before its section 2.1) on one replica's copies; the moments' are Keras'."""
+    tf.raw_ops.ResourceApplyAdam(var=variable.handle, m=momentum.value.handle, v=velocity.value.handle, grad=gradient,
+                                 lr=rate, **constants)
+
+
+def nesterov(variable, momentum, gradient, rate, constants):
+    """Nesterov's momentum, of steps, on one replica's copies; `momentum` is a keras.Variable."""
+    tf.raw_ops.ResourceApplyKerasMomentum(var=variable.handle, accum=momentum.value.handle, grad=gradient, lr=rate,
+                                          use_nesterov=True, **constants)
+
+
+def descend(variable, rate, delta):
+    """variable -= rate * delta on one replica's copy of a tf.Variable."""
+    tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=delta)

@@ -1,0 +1,49 @@
+"""Logits of a batch for evaluation, in pieces that fit into the cache of a CPU."""
+
+import tensorflow as tf
+
+from cct_tf import tuning
+from cct_tf.layers.compiling import compiling
+
+
+class Forward:
+    """Stands in for a model in evaluation.
+
+    Args:
+        model: `models.classifier.TransformerClassifier`.
+        kind: "CPU" or "GPU".
+        jit: one of `tuning.JIT`, as in training.
+
+    Attributes:
+        image_size: int S, of the model.
+    """
+
+    def __init__(self, model, kind, jit="off"):
+        self.image_size = model.image_size
+        self._model = model
+        self._kind = kind
+        self._function = {"off": self._plain, "encoder": self._split, "all": self._compiled}[jit]
+        self._classify = tf.function(lambda tokens: model.classify(tokens, training=False), jit_compile=True)
+        self._whole = tf.function(self._plain, jit_compile=True)
+
+    def __call__(self, images, training=False):
+        """float32 [b, S, S, 3], b static, a replica's -> float32 [b, K]."""
+        del training  # never
+        pieces = tuning.choose_micro_batches(None, self._kind, images.shape[0], self._model.variant).value
+        if pieces == 1:
+            return self._function(images)
+        parts = tf.reshape(images, [pieces, -1, *images.shape[1:]])
+        logits = tf.map_fn(self._function, parts, fn_output_signature=tf.float32, parallel_iterations=1)
+        return tf.reshape(logits, [images.shape[0], -1])
+
+    def _plain(self, images):
+        return self._model(images, training=False)
+
+    def _split(self, images):
+        tokens = self._model.tokenizer(images)
+        with compiling(self._kind):
+            return self._classify(tokens)
+
+    def _compiled(self, images):
+        with compiling(self._kind):
+            return self._whole(images)

@@ -1,0 +1,41 @@
+"""What a user reads when memory runs out. No TensorFlow is imported with this module."""
+
+import contextlib
+import re
+
+from cct_tf.errors import UserError, storage_fault
+
+TRAINING = ("batch_size", "a higher --accumulate_steps, --recompute or a smaller --batch_size")
+EVALUATION = ("eval_batch_size", "a smaller --eval_batch_size")
+
+
+def is_out(error):
+    """Whether memory ran out. TensorFlow says the same of a full disk."""
+    if isinstance(error, MemoryError):
+        return True
+    return type(error).__name__ == "ResourceExhaustedError" and storage_fault(error) is None
+
+
+@contextlib.contextmanager
+def named_when_out(part, found):
+    """Name the flags to turn if memory runs out in the block.
+
+    A block within another speaks first. Linux lends more memory than there is, so a process may also be killed
+    (status 137) without a word.
+
+    Args:
+        part: TRAINING or EVALUATION.
+        found: int, images of its batch.
+
+    Raises:
+        UserError: memory ran out.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out(error):
+            raise
+        flag, remedy = part
+        shape = re.search(r"shape ?\[([\d,]+)\]", str(error))
+        what = f", which needs a tensor of shape [{shape.group(1)}]" if shape else ""
+        raise UserError(f"--{flag}: expected a batch that fits in memory, found {found}{what}; try {remedy}") from None

@@ -1,0 +1,121 @@
+"""What `auto` chooses: what XLA compiles, and micro-batches. No TensorFlow here.
+
+Every choice follows from the config, the device and figures written down here, never from timings at run time: another
+choice in mid-run changes the bits. A run keeps what it began with as long as its devices are the same.
+"""
+
+import dataclasses
+
+from cct_tf.models import cost
+
+# What XLA compiles: nothing; the encoder, which is all but the tokenizer; or both in one program.
+JIT = ("off", "encoder", "all")
+
+# Multiply-accumulates of a run, forward, from which on XLA pays. Compiling costs 1 to 10 s before the first step, and
+# CCT-7/3x1 (1.2e9 an image) then saves 9 ms an image, CCT-2/3x2 (3.5e7) 0.05 ms: both even out at 1e12 to 2e12.
+_LONG_RUN = 4e12
+_CACHED = 2**21  # elements of the encoder's largest tensor for a micro-batch: 8 MiB in float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What an `auto` became, and why.
+
+    Attributes:
+        value: the choice.
+        reason: a few words for the plan.
+    """
+
+    value: object
+    reason: str
+
+
+def choose_jit(flag, kind, macs, recorded=None, precision="float32"):
+    """What XLA compiles of each replica's forward and backward pass.
+
+    Args:
+        flag: "auto", "on" or "off".
+        kind: "CPU" or "GPU".
+        macs: multiply-accumulates of all images of the run, forward.
+        recorded: what the run's checkpoint holds, if it was made on the same kind of device; else None.
+        precision: "float32", "bfloat16" or "float16".
+
+    Returns:
+        Choice of one of JIT.
+    """
+    # Training on two AVX-512 cores, images/s, medians in turn. CCT-7/3x1, batch 64, micro-batches of 8: nothing
+    # compiled 29.3, all 40.8, the encoder alone 39.3. CCT-2/3x2, batch 128: nothing 1172, all 1116, the encoder 1242.
+    # Convolutions stay with oneDNN, which is faster at them. The update is one kernel a variable either way.
+    if flag != "auto":
+        return Choice("off" if flag == "off" else "encoder" if kind == "CPU" else "all", f"--jit={flag}")
+    if recorded is not None:
+        return Choice(recorded, "auto: as this run began")
+    if kind == "GPU":
+        return Choice("off", "auto: nothing was measured on GPUs yet")
+    if precision == "bfloat16":  # CCT-7/3x1, batch 32: 24 images/s without, 15 with it
+        return Choice("off", "auto: on CPUs XLA is slower in bfloat16")
+    if macs < _LONG_RUN:
+        return Choice("off", "auto: the run is too short to make up for compiling")
+    return Choice("encoder", "auto: on CPUs XLA is faster at the encoder and slower at convolutions")
+
+
+def choose_micro_batches(flag, kind, share, variant, recorded=None):
+    """How many micro-batches a replica's share of a batch is cut into.
+
+    Args:
+        flag: int, or None for auto.
+        kind: "CPU" or "GPU".
+        share: int, images of a replica.
+        variant: `models.variants.Variant`.
+        recorded: what the run's checkpoint holds, if it was made on as many devices of the same kind; else None.
+
+    Returns:
+        Choice of an int; that of auto divides `share`.
+    """
+    # Images/s on two AVX-512 cores by images of a micro-batch. CCT-7/3x1 (262,144 elements an image), XLA: 8 40.8,
+    # 16 39.4, 64 31.7; without XLA 8 34.0, 16 33.7, 64 30.4. CCT-2/3x2 (24,576): 32 1108, 64 1191, 128 1156.
+    if flag is not None:
+        return Choice(flag, "--accumulate_steps")
+    if recorded is not None:
+        return Choice(recorded, "auto: as this run began")
+    if kind == "GPU":
+        return Choice(1, "auto: the whole batch on GPUs")
+    most = max(_CACHED // cost.largest_activation(variant), 1)
+    pieces = next(count for count in range(1, share + 1) if share % count == 0 and share // count <= most)
+    return Choice(pieces, "auto: activations that fit into the cache")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """How a run is computed.
+
+    Attributes:
+        jit: Choice of one of JIT.
+        accumulate_steps: Choice of an int, micro-batches of a replica.
+    """
+
+    jit: Choice
+    accumulate_steps: Choice
+
+
+def choose(config, devices, variant, num_classes, total_steps, resolved=None):
+    """`Tuning` of a run.
+
+    Args:
+        config: `config.Config`.
+        devices: `runtime.Devices`.
+        variant: `models.variants.Variant`.
+        num_classes: int K.
+        total_steps: int, of the whole run.
+        resolved: dict of the run's checkpoint, or None.
+    """
+    resolved = resolved or {}
+    same_kind = resolved.get("device") == devices.kind
+    same_devices = same_kind and resolved.get("num_replicas") == devices.num_replicas
+    batch = config.optim.batch_size
+    macs = cost.count_macs(variant, num_classes) * batch * total_steps
+    jit = resolved.get("jit") if same_kind and resolved.get("jit") in JIT else None  # older records hold a bool
+    return Tuning(
+        choose_jit(config.run.jit, devices.kind, macs, jit, config.model.precision),
+        choose_micro_batches(config.run.accumulate_steps, devices.kind, batch // devices.num_replicas, variant,
+                             resolved.get("accumulate_steps") if same_devices else None))

@@ -1,0 +1,70 @@
+"""The encoder with features first has the values and gradients of its layers."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_digits
+
+from cct_tf.layers import features_first
+from cct_tf.layers.compiling import compiling
+from cct_tf.layers.encoder import TransformerBlock
+
+B, N, D = 3, 10, 8
+SEEDS = tf.constant([7, 8, 9], tf.uint32)
+RATES = {"attention_dropout_rate": 0.2, "projection_dropout_rate": 0.1, "mlp_dropout_rate": 0.3, "drop_path_rate": 0.4}
+KINDS = {
+    "authors": {"attention_dropout_rate": 0.1, "drop_path_rate": 0.2},
+    "everything": {**RATES, "qkv_bias": True, "norm_order": "pre", "gelu": "tanh", "mlp_output_activation": True},
+    "nothing dropped, wide heads": {"head_dim": 6},
+}
+
+
+def _tokens(content):
+    if content == "constant":
+        return np.full([B, N, D], 0.3)
+    if content == "digits":  # many equal values
+        return load_digits().images[:B * N].reshape(B * N, -1)[:, 8:8 + D].reshape(B, N, D) / 16
+    return np.random.default_rng(0).normal(size=[B, N, D])
+
+
+def _blocks(fields, dtype):
+    blocks = [TransformerBlock(2, 2 * D, block=index, seed=1, dtype=dtype, name=f"block_{index}", **fields)
+              for index in range(2)]
+    generator = np.random.default_rng(1)
+    for block in blocks:
+        block.build((None, N, D))
+        for variable in block.trainable_variables:  # biases, too, are not zero
+            variable.assign(variable + 0.3 * generator.normal(size=variable.shape))
+    return blocks
+
+
+def _one_by_one(blocks, tokens, seeds):
+    for block in blocks:
+        tokens = block(tokens, seeds=seeds, training=True)
+    return tokens
+
+
+@pytest.mark.parametrize("content", ["random", "digits", "constant"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_and_gradients_are_those_of_the_layers(kind, content):
+    blocks = _blocks(KINDS[kind], "float64")
+    variables = [variable.value for block in blocks for variable in block.trainable_variables]
+
+    def of(encode):
+        def values_and_gradients(x):
+            with compiling("CPU"), tf.GradientTape() as tape:
+                tape.watch(x)
+                y = encode(blocks, x, SEEDS)
+                loss = tf.reduce_sum(y * tf.sin(y))
+            return [y, *tape.gradient(loss, [x, *variables])]
+        return tf.function(values_and_gradients, jit_compile=True, autograph=False)
+
+    x = tf.constant(_tokens(content), tf.float64)
+    for ours, plain in zip(of(features_first.encode)(x), of(_one_by_one)(x), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-9, atol=1e-9 * np.abs(plain).max() + 1e-12)
+
+
+def test_it_is_for_many_tokens_in_full_precision():
+    assert features_first.pays(tf.zeros([1, 256, 4]))
+    assert not features_first.pays(tf.zeros([1, 64, 4]))
+    assert not features_first.pays(tf.zeros([1, 256, 4], tf.bfloat16))

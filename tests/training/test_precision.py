@@ -1,0 +1,209 @@
+"""Runs in low precision: float32 around the network, and a loss scale that follows what float16 can hold."""
+
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cct_tf import runtime, tuning
+from cct_tf.errors import Interrupted, UserError
+from cct_tf.models import create_model
+from cct_tf.training import loop, losses, run_record
+from cct_tf.training.gradients import Gradients
+from cct_tf.training.loss_scale import GOOD_UPDATES, HIGHEST, START, LossScale
+from cct_tf.training.state import TrainState
+from tests.training import tiny
+
+RUN = {"train_steps": 6, "ema_decay": 0.9}
+
+
+def _losses(folder):
+    return np.array([record["train/loss"] for record in tiny.records(folder, "train/")])
+
+
+def _variables(folder):
+    """What the last checkpoint holds, name -> type."""
+    path = run_record.list_checkpoints(folder / "checkpoints")[-1]
+    return tf.train.load_checkpoint(str(path / "weights")).get_variable_to_dtype_map()
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Folder of a run in float32."""
+    folder = tmp_path_factory.mktemp("wide")
+    tiny.train(folder, **RUN)
+    return folder
+
+
+@pytest.mark.parametrize("precision, changes", [
+    ("bfloat16", {"jit": "on"}), ("float16", {"num_replicas": 2, "accumulate_steps": 2})], ids=str)
+def test_a_run_is_that_of_float32_up_to_rounding(wide, precision, changes, tmp_path):
+    training = tiny.train(tmp_path, precision=precision, **RUN, **changes)
+    assert 0 < np.abs(_losses(tmp_path) / _losses(wide) - 1).max() < 1e-2
+    assert training.model.compute_dtype == training.averaged.compute_dtype == precision
+    kinds = _variables(tmp_path)
+    assert {kind for name, kind in kinds.items() if name.startswith(("weights", "optimizer", "ema"))} <= {
+        tf.float32, tf.int32, tf.int64}
+    more = kinds.keys() - _variables(wide).keys()
+    scale = {f"state/loss_scale/{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in ("scale", "good_updates")}
+    assert more == (scale if precision == "float16" else set())
+    scales = [record.get("train/loss_scale") for record in tiny.records(tmp_path, "train/")]
+    assert scales == [START if precision == "float16" else None] * 6
+
+
+@pytest.mark.parametrize("jit", tuning.JIT)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_the_loss_is_float32(precision, jit):
+    """A loss above what float16 holds, with more digits than bfloat16 has."""
+    model = create_model("cct_2_3x1_8", num_classes=2, dtype=f"mixed_{precision}")
+    model.head.kernel.assign(tf.zeros_like(model.head.kernel))
+    model.head.bias.assign([0.0, 70001.0])
+    gradients = Gradients(model, losses.cross_entropy, 2, jit)
+    weights = [tf.convert_to_tensor(variable.value) for variable in gradients.variables]
+    found, loss, _ = gradients.for_size(2)(weights, tf.zeros([2, 8, 8, 3]), tf.one_hot([0, 0], 2),
+                                           tf.constant([0, 1], tf.uint32), tf.ones([]))
+    assert float(loss) == 70001.0
+    assert {gradient.dtype for gradient in found} == {tf.float32}
+
+
+def test_the_scale_keeps_gradients_that_float16_would_lose():
+    """Labels of 1e-6 make gradients 1e-6 times as large: what arrives at the tokenizer is zero in float16."""
+    batch = (tf.random.stateless_normal([4, 8, 8, 3], [0, 0]), 1e-6 * tf.one_hot([0, 1, 2, 0], 3),
+             tf.constant([0, 1, 2, 3], tf.uint32))
+    found = {}
+    for precision, scale in (("float32", 1.0), ("mixed_float16", 1.0), ("mixed_float16", START)):
+        model = create_model("cct_2_3x1_8", num_classes=3, dtype=precision)
+        gradients = Gradients(model, losses.cross_entropy, 4)
+        weights = [tf.convert_to_tensor(variable.value) for variable in gradients.variables]
+        parts, _, _ = gradients.for_size(4)(weights, *batch, tf.constant(scale))
+        assert "tokenizer" in gradients.variables[0].path
+        found[precision, scale] = parts[0].numpy() / scale
+    expected = found["float32", 1.0]
+    error = {key: np.linalg.norm(value - expected) / np.linalg.norm(expected) for key, value in found.items()}
+    assert error["mixed_float16", START] < 0.05 < 0.99 < error["mixed_float16", 1.0]
+
+
+def test_the_scale_halves_at_once_and_doubles_after_many_good_updates():
+    scale = LossScale()
+    found = []
+    for done in [True] * (GOOD_UPDATES - 1) + [False] + [True] * (GOOD_UPDATES + 1):
+        scale.follow(tf.constant(done))
+        found.append(float(scale.scale))
+    # The good updates before the skipped one don't count.
+    assert found == [START] * (GOOD_UPDATES - 1) + [START / 2] * GOOD_UPDATES + [START] * 2
+    assert int(scale.good_updates) == 1
+
+
+@pytest.mark.parametrize("start, done, expected", [(1.0, False, 1.0), (2.0, False, 1.0), (HIGHEST, True, HIGHEST),
+                                                   (HIGHEST / 2, True, HIGHEST)])
+def test_the_scale_stays_within_its_bounds(start, done, expected):
+    scale = LossScale()
+    scale.scale.assign(start)
+    scale.good_updates.assign(GOOD_UPDATES - 1)
+    scale.follow(tf.constant(done))
+    assert (float(scale.scale), int(scale.good_updates)) == (expected, 0)
+
+
+def test_skips_count_in_a_row_only_when_the_scale_can_not_fall():
+    state = TrainState(LossScale())
+    state.loss_scale.scale.assign(4.0)
+    rows = []
+    for done in [False, False, False, False, True, False]:
+        state.add(1.0, 1.0, 1.0, tf.constant(done))
+        rows.append(int(state.skipped_in_row))
+    assert rows == [0, 0, 1, 2, 0, 1]
+    assert int(state.skipped) == 5
+
+
+def _copies(training):
+    """Every replica's copy of all weights, averages and optimizer variables."""
+    variables = (*training.model.trainable_variables, *training.averaged.trainable_variables)
+    return [[copy.numpy() for copy in training.devices.strategy.experimental_local_results(variable.value)]
+            for variable in variables]
+
+
+def test_an_overflow_on_one_replica_is_skipped_on_all_and_the_scale_halves(tmp_path):
+    """A label of 2^20 on the last example, which the second replica has, makes its scaled gradients alone overflow."""
+    run = {"num_replicas": 2, "precision": "float16", "ema_decay": 0.9, "weight_decay": 0.1}
+    training = tiny.assemble(tmp_path / "planted", **run)
+    label = 1.0 + tf.one_hot(15, 16)[:, None] * 2.0**20
+    planted = training.batches(0, 2).enumerate().map(
+        lambda step, batch: batch | {"label": batch["label"] * tf.where(step == 0, label, 1.0)})
+    iterator = runtime.distribute(training.devices, planted, 16)
+    before = _copies(training)
+
+    training.train_step.run(iterator, [0.01])
+    state = training.state
+    for old, new in zip(before, _copies(training), strict=True):
+        for first, second in zip(old, new, strict=True):
+            np.testing.assert_array_equal(first, second)
+    assert float(state.loss_scale.scale) == START / 2
+    assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (1, 1, 0)
+
+    training.train_step.run(iterator, [0.01])
+    assert (int(state.step), int(state.skipped)) == (2, 1)
+    after = _copies(training)
+    for old, (first, second) in zip(before, after, strict=True):
+        np.testing.assert_array_equal(first, second)
+        assert not np.array_equal(old[0], first)
+
+    # The same batch as the first of a run with the smaller scale.
+    other = tiny.assemble(tmp_path / "smaller", **run)
+    other.state.loss_scale.scale.assign(START / 2)
+    other.train_step.run(runtime.distribute(other.devices, other.batches(1, 1), 16), [0.01])
+    for (first, _), (second, _) in zip(after, _copies(other), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+class _StopAt(tiny.NoInterrupts):
+    def __init__(self, training, step):
+        self._training, self._step = training, step
+
+    @property
+    def requested(self):
+        return signal.SIGTERM if int(self._training.state.step.numpy()) >= self._step else None
+
+
+def _train(folder, stop_at=None, **run):
+    """A run whose loss scale begins so high that its first updates are skipped."""
+    training = tiny.assemble(folder, **run)
+    if training.start.record is None:
+        training.state.loss_scale.scale.assign(HIGHEST)
+    training.run(tiny.NoInterrupts() if stop_at is None else _StopAt(training, stop_at))
+    return training
+
+
+def test_a_resume_goes_on_with_the_scale(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)  # one step, so that it stops where it is told to
+    run = {"precision": "float16", "train_steps": 12, "ema_decay": 0.9}
+    whole = _train(tmp_path / "whole", **run)
+    with pytest.raises(Interrupted):
+        _train(tmp_path / "resumed", stop_at=4, **run)
+    resumed = _train(tmp_path / "resumed", **run)
+
+    records = tiny.records(tmp_path / "whole", "train/")
+    assert records == tiny.records(tmp_path / "resumed", "train/")
+    scales = [record["train/loss_scale"] for record in records]
+    skips = [record["train/skipped_updates"] for record in records]
+    assert scales[3] < HIGHEST and scales == [HIGHEST / 2**count for count in skips]
+    assert 1 <= skips[3] and skips[-1] < 12
+    for first, second in zip(_copies(whole), _copies(resumed), strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert int(whole.state.loss_scale.good_updates) == int(resumed.state.loss_scale.good_updates)
+
+
+def test_another_precision_is_another_run(tmp_path):
+    tiny.train(tmp_path, train_steps=1)
+    with pytest.raises(UserError, match=r"--precision \(checkpoint float32, now bfloat16\)"):
+        tiny.assemble(tmp_path, train_steps=1, precision="bfloat16")
+
+
+@pytest.mark.parametrize("precision, words", [("float32", ()), ("bfloat16", ("on CPUs bfloat16",)),
+                                              ("float16", ("the loss scaled", "on CPUs float16"))])
+def test_the_plan_says_the_precision(precision, words, tmp_path):
+    lines = tiny.assemble(tmp_path, precision=precision).plan_lines()
+    row, = (line for line in lines if line.startswith("  computes in"))
+    assert row.split()[2].rstrip(",") == precision
+    assert all(word in "\n".join(lines) for word in words)
+    assert ("on CPUs" in "\n".join(lines)) == (precision != "float32")
