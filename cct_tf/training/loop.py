@@ -6,8 +6,6 @@ signal never waits long), and acts at the gates. A checkpoint is saved before ea
 the work since then and never an evaluated state.
 """
 
-import importlib.metadata
-import platform
 import time
 
 import tensorflow as tf
@@ -27,6 +25,7 @@ from cct_tf.training import (
     report,
     resume,
     run_record,
+    saver,
     setup,
 )
 from cct_tf.training.console import Progress
@@ -38,7 +37,6 @@ from cct_tf.training.summaries import Summaries
 from cct_tf.training.timer import Timer
 
 _CHUNK_SECONDS = 1.0
-_TUNED = ("jit", "accumulate_steps", "fused_update", "fast_forms")  # what changes the last bits
 _SHEET = 4  # images of the contact sheet, and draws of each
 
 
@@ -77,8 +75,9 @@ class Training:
         self.trackable = checkpoint.make_trackable(self.model, self.optimizer, self.state, self.averaged)
         self.start = resume.restore(start, self.trackable, config, workdir, console)
         self.standing = resume.standing(self.start, config, workdir, console)
-        self._saved_step = None
-        self._note_hardware(resolved)
+        now = saver.resolve(config, self.images, self.plan, self.model, self.devices, self.tuning)
+        saver.say_what_changed(resolved, now, console)
+        self._save = saver.Saver(config, workdir, self.plan, self.trackable, now, self.start.step or None)
 
     # Assembly.
 
@@ -87,26 +86,6 @@ class Training:
             flag = "train_steps" if self.config.optim.train_steps else "epochs"
             raise UserError(f"--{flag}: expected a run of at least {self.start.step} steps, where the checkpoint "
                             f"stands, found {self.plan.total_steps}")
-
-    def _note_hardware(self, resolved):
-        now = self._resolved()
-        changed = [f"{name} {resolved[name]} -> {now[name]}" for name in ("device", "num_replicas", "threads", *_TUNED)
-                   if resolved and resolved.get(name, now[name]) != now[name]]
-        if changed:
-            self.console.say(f"computed otherwise than before ({', '.join(changed)}): results agree up to summation "
-                             "order, not to the last bit")
-
-    def _resolved(self):
-        source = self.images.source
-        return {"mean": list(self.images.mean), "std": list(self.images.std),
-                "statistics_computed": self.config.augment.mean is None and source.mean is None,
-                "image_size": self.model.image_size, "classes": list(source.class_names),
-                "num_examples": {name: split.num_examples for name, split in source.splits.items()},
-                "fingerprint": source.fingerprint, "order": source.order, "total_steps": self.plan.total_steps,
-                "threads": runtime.num_threads(), "device": self.devices.kind,
-                "num_replicas": self.devices.num_replicas, "jit": self.tuning.jit.value,
-                "accumulate_steps": self.tuning.accumulate_steps.value, "fused_update": self.config.run.fused_update,
-                "fast_forms": self.config.run.fast_forms}
 
     def plan_lines(self):
         """The plan as lines of text."""
@@ -161,24 +140,6 @@ class Training:
 
     # Acting.
 
-    def _save(self, step, finished=False):
-        """Save a checkpoint of `step`, or bring the record of the one just saved up to date."""
-        record = run_record.Record(
-            config=self.config.as_dict(), resolved=self._resolved(), step=step,
-            last_evaluated_step=self.standing.last_evaluated_step, best=self.standing.best, finished=finished,
-            versions=_versions(), evaluation_due=self.plan.evaluate.is_due(step),
-            evaluations_without_best=self.standing.without_best)
-        path = self.workdir.checkpoints / f"step_{step:08d}"
-        if self._saved_step == step:
-            run_record.write_record(path, record)
-        else:
-            checkpoint.save(self.workdir.checkpoints, self.trackable, record)
-            checkpoint.prune(self.workdir.checkpoints, self.config.run.keep_checkpoints)
-            self._saved_step = step
-        best = self.workdir.best / path.name
-        if best.exists():
-            run_record.write_record(best, record)
-
     def _evaluate(self, step, evaluator, summaries, progress, interrupts):
         """Evaluate the state of `step`, which has been saved."""
         results = self._results(evaluator, interrupts)
@@ -188,7 +149,7 @@ class Training:
         summaries.write_evaluation(step, results, last=step == self.plan.total_steps or self.standing.is_over)
         if is_best:
             checkpoint.keep_best(self.workdir.best, self.workdir.checkpoints / f"step_{step:08d}")
-        self._save(step)
+        self._save(step, self.standing)
         progress.say(report.evaluation_line(step, self.plan, results, is_best))
 
     def _log(self, step, timer, summaries, progress):
@@ -231,7 +192,6 @@ class Training:
             models = {"eval": self.model} | ({"eval_ema": self.averaged} if self.averaged else {})
             evaluator = self.evaluator(self.images.source.evaluated_split, models)
             shown = self._pictures() if step == 0 else {}
-        self._saved_step = step or None
         progress, timer = Progress(self.console, plan, step), Timer()
         profiler = Profiler(parse_steps(self.config.run.profile_steps), self.workdir.path / "train", progress.say)
         summaries.start(step, self.standing.last_evaluated_step, shown)
@@ -250,11 +210,11 @@ class Training:
                 if plan.log.is_due(step):
                     self._log(step, timer, summaries, progress)
                 if plan.checkpoint.is_due(step) or plan.evaluate.is_due(step):
-                    self._save(step)
+                    self._save(step, self.standing)
                 if plan.evaluate.is_due(step):
                     self._evaluate(step, evaluator, summaries, progress, interrupts)
             if interrupts.requested is not None:
-                self._save(step)
+                self._save(step, self.standing)
                 interrupts.check(f"saved step {step:,} of {plan.total_steps:,}; the same command goes on from it")
             if step < plan.total_steps:
                 progress.say(report.early_stop_line(step, plan, self.standing))
@@ -310,10 +270,5 @@ class Training:
                 interrupts.check("trained to the end, but not tested yet; the same command does it")
             summaries.write_evaluation(step, tested, last=True)
             test = tested["test"]
-        self._save(step, finished=True)
+        self._save(step, self.standing, finished=True)
         return test
-
-
-def _versions():
-    names = ("tensorflow", "keras", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}

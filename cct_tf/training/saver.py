@@ -1,0 +1,90 @@
+"""Saves the checkpoints of a run: each state once, its record as often as there is more to say."""
+
+import importlib.metadata
+import platform
+
+from cct_tf import runtime
+from cct_tf.training import checkpoint, run_record
+
+# What may change in mid-run, and then changes the last bits of the results.
+_COMPUTED_BY = ("device", "num_replicas", "threads", "jit", "accumulate_steps", "fused_update", "fast_forms")
+
+
+def resolve(config, images, plan, model, devices, tuning):
+    """What a config became on this machine with these data, for run.json.
+
+    Args:
+        config: `config.Config`; images: `setup.Images`; plan: `plan.Plan`; model: keras.Model;
+        devices: `runtime.Devices`; tuning: `tuning.Tuning`.
+
+    Returns:
+        dict that JSON can hold.
+    """
+    source = images.source
+    return {"mean": list(images.mean), "std": list(images.std),
+            "statistics_computed": config.augment.mean is None and source.mean is None,
+            "image_size": model.image_size, "classes": list(source.class_names),
+            "num_examples": {name: split.num_examples for name, split in source.splits.items()},
+            "fingerprint": source.fingerprint, "order": source.order, "total_steps": plan.total_steps,
+            "threads": runtime.num_threads(), "device": devices.kind, "num_replicas": devices.num_replicas,
+            "jit": tuning.jit.value, "accumulate_steps": tuning.accumulate_steps.value,
+            "fused_update": config.run.fused_update, "fast_forms": config.run.fast_forms}
+
+
+def say_what_changed(before, now, console):
+    """Say if the run goes on computing otherwise than its checkpoint did; both as `resolve` returns them."""
+    changed = [f"{name} {before[name]} -> {now[name]}" for name in _COMPUTED_BY
+               if name in before and before[name] != now[name]]
+    if changed:
+        console.say(f"computed otherwise than before ({', '.join(changed)}): results agree up to summation order, not "
+                    "to the last bit")
+
+
+class Saver:
+    """Saves checkpoints.
+
+    Args:
+        config: `config.Config`.
+        workdir: `workdir.Workdir`.
+        plan: `plan.Plan`.
+        trackable: of `checkpoint.make_trackable`.
+        resolved: dict of `resolve`.
+        saved_step: int, of the checkpoint that the run goes on from; None at the start.
+    """
+
+    def __init__(self, config, workdir, plan, trackable, resolved, saved_step):
+        self._config = config
+        self._workdir = workdir
+        self._plan = plan
+        self._trackable = trackable
+        self._resolved = resolved
+        self._saved_step = saved_step
+
+    def __call__(self, step, standing, finished=False):
+        """Save the state of `step`, or bring the record of the checkpoint just saved up to date.
+
+        Args:
+            step: int, steps completed.
+            standing: `standing.Standing`.
+            finished: bool, whether the run is.
+        """
+        record = run_record.Record(
+            config=self._config.as_dict(), resolved=self._resolved, step=step,
+            last_evaluated_step=standing.last_evaluated_step, best=standing.best, finished=finished,
+            versions=_versions(), evaluation_due=self._plan.evaluate.is_due(step),
+            evaluations_without_best=standing.without_best)
+        path = self._workdir.checkpoints / f"step_{step:08d}"
+        if self._saved_step == step:
+            run_record.write_record(path, record)
+        else:
+            checkpoint.save(self._workdir.checkpoints, self._trackable, record)
+            checkpoint.prune(self._workdir.checkpoints, self._config.run.keep_checkpoints)
+            self._saved_step = step
+        best = self._workdir.best / path.name
+        if best.exists():
+            run_record.write_record(best, record)
+
+
+def _versions():
+    names = ("tensorflow", "keras", "numpy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
