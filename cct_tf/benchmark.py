@@ -39,6 +39,8 @@ def _check(settings, own):
         checks.check_model(settings.model, settings.augment.image_size)
     else:
         checks.check_inputs(settings)
+    if settings.run.profile_steps is not None:
+        raise UserError(f"--profile_steps: expected none, for a trace takes time, found {settings.run.profile_steps}")
     if own["compare"] != "none":
         if own["what"] != "step":
             raise UserError(f"--compare: expected none with --what={own['what']}, found {own['compare']}")
@@ -68,7 +70,9 @@ def main(given):
     settings = config.from_dict(given)
     _check(settings, own)
     console = Console(quiet=own["json"])
-    with memory.named_when_out(memory.TRAINING, settings.optim.batch_size):
+    evaluates = own["what"] == "eval"
+    with memory.named_when_out(memory.EVALUATION if evaluates else memory.TRAINING,
+                               settings.run.eval_batch_size if evaluates else settings.optim.batch_size):
         found = {"what": own["what"]} | _measure(settings, console, own)
     if own["json"]:
         print(json.dumps(found))

@@ -57,11 +57,12 @@ def start(value, warn):
     users_own = "persistent_cache" in flags or (flags and not flags.startswith("-"))
     if value == "off" or users_own or _cache is not None or "tensorflow" in sys.modules:
         return
-    folder = default_folder() if value == "auto" else pathlib.Path(value).expanduser().absolute()
+    folder = value
     try:
+        folder = default_folder() if value == "auto" else pathlib.Path(value).expanduser().absolute()
         _cache = Cache(folder / f"tensorflow-{_build()}")
-    except OSError as error:
-        warn(f"--compile_cache: {folder} can't be used ({error.strerror or error}); going on without")
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody's home
+        warn(f"--compile_cache: {folder} can't be used ({getattr(error, 'strerror', None) or error}); going on without")
         return
     if not _cache.has_room:
         warn(f"--compile_cache: {folder} has less than {_ROOM >> 20} MiB of room; nothing is added to it")
@@ -110,9 +111,11 @@ class Cache:
 
     def __init__(self, folder):
         self.folder = folder
+        if {"'", '"'} <= set(str(folder)):
+            raise OSError(None, "a path with quotes of both kinds can't be told to TensorFlow")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = folder.stat()
-        if state.st_uid != os.geteuid() or state.st_mode & 0o002:
+        if state.st_uid != os.geteuid() or state.st_mode & 0o022:
             raise PermissionError(None, "it holds programs, so it must be yours and closed to others")
         self._lock = tempfile.NamedTemporaryFile(prefix="process-", suffix=".lock", dir=folder, delete=False)
         with contextlib.suppress(OSError):  # no locks on this file system: `_is_left_over` then spares the folder

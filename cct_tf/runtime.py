@@ -112,11 +112,13 @@ class Devices:
         strategy: tf.distribute.Strategy.
         kind: "CPU" or "GPU".
         num_replicas: int.
+        deterministic: bool, deterministic kernels only.
     """
 
     strategy: object
     kind: str
     num_replicas: int
+    deterministic: bool = False
 
     @property
     def description(self):
@@ -160,10 +162,11 @@ def make_devices(num_replicas=None, deterministic=False):
         # One process may hold strategies of different sizes (tests do); the default collectives can't.
         kind, cross_device_ops = "CPU", tf.distribute.ReductionToOneDevice()
     if count == 1:
-        return Devices(tf.distribute.get_strategy(), kind, 1)
+        return Devices(tf.distribute.get_strategy(), kind, 1, deterministic)
     names = [f"{kind}:{index}" for index in range(count)]
     with quiet_stderr():
-        return Devices(tf.distribute.MirroredStrategy(names, cross_device_ops=cross_device_ops), kind, count)
+        return Devices(tf.distribute.MirroredStrategy(names, cross_device_ops=cross_device_ops), kind, count,
+                       deterministic)
 
 
 def _make_logical_cpus(count):

@@ -76,13 +76,21 @@ def choose_micro_batches(flag, kind, share, variant, recorded=None):
     # 16 39.4, 64 31.7; without XLA 8 34.0, 16 33.7, 64 30.4. CCT-2/3x2 (24,576): 32 1108, 64 1191, 128 1156.
     if flag is not None:
         return Choice(flag, "--accumulate_steps")
-    if recorded is not None:
+    if recorded is not None and share % recorded == 0:
         return Choice(recorded, "auto: as this run began")
     if kind == "GPU":
         return Choice(1, "auto: the whole batch on GPUs")
-    most = max(_CACHED // cost.largest_activation(variant), 1)
-    pieces = next(count for count in range(1, share + 1) if share % count == 0 and share // count <= most)
-    return Choice(pieces, "auto: activations that fit into the cache")
+    most = cached_images(variant)
+    counts = [count for count in range(1, share + 1) if share % count == 0]
+    fitting = next(count for count in counts if share // count <= most)
+    if 2 * (share // fitting) < min(most, share):  # an awkward number: rather too many images at once than a few
+        fitting = max(count for count in counts if 2 * (share // count) >= min(most, share))
+    return Choice(fitting, "auto: activations that fit into the cache")
+
+
+def cached_images(variant):
+    """How many images' activations fit into the cache of a CPU."""
+    return max(_CACHED // cost.largest_activation(variant), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +104,11 @@ class Tuning:
 
     jit: Choice
     accumulate_steps: Choice
+
+
+def recorded_jit(value):
+    """What a record holds, as one of JIT: before there were parts it held a bool."""
+    return {False: "off", True: "all"}.get(value, value)
 
 
 def choose(config, devices, variant, num_classes, total_steps, resolved=None):
@@ -114,8 +127,8 @@ def choose(config, devices, variant, num_classes, total_steps, resolved=None):
     same_devices = same_kind and resolved.get("num_replicas") == devices.num_replicas
     batch = config.optim.batch_size
     macs = cost.count_macs(variant, num_classes) * batch * total_steps
-    jit = resolved.get("jit") if same_kind and resolved.get("jit") in JIT else None  # older records hold a bool
+    jit = recorded_jit(resolved["jit"]) if same_kind else None
     return Tuning(
         choose_jit(config.run.jit, devices.kind, macs, jit, config.model.precision),
         choose_micro_batches(config.run.accumulate_steps, devices.kind, batch // devices.num_replicas, variant,
-                             resolved.get("accumulate_steps") if same_devices else None))
+                             resolved.get("accumulate_steps", 1) if same_devices else None))

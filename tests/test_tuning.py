@@ -25,9 +25,10 @@ def test_xla_is_left_out_where_it_is_slower_in_bfloat16():
 @pytest.mark.parametrize(("flag", "kind", "share", "variant", "recorded", "value"), [
     (None, "CPU", 64, CCT_7, None, 8),  # 8 images of 2^18 elements
     (None, "CPU", 128, CCT_2, None, 2),  # 85 images of 24,576, of which 64 divide the share
-    (None, "CPU", 16, CCT_2, None, 1), (None, "CPU", 9, CCT_7, None, 3), (None, "CPU", 7, CCT_7, None, 1),
-    (None, "CPU", 11, CCT_7, None, 11),  # 11 is prime
-    (None, "GPU", 1024, CCT_7, None, 1), (3, "CPU", 9, CCT_7, 9, 3), (None, "CPU", 64, CCT_7, 16, 16)])
+    (None, "CPU", 16, CCT_2, None, 1), (None, "CPU", 20, CCT_7, None, 4), (None, "CPU", 7, CCT_7, None, 1),
+    (None, "CPU", 11, CCT_7, None, 1), (None, "CPU", 254, CCT_2, None, 2),  # not one by one, for 11 and 127 are prime
+    (None, "GPU", 1024, CCT_7, None, 1), (3, "CPU", 9, CCT_7, 9, 3), (None, "CPU", 64, CCT_7, 16, 16),
+    (None, "CPU", 10, CCT_7, 4, 2)])  # what was recorded does not divide another batch
 def test_micro_batches_fit_into_the_cache(flag, kind, share, variant, recorded, value):
     assert tuning.choose_micro_batches(flag, kind, share, variant, recorded).value == value
 

@@ -16,7 +16,7 @@ def compiling(kind):
     """Put it around a call that `tf.function(jit_compile=True)` traces.
 
     Args:
-        kind: "CPU" or "GPU", what it will run on.
+        kind: "CPU" or "GPU", what it will run on; None for the layers' plain forms.
     """
     token = _compiling.set(kind)
     try:

@@ -29,12 +29,14 @@ class Forward:
     def __call__(self, images, training=False):
         """float32 [b, S, S, 3], b static, a replica's -> float32 [b, K]."""
         del training  # never
-        pieces = tuning.choose_micro_batches(None, self._kind, images.shape[0], self._model.variant).value
-        if pieces == 1:
+        count, most = images.shape[0], tuning.cached_images(self._model.variant)
+        if self._kind == "GPU" or count <= most:
             return self._function(images)
+        pieces = -(-count // most)
+        images = tf.pad(images, [[0, -count % pieces], [0, 0], [0, 0], [0, 0]])
         parts = tf.reshape(images, [pieces, -1, *images.shape[1:]])
         logits = tf.map_fn(self._function, parts, fn_output_signature=tf.float32, parallel_iterations=1)
-        return tf.reshape(logits, [images.shape[0], -1])
+        return tf.reshape(logits, [images.shape[0], -1])[:count]
 
     def _plain(self, images):
         return self._model(images, training=False)

@@ -41,7 +41,7 @@ class Gradients:
         self._example_loss = example_loss
         self._batch_size = batch_size
         self._jit = jit
-        self._form = kind if fast_forms else "plain"
+        self._form = kind if fast_forms else None
         self._recompute = recompute
         self.num_trainable = len(model.trainable_variables)
         # The sines of positions too; not the model's own seeds, which are never drawn from here.

@@ -6,6 +6,7 @@ signal never waits long), and acts at the gates. A checkpoint is saved before ea
 the work since then and never an evaluated state.
 """
 
+import math
 import time
 
 import tensorflow as tf
@@ -86,6 +87,12 @@ class Training:
             flag = "train_steps" if self.config.optim.train_steps else "epochs"
             raise UserError(f"--{flag}: expected a run of at least {self.start.step} steps, where the checkpoint "
                             f"stands, found {self.plan.total_steps}")
+        profiled = parse_steps(self.config.run.profile_steps)
+        if profiled and profiled[0] > self.plan.total_steps:
+            raise UserError(f"--profile_steps: expected steps of this run, 1 to {self.plan.total_steps}, found "
+                            f"{self.config.run.profile_steps}")
+        if profiled and profiled[1] <= self.start.step:
+            self.console.say(f"--profile_steps={self.config.run.profile_steps}: these are done; nothing is traced")
 
     def plan_lines(self):
         """The plan as lines of text."""
@@ -155,7 +162,8 @@ class Training:
     def _log(self, step, timer, summaries, progress):
         values = self.state.interval()
         values["train/learning_rate"] = schedules.learning_rate(self.config.optim, self.plan, step - 1)
-        values |= timer.values(self.config.optim.batch_size, float(self.train_step.wait_seconds.numpy()))
+        waited = math.nan if self.devices.deterministic else float(self.train_step.wait_seconds.numpy())
+        values |= timer.values(self.config.optim.batch_size, waited)
         summaries.write_train(step, values)
         progress.show(step, values)
         self.state.start_interval()
@@ -231,14 +239,14 @@ class Training:
 
     def _chunk(self, step, iterator, timer, progress, most_steps):
         """Some steps, up to the next gate and about a second; returns the number of completed steps."""
-        count = min(self.plan.next_gate(step) - step, timer.steps_in(_CHUNK_SECONDS), MOST_STEPS,
-                    most_steps)
+        count = min(self.plan.next_gate(step) - step, timer.steps_in(_CHUNK_SECONDS), MOST_STEPS, most_steps)
         rates = [schedules.learning_rate(self.config.optim, self.plan, step + index) for index in range(count)]
         if timer.is_first:
             with self.console.phase("compiling the training step"):
                 compile_cache.steady_names()
                 self._timed(iterator, rates, timer)
             compile_cache.keep()
+            self.train_step.wait_seconds.assign(0.0)  # like the chunk's time, it says nothing of those to come
         else:
             self._timed(iterator, rates, timer)
         step = int(self.state.step.numpy())

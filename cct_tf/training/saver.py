@@ -3,19 +3,20 @@
 import importlib.metadata
 import platform
 
-from cct_tf import runtime
+from cct_tf import runtime, tuning
 from cct_tf.training import checkpoint, run_record
 
 # What may change in mid-run, and then changes the last bits of the results.
-_COMPUTED_BY = ("device", "num_replicas", "threads", "jit", "accumulate_steps", "fused_update", "fast_forms")
+_COMPUTED_BY = ("device", "num_replicas", "threads", "jit", "accumulate_steps", "fused_update", "fast_forms",
+                "recompute")
 
 
-def resolve(config, images, plan, model, devices, tuning):
+def resolve(config, images, plan, model, devices, chosen):
     """What a config became on this machine with these data, for run.json.
 
     Args:
         config: `config.Config`; images: `setup.Images`; plan: `plan.Plan`; model: keras.Model;
-        devices: `runtime.Devices`; tuning: `tuning.Tuning`.
+        devices: `runtime.Devices`; chosen: `tuning.Tuning`.
 
     Returns:
         dict that JSON can hold.
@@ -27,12 +28,15 @@ def resolve(config, images, plan, model, devices, tuning):
             "num_examples": {name: split.num_examples for name, split in source.splits.items()},
             "fingerprint": source.fingerprint, "order": source.order, "total_steps": plan.total_steps,
             "threads": runtime.num_threads(), "device": devices.kind, "num_replicas": devices.num_replicas,
-            "jit": tuning.jit.value, "accumulate_steps": tuning.accumulate_steps.value,
-            "fused_update": config.run.fused_update, "fast_forms": config.run.fast_forms}
+            "jit": chosen.jit.value, "accumulate_steps": chosen.accumulate_steps.value,
+            "fused_update": config.run.fused_update, "fast_forms": config.run.fast_forms,
+            "recompute": config.run.recompute}
 
 
 def say_what_changed(before, now, console):
     """Say if the run goes on computing otherwise than its checkpoint did; both as `resolve` returns them."""
+    if "jit" in before:
+        before = before | {"jit": tuning.recorded_jit(before["jit"])}
     changed = [f"{name} {before[name]} -> {now[name]}" for name in _COMPUTED_BY
                if name in before and before[name] != now[name]]
     if changed:

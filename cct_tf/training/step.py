@@ -37,7 +37,8 @@ class TrainStep:
         ema: `optim.ema.Ema` of the weights, or None.
 
     Attributes:
-        wait_seconds: float64 variable, time spent waiting for input since it was last set to zero.
+        wait_seconds: float64 variable, time spent waiting for input since it was last set to zero. Deterministic
+            devices have no clock.
     """
 
     def __init__(self, devices, model, optimizer, state, *, batch_size, accumulate_steps=1, clip_norm=None,
@@ -55,7 +56,10 @@ class TrainStep:
         self._ema = ema
         self.wait_seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="wait_seconds")
         self._gradients = Gradients(model, example_loss, batch_size, jit, devices.kind, fast_forms, recompute)
-        self._micro_size = batch_size // devices.num_replicas // accumulate_steps
+        self._micro_size, rest = divmod(batch_size, devices.num_replicas * accumulate_steps)
+        if rest:
+            raise ValueError(f"batch_size: expected a multiple of {devices.num_replicas} x {accumulate_steps}, found "
+                             f"{batch_size}")
 
     def _replica_gradients(self, batch, scale):
         """A replica's micro-batches, then the sum over all replicas, clipped.
@@ -70,8 +74,7 @@ class TrainStep:
         else:
             gradients, loss, accuracy = self._accumulated(weights, parts, scale)
         # One sum of one long vector, whatever the number of variables.
-        *parts, loss, accuracy = [tf.reshape(value, [-1]) for value in (*gradients, loss, accuracy)]
-        flat = tf.concat([*parts, loss, accuracy], axis=0)
+        flat = tf.concat([tf.reshape(value, [-1]) for value in (*gradients, loss, accuracy)], axis=0)
         flat = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, flat)
         flat, loss, accuracy = flat[:-2], flat[-2], flat[-1]
         if self._state.loss_scale is not None:
@@ -81,8 +84,8 @@ class TrainStep:
             flat *= self._clip_norm / tf.maximum(norm, self._clip_norm)
         sizes = [gradient.shape.num_elements() for gradient in gradients]
         pieces = tf.split(flat, sizes)
-        return [tf.reshape(piece, gradient.shape) for piece, gradient in zip(pieces, gradients, strict=True)], (
-            loss), accuracy, norm
+        summed = [tf.reshape(piece, gradient.shape) for piece, gradient in zip(pieces, gradients, strict=True)]
+        return summed, loss, accuracy, norm
 
     def _micro_batch(self, weights, *parts):
         return self._gradients.for_size(self._micro_size)(weights, *parts)
@@ -156,6 +159,8 @@ class TrainStep:
 
     def _next(self, iterator):
         """The next batch; the time it took is added to `wait_seconds`."""
+        if self._devices.deterministic:
+            return next(iterator)
         # A clock has no inputs, so nothing but these dependencies says when it is read.
         with tf.control_dependencies([self._state.step.read_value()]):
             before = tf.timestamp()

@@ -55,6 +55,8 @@ def test_a_tokenizer_gives_the_same_in_both_forms(padding, pool_padding, side):
     with compiling("CPU"):
         assert is_compiling()
         assert np.array_equal(tokenizer(images), plain)
+    with compiling(None):  # the plain forms, compiled
+        assert not is_compiling()
     assert not is_compiling()
 
 

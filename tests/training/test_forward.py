@@ -10,7 +10,7 @@ from cct_tf.training.forward import Forward
 
 
 @pytest.mark.parametrize("jit", tuning.JIT)
-@pytest.mark.parametrize("images", [1, 6, 7])
+@pytest.mark.parametrize("images", [1, 3, 6, 7])
 def test_logits_are_the_models(images, jit, monkeypatch):
     monkeypatch.setattr(tuning, "_CACHED", 3 * 64 * 192)  # three images of 64 tokens with queries, keys and values
     model = create_model("cct_2_3x1_16", num_classes=3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cct_tf import runtime, tuning
+from cct_tf import runtime
 from cct_tf.layers import features_first
 from cct_tf.models import create_model
 from cct_tf.training import losses
@@ -28,9 +28,9 @@ def _of_tape(model, images, labels, seeds):
     return tape.gradient(loss, [variable.value for variable in model.trainable_variables]), loss
 
 
-@pytest.mark.parametrize("fast_forms", [True, False], ids=["fast forms", "plain layers"])
-@pytest.mark.parametrize("jit", tuning.JIT)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "jit", "fast_forms"), [
+    *(("cct", jit, fast_forms) for jit in ("encoder", "all") for fast_forms in (True, False)), ("cct", "off", True),
+    ("vit, sine", "off", True), ("vit, sine", "encoder", True)])
 def test_they_are_those_of_the_whole_network(model, jit, fast_forms, monkeypatch):
     monkeypatch.setattr(features_first, "_FEWEST_TOKENS", 1)
     model = create_model(num_classes=3, **MODELS[model])

@@ -5,8 +5,9 @@ import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from cct_tf.errors import UserError
-from cct_tf.training import loop, memory, profiling
+from cct_tf.training import memory, profiling
 from cct_tf.training.evaluation import Evaluator
+from cct_tf.training.step import TrainStep
 from tests.training import tiny
 
 
@@ -71,7 +72,7 @@ def test_out_of_memory_names_the_flags_of_training_and_of_evaluation(error, tmp_
         patch.setattr(Evaluator, "__call__", _raising(error))
         with pytest.raises(UserError, match="^--eval_batch_size: expected .* found 400.*smaller --eval_batch_size$"):
             tiny.train(tmp_path / "evaluation", train_steps=1)
-    monkeypatch.setattr(loop.TrainStep, "run", _raising(error))
+    monkeypatch.setattr(TrainStep, "run", _raising(error))
     with (pytest.raises(UserError, match="^--batch_size: expected .* found 16.* --accumulate_steps, .*--batch_size$"),
           memory.named_when_out(memory.TRAINING, 16)):
         tiny.train(tmp_path / "training", train_steps=1)

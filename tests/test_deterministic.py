@@ -1,0 +1,24 @@
+"""`--deterministic` holds for a whole process, so it has one of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.slow
+def test_two_runs_with_deterministic_kernels_have_the_same_losses_and_no_clock_for_the_input(tmp_path):
+    losses = []
+    flags = ["--flagfile=configs/smoke.cfg", "--deterministic", "--train_steps=3", "--log_every_steps=1"]
+    code = "import sys; from tests import commands; sys.exit(any([commands.run('train', *sys.argv[2:], " \
+           "f'--workdir={sys.argv[1]}/{name}') for name in ('one', 'two')]))"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), *flags], cwd=REPO, check=True)
+    for name in ("one", "two"):
+        records = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        losses.append([record["train/loss"] for record in records if "train/loss" in record])
+        assert {record["timing/input_wait_fraction"] for record in records if "train/loss" in record} == {None}
+    assert len(losses[0]) == 3 and losses[0] == losses[1]
