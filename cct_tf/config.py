@@ -180,6 +180,8 @@ class RunConfig:
                                        "profiler of TensorBoard", transient=True)
     accept_config_change: bool = option(False, "resume although fields that define the result have changed",
                                         transient=True)
+    restart_if_unreadable: bool = option(False, "where every checkpoint of the work folder is damaged, set them and "
+                                         "the results aside and start anew", transient=True)
     dry_run: bool = option(False, "show the plan, send one batch through the network, leave the work folder alone",
                            transient=True)
     debug: bool = option(False, "show the traceback of an error", transient=True)

@@ -140,10 +140,10 @@ def records(workdir):
 
 
 def run_record(workdir):
-    """run.json of the newest checkpoint, without the work folder's name."""
+    """run.json of the newest checkpoint, without the work folder's name and the checksum over it."""
     newest = _newest(pathlib.Path(workdir) / "checkpoints")
     record = json.loads((newest / "run.json").read_text())
-    del record["config"]["workdir"]
+    del record["config"]["workdir"], record["checksum"]
     return newest.name, record
 
 

@@ -4,6 +4,7 @@ The whole table runs in one process that cannot import TensorFlow (tests/without
 as a user would run them.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -156,6 +157,18 @@ OTHERS = [
      "at least 1"),
     ("cache of evaluate that is a word", "evaluate", "--workdir={scene}/done --compile_cache=on", "--compile_cache"),
     ("a flag of training", "evaluate", "--workdir={scene}/done --epochs=3", "--epochs"),
+    ("every checkpoint damaged", "train", "--workdir={scene}/damaged --dry_run", "--restart_if_unreadable"),
+    ("checkpoints of nothing", "checkpoints", "", "--workdir"),
+    ("checkpoints of a missing folder", "checkpoints", "--workdir={scene}/none", "--workdir", "{scene}/none"),
+    ("checkpoints of a file", "checkpoints", "--workdir={scene}/binary.cfg", "--workdir", "{scene}/binary.cfg"),
+    ("checkpoints of an empty folder", "checkpoints", "--workdir={scene}/empty --json", "--workdir", "{scene}/empty"),
+    ("damaged checkpoints", "checkpoints", "--workdir={scene}/damaged --verify", "step_00000004/weights.index",
+     "step_00000002/run.json"),
+    ("checkpoints without one", "checkpoints", "--workdir={scene}/done --prune=0", "--prune", "at least 1"),
+    ("a try of nothing", "checkpoints", "--workdir={scene}/done --dry_run", "--dry_run", "--prune"),
+    ("checkpoints of a run in use", "checkpoints", "--workdir={scene}/used --prune=1", "--workdir", "{scene}/used",
+     "process 4712"),
+    ("a misspelt flag of checkpoints", "checkpoints", "--workdir={scene}/done --verfy", "--verfy", "verify"),
     ("benchmark of nothing known", "benchmark", "--what=dinner", "--what", "input", "dinner"),
     ("benchmark without a repeat", "benchmark", "--repeats=0", "--repeats", "at least 1"),
     ("benchmark beside what is unknown", "benchmark", "--what=step --compare=torch", "--compare", "keras", "torch"),
@@ -184,6 +197,10 @@ FINE = [  # no error: status 0, nothing on stderr, these words on stdout
     ("help", "train", "--help", "Data set", "augmentation", "Network", "Optimisation", "The run", "--flagfile"),
     ("help for evaluate", "evaluate", "--help", "--split", "--checkpoint"),
     ("help for preview", "preview", "--help", "--output", "--rows", "--columns", "--[no]ops", "--auto_augment"),
+    ("help for checkpoints", "checkpoints", "--help", "--[no]verify", "--prune", "best/"),
+    ("checkpoints of a run", "checkpoints", "--workdir={scene}/done", "50.00% (step 4)", "run finished"),
+    ("what would go, while a run goes on", "checkpoints", "--workdir={scene}/used --prune=1 --dry_run",
+     "would remove", "step_00000002"),
     ("a finished run again", "train", DONE, "finished", "step 4"),
     ("another cadence", "train", DONE + " --log_every_steps=7 --num_replicas=2", "--log_every_steps",
      "50 -> 7", "--num_replicas", "finished"),
@@ -242,7 +259,7 @@ def scene(tmp_path_factory):
     _write_tree(folder, [f"{root}/train/{name}/1.png" for root in ("surprise", "untested") for name in ("cat", "dog")])
     (folder / "hollow/dog").mkdir()
     _write_archives(folder)
-    for name in ("done", "damaged"):
+    for name in ("done", "damaged", "used"):
         _write_run(folder / name)
     (folder / "damaged/checkpoints/step_00000004/weights.index").write_bytes(b"inDex")
     (folder / "damaged/checkpoints/step_00000002/run.json").write_text('{"format": 1, "con')
@@ -270,10 +287,12 @@ def outcomes(scene, locked_folder):
               "env": _environment(name, words), "as_nobody": "{locked}" in arguments and os.geteuid() == 0}
              for name, module, arguments, *words in TABLE]
     (scene / "busy").mkdir()
-    with open(scene / "busy/.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write("4711")
-        lock.flush()
+    with contextlib.ExitStack() as stack:
+        for name, process in (("busy", "4711"), ("used", "4712")):
+            lock = stack.enter_context(open(scene / name / ".lock", "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.write(process)
+            lock.flush()
         environment = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
         run = subprocess.run([sys.executable, str(REPO / "tests/without_tensorflow.py")], input=json.dumps(cases),
                              capture_output=True, text=True, env=environment | {"PYTHONPATH": str(REPO)}, check=True)

@@ -35,7 +35,7 @@ ALLOWED = {
     "commands": ("benchmarks", "training", "data", "models", "checks", "command", "flags", "config", "runtime",
                  "compile_cache", "errors"),
 }
-COMMANDS = ("train", "evaluate", "benchmark", "preview")
+COMMANDS = ("train", "evaluate", "benchmark", "preview", "checkpoints")
 
 
 def _all_modules():
@@ -106,7 +106,7 @@ def test_what_judges_first_imports_without_tensorflow():
              "augment", "augment.policies", "data.registry", "data.tree", "data.npz", "optim.schedules",
              "training.workdir", "training.resume", "training.checkpoint", "training.console", "training.interrupts",
              "training.standing", "training.profiling", "training.memory", "compile_cache",
-             "train", "evaluate", "preview", "benchmark"]
+             "training.inventory", "train", "evaluate", "preview", "benchmark", "checkpoints"]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
     code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -70,6 +70,7 @@ def _halve(path):
     path.write_bytes(path.read_bytes()[:os.path.getsize(path) // 2])
 
 
+FILES = {"run.json", "weights.index", "weights.data-00000-of-00001"}
 DAMAGE = {
     "data file truncated": ("weights.data-00000-of-00001", _cut),
     "bytes of the data flipped": ("weights.data-00000-of-00001", _flip),
@@ -79,6 +80,14 @@ DAMAGE = {
     "run.json torn": ("run.json", _halve),
     "run.json missing": ("run.json", os.unlink),
 }
+
+
+def test_every_file_of_a_checkpoint_has_a_checksum(finished):
+    """run.json holds its own; tests/test_checkpoints.py flips and truncates each of them."""
+    for path in run_record.list_checkpoints(finished / "checkpoints") + run_record.list_checkpoints(finished / "best"):
+        record = json.loads((path / "run.json").read_text())
+        assert {*record["files"], "run.json"} == {file.name for file in path.iterdir()} == FILES
+        assert list(record)[0] == "checksum"
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -112,6 +121,71 @@ def test_without_a_readable_checkpoint_every_start_is_refused_and_names_the_file
         status, _, err = call(capfd, "train", *FLAGS, f"--data_dir={images}", f"--workdir={copy}")
         assert status == 2
         assert all(f"step_{step:08d}/weights.data" in only_line(err) for step in (2, 4, 5))
+
+
+@pytest.fixture
+def unreadable(copy):
+    """A work folder all of whose checkpoints are damaged, each in its way."""
+    for step, (name, apply) in zip((2, 4, 5), (DAMAGE["run.json torn"], DAMAGE["bytes of the index flipped"],
+                                               DAMAGE["data file truncated"]), strict=True):
+        apply(copy / f"checkpoints/step_{step:08d}" / name)
+    return copy
+
+
+def test_asked_to_a_run_starts_anew_beside_what_is_damaged(unreadable, finished, images, capfd):
+    """What it writes is what a run in a fresh folder writes, and nothing of the run before is lost."""
+    metrics = (unreadable / "metrics.jsonl").read_bytes()
+    damaged = (unreadable / "checkpoints/step_00000004/weights.index").read_bytes()
+    command = ["train", *FLAGS, f"--data_dir={images}", f"--workdir={unreadable}", "--restart_if_unreadable"]
+    before = sorted(path.name for path in unreadable.rglob("*"))
+    status, out, err = call(capfd, *command, "--dry_run")
+    assert status == 0 and "step_00000002/run.json" in only_line(err)
+    assert sorted(path.name for path in unreadable.rglob("*")) == before
+    status, out, err = call(capfd, *command)
+    assert status == 0
+    assert err.count("\n") == err.count("warning: ") == 3
+    assert differences(finished, unreadable) == []
+    assert {path.name for path in finished.iterdir()} | {"before_restart_1"} == {
+        path.name for path in unreadable.iterdir()}
+    aside = unreadable / "before_restart_1"
+    assert (aside / "metrics.jsonl").read_bytes() == metrics
+    assert (aside / "plots/curves.png").exists() and (aside / "best").is_dir()
+    assert (unreadable / "checkpoints/step_00000004.corrupt/weights.index").read_bytes() == damaged
+    assert len(list((unreadable / "train").glob("events.*"))) == 1
+    assert "restart_if_unreadable" not in (unreadable / "config.cfg").read_text()
+
+
+def test_where_a_checkpoint_is_whole_the_flag_starts_nothing_anew(copy, finished, images, capfd):
+    _cut(copy / "checkpoints/step_00000005/weights.data-00000-of-00001")
+    status, out, _ = call(capfd, "train", *FLAGS, f"--data_dir={images}", f"--workdir={copy}",
+                          "--restart_if_unreadable")
+    assert status == 0 and "goes on from step 4" in out
+    assert not (copy / "before_restart_1").exists() and differences(finished, copy) == []
+
+
+def test_killed_while_setting_aside_the_next_start_is_still_refused(unreadable, images, capfd, monkeypatch):
+    """Or it would begin anew without being asked to, on records that are not its own."""
+    set_aside, command = run_record.set_aside, ["train", *FLAGS, f"--data_dir={images}", f"--workdir={unreadable}"]
+
+    def killed(path):
+        if path.name == "step_00000002":
+            raise KeyboardInterrupt
+        return set_aside(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_record, "set_aside", killed)
+        assert call(capfd, *command, "--restart_if_unreadable")[0] == 130
+    status, _, err = call(capfd, *command)
+    assert status == 2 and "--restart_if_unreadable" in only_line(err)
+
+
+def test_the_best_checkpoint_can_take_the_place_of_damaged_ones(unreadable, finished, images, capfd):
+    best, = run_record.list_checkpoints(finished / "best")
+    for path in run_record.list_checkpoints(unreadable / "checkpoints"):
+        shutil.rmtree(path)
+    shutil.copytree(best, unreadable / "checkpoints" / best.name)
+    assert call(capfd, "train", *FLAGS, f"--data_dir={images}", f"--workdir={unreadable}")[0] == 0
+    assert differences(finished, unreadable) == []
 
 
 def test_a_changed_config_goes_on_when_accepted_and_is_written_down(copy, images, capfd):
@@ -162,6 +236,23 @@ def test_the_only_checkpoint_is_never_set_aside(copy, images, capfd, monkeypatch
         status, _, err = call(capfd, "train", *FLAGS, "--train_steps=9", "--accept_config_change",
                               f"--data_dir={images}", f"--workdir={copy}")
         assert status == 2 and "found none" in only_line(err)
+
+
+def test_what_only_tensorflow_finds_damaged_starts_anew_in_another_process(copy, images, finished, capfd, monkeypatch):
+    """The read that failed may have replaced some of the initial weights already."""
+    for path in run_record.list_checkpoints(copy / "checkpoints")[:-1]:
+        shutil.rmtree(path)
+
+    def damaged(path, trackable):
+        raise run_record.Unreadable(f"{path}: DataLossError")
+
+    command = ["train", *FLAGS, f"--data_dir={images}", f"--workdir={copy}", "--restart_if_unreadable"]
+    with monkeypatch.context() as patch:
+        patch.setattr("cct_tf.training.checkpoint.restore", damaged)
+        status, _, err = call(capfd, *command, "--train_steps=9", "--accept_config_change")
+    assert status == 75 and "step_00000005: DataLossError; the same command starts anew" in err
+    assert call(capfd, *command)[0] == 0
+    assert differences(finished, copy) == []
 
 
 def test_other_data_is_refused_whatever_the_flags_say(copy, tmp_path, capfd):

@@ -106,12 +106,12 @@ def save(folder, trackable, record):
 
 def _publish(partial, path):
     if path.exists():
-        _remove(path)
+        remove(path)
     os.replace(partial, path)
     sync(path.parent)
 
 
-def _remove(path):
+def remove(path):
     """Delete a checkpoint. Killed half-way, it leaves a hidden folder and never half a checkpoint."""
     hidden = path.with_name(f"{_HIDDEN}old-{path.name}")
     shutil.rmtree(hidden, ignore_errors=True)
@@ -137,13 +137,13 @@ def keep_best(folder, checkpoint):
         _publish(partial, path)
     for other in list_checkpoints(folder):
         if other != path:
-            _remove(other)
+            remove(other)
 
 
 def prune(folder, keep):
     """Remove all but the last `keep` checkpoints."""
     for path in list_checkpoints(folder)[:-keep]:
-        _remove(path)
+        remove(path)
 
 
 def restore(path, trackable):

@@ -7,7 +7,7 @@ import dataclasses
 import pathlib
 
 from cct_tf import config as config_lib
-from cct_tf.errors import UserError
+from cct_tf.errors import OutsideFault, UserError
 from cct_tf.training import checkpoint, run_record
 from cct_tf.training.standing import Standing
 
@@ -48,13 +48,22 @@ def find_start(config, workdir, console):
 
     Raises:
         UserError: fields that define the result differ and --accept_config_change was not given, or the checkpoint
-            can't take the change.
+            can't take the change; or all checkpoints are damaged and --restart_if_unreadable was not given.
     """
     look_only = config.run.dry_run
     if not look_only:
         for folder in (workdir.checkpoints, workdir.best):
             checkpoint.clean(folder)
-    path, record = run_record.newest_record(workdir.checkpoints, console.warn, look_only)
+    try:
+        path, record = run_record.newest_record(workdir.checkpoints, console.warn, look_only)
+    except run_record.NoneReadable as error:
+        if not config.run.restart_if_unreadable:
+            raise
+        if look_only:
+            console.warn(f"{'; '.join(map(str, error.damaged.values()))}; a run sets them aside and starts anew")
+        else:
+            _set_aside_all(workdir, error.damaged, console)
+        return Start(None, None)
     if record is None:
         return Start(None, None)
     defining, how = config_lib.differences(record.config, config.as_dict())
@@ -72,6 +81,19 @@ def find_start(config, workdir, console):
     if changed:
         console.say(f"changed since the checkpoint: {', '.join(changed)}")
     return Start(path, record)
+
+
+def _set_aside_all(workdir, damaged, console):
+    """Clear the way for a run from step 0. The checkpoints come last: while one is left, no start takes the folder for
+    a new one, and --restart_if_unreadable does the rest.
+
+    Args:
+        damaged: dict pathlib.Path -> Unreadable.
+    """
+    results = workdir.set_aside_results()
+    for path, error in damaged.items():
+        aside = run_record.set_aside(path)
+        console.warn(f"{error}; set aside as {aside.name}, results in {results.name}, starting anew")
 
 
 def _check_average(record, config, path):
@@ -108,34 +130,58 @@ def restore(start, trackable, config, workdir, console):
 
     Returns:
         Start: the one restored.
+
+    Raises:
+        OutsideFault: none was readable, and --restart_if_unreadable: the next start begins anew.
     """
     while start.path is not None:
         try:
             checkpoint.restore(start.path, trackable)
             break
         except run_record.Unreadable as error:
-            if len(run_record.list_checkpoints(workdir.checkpoints)) == 1:
+            is_last = len(run_record.list_checkpoints(workdir.checkpoints)) == 1
+            if is_last and not config.run.restart_if_unreadable:
                 # Set aside, it would let the next start begin anew.
-                raise UserError(f"{workdir.checkpoints}: expected a checkpoint that can be read, found none "
-                                f"({error})") from None
+                raise run_record.NoneReadable(workdir.checkpoints, {start.path: error}) from None
             if config.run.dry_run:
-                raise UserError(f"{error}; a run goes on from the checkpoint before it") from None
-            aside = run_record.set_aside(start.path)
-            console.warn(f"{error}: damaged, set aside as {aside.name}, going on from the one before")
-            start = find_start(config, workdir, console)
+                then = "starts anew" if is_last else "goes on from the checkpoint before it"
+                raise UserError(f"{error}; a run {then}") from None
+            start = _step_back(start, error, is_last, config, workdir, console)
+    return start
+
+
+def _step_back(start, error, is_last, config, workdir, console):
+    """The Start before one that TensorFlow could not read, though its checksums were right."""
+    if is_last:
+        _set_aside_all(workdir, {start.path: error}, console)
+    else:
+        aside = run_record.set_aside(start.path)
+        console.warn(f"{error}: damaged, set aside as {aside.name}, going on from the one before")
+        start = find_start(config, workdir, console)
+    if is_last or start.path is None:
+        # Not in this process: the failed read may have replaced some of the initial weights.
+        raise OutsideFault(f"{error}; the same command starts anew") from None
     return start
 
 
 def standing(start, config, workdir, console):
-    """`Standing` at the start. The best result so far counts if its weights are still there.
+    """`Standing` at the start. The best result so far counts if its weights are still there, and whole.
 
-    After going back to an older checkpoint they may be gone: a better result replaced them. It comes again.
+    After going back to an older checkpoint they may be gone: a better result replaced them. It comes again. That they
+    are damaged is better known now than when the end of the run tests them.
     """
     patience, record = config.run.early_stop_evaluations, start.record
     if record is None:
         return Standing(patience)
     best, without_best = record.best, record.evaluations_without_best
-    if best and not (workdir.best / f"step_{best['step']:08d}").exists():
-        console.say(f"the best weights of step {best['step']} are no longer kept: the best is chosen anew")
-        best, without_best = None, 0
+    if best:
+        path = workdir.best / f"step_{best['step']:08d}"
+        try:
+            run_record.read_record(path)
+        except run_record.Unreadable as error:
+            if path.exists():
+                console.warn(f"{error}; the best is chosen anew")
+            else:
+                console.say(f"the best weights of step {best['step']} are no longer kept: the best is chosen anew")
+            best, without_best = None, 0
     return Standing(patience, record.last_evaluated_step, without_best, best)

@@ -23,6 +23,21 @@ class Unreadable(Exception):
     """A checkpoint's files are damaged."""
 
 
+class NoneReadable(UserError):
+    """There are checkpoints, and all are damaged.
+
+    Args:
+        folder: pathlib.Path, `checkpoints`.
+        damaged: dict pathlib.Path -> Unreadable.
+    """
+
+    def __init__(self, folder, damaged):
+        super().__init__(f"{folder}: expected a checkpoint that can be read, found none: "
+                         + "; ".join(str(error) for error in damaged.values())
+                         + "; --restart_if_unreadable sets them aside and starts anew")
+        self.damaged = damaged
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """What `run.json` says.
@@ -55,8 +70,10 @@ class Record:
         return self.config.get("ema_decay", 0.0) > 0
 
     def as_json(self, files):
-        """The text of run.json; `files` as `_checksums` gives them."""
-        return json.dumps({"format": 1, "files": files} | dataclasses.asdict(self), indent=1) + "\n"
+        """The text of run.json; `files` as `_checksums` gives them. The first line is the checksum of the others."""
+        text = json.dumps({"format": 1, "files": files} | dataclasses.asdict(self), indent=1) + "\n"
+        others = text.removeprefix("{\n")
+        return f'{{"checksum": "{zlib.crc32(others.encode()):08x}",\n{others}'
 
 
 def step_of(path):
@@ -74,26 +91,47 @@ def list_checkpoints(folder):
     return sorted(found, key=step_of)
 
 
-def read_record(path):
+def list_set_aside(folder):
+    """What `set_aside` made of a folder's checkpoints, in order of names: list of pathlib.Path."""
+    return sorted(path for path in pathlib.Path(folder).glob(f"*{_SET_ASIDE}") if step_of(path.stem) is not None)
+
+
+def read_record(path, contents=True):
     """The `Record` of a checkpoint folder, all of whose files are as they were written.
+
+    Args:
+        path: the folder.
+        contents: False looks at the sizes of TensorFlow's files only, which is quick.
 
     Raises:
         Unreadable: naming the file that is missing or damaged.
     """
     name = "run.json"
     try:
-        data = json.loads((pathlib.Path(path) / name).read_text(encoding="utf-8"))
-        if data.pop("format") != 1:
-            raise ValueError("another format")
+        data = _parse((pathlib.Path(path) / name).read_bytes())
         files = data.pop("files", {})
         record = Record(**data)
-        for name, checksum in files.items():  # noqa: B007 - the errors below name it
-            if _checksum(pathlib.Path(path) / name) != checksum:
+        for name, checksum in files.items():
+            file = pathlib.Path(path) / name
+            as_written = _checksum(file) == checksum if contents else file.stat().st_size == int(checksum.split()[0])
+            if not as_written:
                 raise ValueError("not as it was written")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = {FileNotFoundError: "missing", ValueError: str(error)}.get(type(error), "damaged")
         raise Unreadable(f"{pathlib.Path(path) / name}: {reason}") from None
     return record
+
+
+def _parse(text):
+    """The dict of a run.json's bytes, without format and checksum. One of before there was a checksum is taken too."""
+    data = json.loads(text.decode())
+    _, _, others = text.partition(b"\n")
+    checksum = f"{zlib.crc32(others):08x}"
+    if data.pop("checksum", checksum) != checksum:
+        raise ValueError("not as it was written")
+    if data.pop("format") != 1:
+        raise ValueError("another format")
+    return data
 
 
 def find_checkpoint(workdir, name):
@@ -210,7 +248,7 @@ def newest_record(folder, warn, look_only=False):
         (path, Record), or (None, None) if there is none.
 
     Raises:
-        UserError: there are checkpoints, and none can be read.
+        NoneReadable: there are checkpoints, and none can be read.
     """
     damaged = {}
     for path in reversed(list_checkpoints(folder)):
@@ -224,6 +262,5 @@ def newest_record(folder, warn, look_only=False):
             warn(f"{error};{aside} going on from {path.name}")
         return path, record
     if damaged:
-        raise UserError(f"{folder}: expected a checkpoint that can be read, found none: "
-                        + "; ".join(str(error) for error in damaged.values()))
+        raise NoneReadable(folder, damaged)
     return None, None

@@ -7,6 +7,7 @@
     metrics.jsonl         one record a line
     train/ eval/ test/    TensorBoard event files; eval_ema/ of the weights' average
     plots/                curves.png, confusion_matrix.png
+    before_restart_1/     what --restart_if_unreadable set aside of the run before
     .lock                 held by the run
 """
 
@@ -19,6 +20,8 @@ import os
 import pathlib
 
 from cct_tf.errors import OutsideFault, UserError
+
+_RESULTS = ("metrics.jsonl", "plots", "best", "train", "eval", "eval_ema", "test")
 
 
 @contextlib.contextmanager
@@ -94,6 +97,17 @@ class Workdir:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+    def set_aside_results(self):
+        """Move what a run wrote, less its checkpoints, into a folder of its own; returns that."""
+        number = 1
+        while (target := self.path / f"before_restart_{number}").exists():
+            number += 1
+        target.mkdir()
+        for name in _RESULTS:
+            if (self.path / name).exists():
+                os.replace(self.path / name, target / name)
+        return target
 
     def write_text(self, path, text):
         """Replace a small text file so that a reader sees the old or the new one, never half."""

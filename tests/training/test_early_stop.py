@@ -141,7 +141,7 @@ def test_it_is_finished_and_goes_on_when_a_changed_config_is_accepted(copy, capf
 def test_a_run_json_of_before_the_count_existed_is_read(copy):
     folder = copy / "checkpoints/step_00000015"
     data = json.loads((folder / "run.json").read_text())
-    del data["evaluations_without_best"]
+    del data["evaluations_without_best"], data["checksum"]
     for name in ("early_stop_evaluations", "ema_decay", "ema_warmup"):
         del data["config"][name]
     (folder / "run.json").write_text(json.dumps(data))
@@ -152,14 +152,21 @@ def test_a_run_json_of_before_the_count_existed_is_read(copy):
     assert start.step == 15 and resume.is_finished(without, start)
 
 
-def test_without_its_best_weights_a_run_chooses_and_counts_anew(tmp_path):
-    """They may be gone after going back to an older checkpoint, or by hand."""
+def test_without_its_best_weights_a_run_chooses_and_counts_anew(tmp_path, capsys):
+    """They may be gone after going back to an older checkpoint, or by hand; or they are damaged."""
     chosen = tiny.settings(tmp_path, early_stop_evaluations=2)
     best = {"step": 4, "top1": 0.5, "loss": 1.0}
     record = run_record.Record(chosen.as_dict(), {}, 12, 12, best, False, {}, evaluations_without_best=2)
     start, folder, console = resume.Start(tmp_path, record), Workdir(tmp_path), Console(quiet=True)
     found = resume.standing(start, chosen, folder, console)
     assert (found.best, found.without_best, found.is_over) == (None, 0, False)
-    (folder.best / "step_00000004").mkdir(parents=True)
+    path = folder.best / "step_00000004"
+    path.mkdir(parents=True)
+    (path / "weights.index").write_bytes(b"index")
+    run_record.write_record(path, record)
     found = resume.standing(start, chosen, folder, console)
     assert (found.best, found.without_best, found.is_over) == (best, 2, True)
+    (path / "weights.index").write_bytes(b"inDex")
+    found = resume.standing(start, chosen, folder, console)
+    assert (found.best, found.without_best, found.is_over) == (None, 0, False)
+    assert f"{path}/weights.index" in capsys.readouterr().err
