@@ -16,7 +16,7 @@ from tests.training import tiny
 
 SETTINGS = {"train_steps": 6, "layer_decay": 0.7, "weight_decay": 0.1, "warmup_epochs": 0.0}
 # Momentum of sgd shows in six steps at a higher rate.
-RATES = {"sgd": 0.05, "lion": 1e-4, "lamb": 1e-2, "muon": 1e-3}
+RATES = {"sgd": 0.05, "lamb": 1e-2, "muon": 1e-3}
 
 
 class StopAtHalf(tiny.NoInterrupts):
@@ -34,7 +34,7 @@ def _losses(folder):
     return [record["train/loss"] for record in tiny.records(folder, "train/")]
 
 
-@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("name", ["lamb", "muon"])  # the others work element by element, as AdamW does
 def test_losses_depend_neither_on_replicas_nor_micro_batches_nor_a_stop(name, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
     run = SETTINGS | {"optimizer": name, "learning_rate": RATES[name]}

@@ -58,6 +58,11 @@ def test_a_traced_run_is_the_same_run_with_each_step_in_its_trace(tmp_path):
     assert _traces(tmp_path / "traced") == [trace]
 
 
+def test_steps_behind_the_end_are_refused(tmp_path):
+    with pytest.raises(UserError, match="^--profile_steps: expected steps of this run, 1 to 4, found 10:20$"):
+        tiny.assemble(tmp_path, train_steps=4, profile_steps="10:20")
+
+
 def _raising(error):
     def fail(*_, **__):
         raise error
