@@ -11,8 +11,9 @@ from cct_tf.models import cost
 # What XLA compiles: nothing; the encoder, which is all but the tokenizer; or both in one program.
 JIT = ("off", "encoder", "all")
 
-# Multiply-accumulates of a run, forward, from which on XLA pays. Compiling costs 1 to 10 s before the first step, and
-# CCT-7/3x1 (1.2e9 an image) then saves 9 ms an image, CCT-2/3x2 (3.5e7) 0.05 ms: both even out at 1e12 to 2e12.
+# Multiply-accumulates of a run, forward, from which on XLA pays. CCT-7/3x1 (1.2e9 an image) saves 9 ms an image by it,
+# CCT-2/3x2 (3.5e7) 0.05 ms: each second that compiling takes before the first step is made up for in 1e11 and 7e11.
+# It takes some seconds.
 _LONG_RUN = 4e12
 _CACHED = 2**21  # elements of the encoder's largest tensor for a micro-batch: 8 MiB in float32
 
@@ -72,8 +73,10 @@ def choose_micro_batches(flag, kind, share, variant, recorded=None):
     Returns:
         Choice of an int; that of auto divides `share`.
     """
-    # Images/s on two AVX-512 cores by images of a micro-batch. CCT-7/3x1 (262,144 elements an image), XLA: 8 40.8,
-    # 16 39.4, 64 31.7; without XLA 8 34.0, 16 33.7, 64 30.4. CCT-2/3x2 (24,576): 32 1108, 64 1191, 128 1156.
+    # Images/s on two AVX-512 cores by images of a micro-batch, medians in turn, a run of its own in each line.
+    # CCT-7/3x1 (262,144 elements an image), XLA before it had features first: 8 35.9, 16 33.5, 64 31.7
+    # the same with features first: 8 40.8, 16 39.4; without XLA: 8 29.3, 16 31.0
+    # CCT-2/3x2 (24,576), the encoder with XLA: 32 1108, 64 1191, 128 1156
     if flag is not None:
         return Choice(flag, "--accumulate_steps")
     if recorded is not None and share % recorded == 0:

@@ -3,7 +3,6 @@
 import tensorflow as tf
 
 from cct_tf import tuning
-from cct_tf.layers.compiling import compiling
 
 
 class Forward:
@@ -22,9 +21,9 @@ class Forward:
         self.image_size = model.image_size
         self._model = model
         self._kind = kind
-        self._function = {"off": self._plain, "encoder": self._split, "all": self._compiled}[jit]
+        compiled = tf.function(self._plain, jit_compile=True)
+        self._function = {"off": self._plain, "encoder": self._split, "all": compiled}[jit]
         self._classify = tf.function(lambda tokens: model.classify(tokens, training=False), jit_compile=True)
-        self._whole = tf.function(self._plain, jit_compile=True)
 
     def __call__(self, images, training=False):
         """float32 [b, S, S, 3], b static, a replica's -> float32 [b, K]."""
@@ -42,10 +41,4 @@ class Forward:
         return self._model(images, training=False)
 
     def _split(self, images):
-        tokens = self._model.tokenizer(images)
-        with compiling(self._kind):
-            return self._classify(tokens)
-
-    def _compiled(self, images):
-        with compiling(self._kind):
-            return self._whole(images)
+        return self._classify(self._model.tokenizer(images))
