@@ -140,8 +140,13 @@ class OptimConfig:
     ema_decay: float = option(0.0, "decay per update of an exponential moving average of the weights, evaluated beside "
                               "them; 0 = off", minimum=0.0, below=1.0)
     ema_warmup: bool = option(True, "the decay of update t is at most (1 + t) / (10 + t)")
-    max_skipped_updates: int = option(20, "the run stops after this many non-finite updates in a row", minimum=1,
+    max_skipped_updates: int = option(20, "non-finite updates in a row after which on_divergence acts", minimum=1,
                                       how=True)
+    # `how`: it changes nothing of a run that does not diverge, and of one that does there is no result to differ from;
+    # so a run that stopped can be taken up again by its own command.
+    on_divergence: str = option("stop", "then the run stops, or goes back (rollback) to the newest checkpoint before "
+                                "them and on at half the learning rate, at most 3 times", choices=("stop", "rollback"),
+                                how=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,6 +52,7 @@ FLAGS = [
     ("deviation alone", "--std=0.5", "--mean", "--std"),
     ("unknown choice", "--flip=vertical", "--flip", "random, alternating, none", "vertical"),
     ("neither true nor false", "--deterministic=perhaps", "--deterministic", "perhaps"),
+    ("neither stop nor rollback", "--on_divergence=retry", "--on_divergence", "stop, rollback", "retry"),
     ("unknown model", "--model=cct_7_3x1", "--model", "cct_7_3x1"),
     ("unknown data set", "--dataset=cifar11", "--dataset", "cifar11", "cifar10"),
     ("image too small for the model", "--model=cct_14_7x2_224 --image_size=8", "--image_size", "cct_14_7x2_224"),

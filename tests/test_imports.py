@@ -105,8 +105,8 @@ def test_what_judges_first_imports_without_tensorflow():
     light = ["config", "flags", "plan", "errors", "command", "checks", "models", "models.variants", "models.cost",
              "augment", "augment.policies", "data.registry", "data.tree", "data.npz", "optim.schedules",
              "training.workdir", "training.resume", "training.checkpoint", "training.console", "training.interrupts",
-             "training.standing", "training.profiling", "training.memory", "compile_cache",
-             "training.inventory", "train", "evaluate", "preview", "benchmark", "checkpoints"]
+             "training.standing", "training.divergence", "training.profiling", "training.memory", "training.inventory",
+             "compile_cache", "train", "evaluate", "preview", "benchmark", "checkpoints"]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
     code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -14,7 +14,7 @@ import pathlib
 import shutil
 
 from cct_tf.errors import OutsideFault, UserError, storage_fault
-from cct_tf.training.run_record import Unreadable, list_checkpoints, sync, write_record
+from cct_tf.training.run_record import Unreadable, list_checkpoints, step_of, sync, write_record
 
 _PREFIX = "weights"
 _HIDDEN = ".partial-"
@@ -140,10 +140,18 @@ def keep_best(folder, checkpoint):
             remove(other)
 
 
-def prune(folder, keep):
-    """Remove all but the last `keep` checkpoints."""
+def prune(folder, keep, spared=()):
+    """Remove all but the last `keep` checkpoints and those of the paths `spared`."""
     for path in list_checkpoints(folder)[:-keep]:
-        remove(path)
+        if path not in spared:
+            remove(path)
+
+
+def remove_after(folder, step):
+    """Remove the checkpoints of later steps, the newest first: killed half-way, what is left is an earlier run."""
+    for path in reversed(list_checkpoints(folder)):
+        if step_of(path) > step:
+            remove(path)
 
 
 def restore(path, trackable):

@@ -20,6 +20,7 @@ from cct_tf.training import (
     assembly,
     checkpoint,
     contact_sheet,
+    divergence,
     losses,
     memory,
     plots,
@@ -61,12 +62,13 @@ class Training:
         source = self.images.source
         setup.check_batch(config, self.devices)
         self.plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
-        self._check_length()
+        setup.check_length(config, self.plan, self.start.step, console)
         with console.phase(f"building {config.model.model}"):
             parts = assembly.assemble(config, self.devices, source.num_classes, source.splits["train"],
                                       self.plan.total_steps, resolved)
         self.model, self.averaged, self.optimizer = parts.model, parts.averaged, parts.optimizer
         self.state, self.tuning, self.train_step = parts.state, parts.tuning, parts.train_step
+        self.evaluated = {"eval": self.model} | ({"eval_ema": self.averaged} if self.averaged else {})
         self.transform = setup.make_transform(config, self.images, self.model)
         self.stream = setup.make_stream(config, source.num_classes)
         self.train_split = source.splits["train"]
@@ -78,21 +80,10 @@ class Training:
         self.standing = resume.standing(self.start, config, workdir, console)
         now = saver.resolve(config, self.images, self.plan, self.model, self.devices, self.tuning)
         saver.say_what_changed(resolved, now, console)
-        self._save = saver.Saver(config, workdir, self.plan, self.trackable, now, self.start.step or None)
+        self._save = saver.Saver(config, workdir, self.plan, self.trackable, self.state, now,
+                                 self.start.step if self.start.record else None)
 
     # Assembly.
-
-    def _check_length(self):
-        if self.start.step > self.plan.total_steps:
-            flag = "train_steps" if self.config.optim.train_steps else "epochs"
-            raise UserError(f"--{flag}: expected a run of at least {self.start.step} steps, where the checkpoint "
-                            f"stands, found {self.plan.total_steps}")
-        profiled = parse_steps(self.config.run.profile_steps)
-        if profiled and profiled[0] > self.plan.total_steps:
-            raise UserError(f"--profile_steps: expected steps of this run, 1 to {self.plan.total_steps}, found "
-                            f"{self.config.run.profile_steps}")
-        if profiled and profiled[1] <= self.start.step:
-            self.console.say(f"--profile_steps={self.config.run.profile_steps}: these are done; nothing is traced")
 
     def plan_lines(self):
         """The plan as lines of text."""
@@ -145,6 +136,12 @@ class Training:
         """Which evaluation chooses the best: of the averaged weights, where the run keeps an average."""
         return "eval_ema" if self.averaged else "eval"
 
+    def _iterator(self, step):
+        """Over the batches after `step` completed steps, each shared out among the replicas."""
+        compile_cache.steady_names()
+        rest = self.batches(step, max(self.plan.total_steps - step, 1))
+        return runtime.distribute(self.devices, rest, self.plan.batch_size)
+
     # Acting.
 
     def _evaluate(self, step, evaluator, summaries, progress, interrupts):
@@ -161,7 +158,7 @@ class Training:
 
     def _log(self, step, timer, summaries, progress):
         values = self.state.interval()
-        values["train/learning_rate"] = schedules.learning_rate(self.config.optim, self.plan, step - 1)
+        values["train/learning_rate"] = self._learning_rate(step - 1)
         waited = math.nan if self.devices.deterministic else float(self.train_step.wait_seconds.numpy())
         values |= timer.values(self.config.optim.batch_size, waited)
         summaries.write_train(step, values)
@@ -170,14 +167,21 @@ class Training:
         self.train_step.wait_seconds.assign(0.0)
         timer.reset()
 
-    def _check_divergence(self):
-        limit = self.config.optim.max_skipped_updates
-        if int(self.state.skipped_in_row.numpy()) >= limit:
-            saved = run_record.list_checkpoints(self.workdir.checkpoints)
-            last = f"; the last good checkpoint is {saved[-1]}" if saved else ""
-            raise UserError(f"--max_skipped_updates: expected fewer than {limit} non-finite updates in a row, found "
-                            f"{limit} up to step {int(self.state.step.numpy())}; try a lower --learning_rate or a "
-                            f"--clip_norm{last}")
+    def _learning_rate(self, step):
+        """Of update `step`, from 0."""
+        return schedules.learning_rate(self.config.optim, self.plan, step) * self.standing.learning_rate_factor
+
+    def _roll_back(self, summaries, progress, timer):
+        """Go back to before the run diverged, or stop it; returns (steps completed, iterator over the rest)."""
+        back = divergence.find(self.config.optim, self.workdir, self.plan, self.state, self.standing)
+        self.standing = divergence.restore(back, self.trackable, self.config, self.workdir, self.console)
+        divergence.write_down(back, self.standing, self.workdir, summaries, self._save)
+        self.standing.last = summaries.last_evaluation(self.judged)
+        self.train_step.wait_seconds.assign(0.0)
+        timer.reset()
+        progress.advance(back.start.step)
+        progress.say(back.text)
+        return back.start.step, self._iterator(back.start.step)
 
     @decode.broken_images_named()
     def run(self, interrupts):
@@ -197,24 +201,23 @@ class Training:
         plan, step = self.plan, int(self.state.step.numpy())
         summaries = Summaries(self.workdir, self.config, self.images.source.class_names)
         with self.console.phase("preparing evaluation and the first batch"):
-            models = {"eval": self.model} | ({"eval_ema": self.averaged} if self.averaged else {})
-            evaluator = self.evaluator(self.images.source.evaluated_split, models)
+            evaluator = self.evaluator(self.images.source.evaluated_split, self.evaluated)
             shown = self._pictures() if step == 0 else {}
         progress, timer = Progress(self.console, plan, step), Timer()
         profiler = Profiler(parse_steps(self.config.run.profile_steps), self.workdir.path / "train", progress.say)
-        summaries.start(step, self.standing.last_evaluated_step, shown)
+        summaries.start(step, self.standing, shown)
         self.standing.last = summaries.last_evaluation(self.judged)
-        compile_cache.steady_names()
-        iterator = runtime.distribute(self.devices, self.batches(step, max(plan.total_steps - step, 1)),
-                                      plan.batch_size)
+        iterator = self._iterator(step)
         interrupts.can_save = True
         try:
-            if self._owes_evaluation(step):
-                self._evaluate(step, evaluator, summaries, progress, interrupts)
+            self._before_first_step(step, evaluator, summaries, progress, interrupts)
             while step < plan.total_steps and not self.standing.is_over and interrupts.requested is None:
                 with profiler.chunk(step):
                     step = self._chunk(step, iterator, timer, progress, profiler.most_steps(step))
-                self._check_divergence()
+                if divergence.is_due(self.config.optim, self.state):
+                    profiler.close(step)
+                    step, iterator = self._roll_back(summaries, progress, timer)
+                    continue
                 if plan.log.is_due(step):
                     self._log(step, timer, summaries, progress)
                 if plan.checkpoint.is_due(step) or plan.evaluate.is_due(step):
@@ -224,23 +227,25 @@ class Training:
             if interrupts.requested is not None:
                 self._save(step, self.standing)
                 interrupts.check(f"saved step {step:,} of {plan.total_steps:,}; the same command goes on from it")
-            if step < plan.total_steps:
-                progress.say(report.early_stop_line(step, plan, self.standing))
-            return self._finish(step, summaries, interrupts)
+            return self._finish(step, summaries, progress, interrupts)
         finally:
             profiler.close(step)
             progress.close()
             summaries.close()
 
-    def _owes_evaluation(self, step):
-        """Whether the checkpoint of `step` was saved to be evaluated, and it has not been."""
+    def _before_first_step(self, step, *args):
+        """A new run that may be rolled back saves its start; one that goes on does the evaluation owed, if any."""
         record = self.start.record
-        return record is not None and record.evaluation_due and self.standing.last_evaluated_step < step
+        if record is None:
+            if self.config.optim.on_divergence == "rollback":
+                self._save(step, self.standing)
+        elif record.evaluation_due and self.standing.last_evaluated_step < step:
+            self._evaluate(step, *args)
 
     def _chunk(self, step, iterator, timer, progress, most_steps):
         """Some steps, up to the next gate and about a second; returns the number of completed steps."""
         count = min(self.plan.next_gate(step) - step, timer.steps_in(_CHUNK_SECONDS), MOST_STEPS, most_steps)
-        rates = [schedules.learning_rate(self.config.optim, self.plan, step + index) for index in range(count)]
+        rates = [self._learning_rate(step + index) for index in range(count)]
         if timer.is_first:
             with self.console.phase("compiling the training step"):
                 compile_cache.steady_names()
@@ -259,8 +264,10 @@ class Training:
         self.state.step.numpy()  # waits for the device
         timer.add(len(rates), time.perf_counter() - start)
 
-    def _finish(self, step, summaries, interrupts):
+    def _finish(self, step, summaries, progress, interrupts):
         """After the last step: test the best weights, if the best was chosen on a validation split."""
+        if step < self.plan.total_steps:
+            progress.say(report.early_stop_line(step, self.plan, self.standing))
         test = None
         splits = self.images.source.splits
         if "validation" in splits and "test" in splits:

@@ -20,7 +20,8 @@ class LossScale(tf.Module):
 
     Attributes:
         scale: float32, what the loss is multiplied by.
-        good_updates: int64, updates done since the scale changed or an update was skipped.
+        good_updates: int64, updates done since the scale changed or an update was skipped; below zero, how many were
+            skipped in a row, those included that made the scale fall.
     """
 
     def __init__(self):
@@ -35,7 +36,7 @@ class LossScale(tf.Module):
 
     def follow(self, done):
         """Settle the scale of the next step; `done` says whether the update of this one was finite, bool."""
-        good = tf.where(done, self.good_updates + 1, 0)
+        good = tf.where(done, tf.maximum(self.good_updates, 0) + 1, tf.minimum(self.good_updates, 0) - 1)
         grows = good >= GOOD_UPDATES
         factor = tf.where(done, tf.where(grows, 2.0, 1.0), 0.5)
         self.scale.assign(tf.clip_by_value(self.scale * factor, LOWEST, HIGHEST))

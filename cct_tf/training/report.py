@@ -4,6 +4,7 @@ from cct_tf import config as config_lib
 from cct_tf import flags
 from cct_tf.data.source import Encoded, Windowed
 from cct_tf.optim import schedules
+from cct_tf.training import divergence
 from cct_tf.training.console import duration
 
 
@@ -123,6 +124,15 @@ def _micro_batches(choice):
     return f" in {choice.value} micro-batches ({choice.reason})" if choice.value > 1 else ""
 
 
+def _going_on(start):
+    if start.record is None:
+        return ""
+    rollbacks = start.record.rollback_count
+    return f" (goes on from step {start.step:,}" + (
+        f"; rolled back {rollbacks} of {divergence.MOST_ROLLBACKS} times, learning rates x "
+        f"{start.record.learning_rate_factor:g}" if rollbacks else "") + ")"
+
+
 def plan_lines(config, images, plan, model, devices, tuning, start):
     """The plan: a list of lines.
 
@@ -149,7 +159,7 @@ def plan_lines(config, images, plan, model, devices, tuning, start):
                     + _micro_batches(tuning.accumulate_steps)),
         ("computes in", f"{_PRECISIONS[config.model.precision]}, {_COMPILED[tuning.jit.value]} ({tuning.jit.reason})"
                         + (", blocks recomputed" if run.recompute else "")),
-        ("writes to", run.workdir + (f" (goes on from step {start.step:,})" if start.record else "")),
+        ("writes to", run.workdir + _going_on(start)),
     ]
     rows += [("note", note) for note in source.notes]
     if devices.kind == "CPU" and config.model.precision in _ON_CPUS:

@@ -75,8 +75,6 @@ def find_start(config, workdir, console):
         _check_average(record, config, path)
         _check_scale(record, config, path)
         console.say(f"going on under a changed config: {named}")
-        # Or a run that stopped early would stop again at once.
-        record = dataclasses.replace(record, evaluations_without_best=0)
     changed = [f"--{name} ({_shown(old)} -> {_shown(new)})" for name, old, new in how if name != "workdir"]
     if changed:
         console.say(f"changed since the checkpoint: {', '.join(changed)}")
@@ -165,7 +163,7 @@ def _step_back(start, error, is_last, config, workdir, console):
 
 
 def standing(start, config, workdir, console):
-    """`Standing` at the start. The best result so far counts if its weights are still there, and whole.
+    """`Standing` at a Start. The best result so far counts if its weights are still there, and whole.
 
     After going back to an older checkpoint they may be gone: a better result replaced them. It comes again. That they
     are damaged is better known now than when the end of the run tests them.
@@ -173,7 +171,9 @@ def standing(start, config, workdir, console):
     patience, record = config.run.early_stop_evaluations, start.record
     if record is None:
         return Standing(patience)
-    best, without_best = record.best, record.evaluations_without_best
+    defining, _ = config_lib.differences(record.config, config.as_dict())
+    # Under a changed config it begins anew, or a run that stopped early would stop again at once.
+    best, without_best = record.best, 0 if defining else record.evaluations_without_best
     if best:
         path = workdir.best / f"step_{best['step']:08d}"
         try:
@@ -184,4 +184,5 @@ def standing(start, config, workdir, console):
             else:
                 console.say(f"the best weights of step {best['step']} are no longer kept: the best is chosen anew")
             best, without_best = None, 0
-    return Standing(patience, record.last_evaluated_step, without_best, best)
+    return Standing(patience, record.last_evaluated_step, without_best, best, rollback_count=record.rollback_count,
+                    learning_rate_factor=record.learning_rate_factor)

@@ -52,6 +52,7 @@ class Record:
         versions: dict of package versions.
         evaluation_due: bool, the checkpoint was saved to be evaluated.
         evaluations_without_best: int, evaluations since the best one.
+        rollback_count: int, learning_rate_factor: float, see `standing.Standing`.
     """
 
     config: dict
@@ -63,6 +64,8 @@ class Record:
     versions: dict
     evaluation_due: bool = False
     evaluations_without_best: int = 0
+    rollback_count: int = 0
+    learning_rate_factor: float = 1.0
 
     @property
     def keeps_average(self):

@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 
 from cct_tf import runtime, tuning
-from cct_tf.training import checkpoint, run_record
+from cct_tf.training import checkpoint, divergence, run_record
 
 # What may change in mid-run, and then changes the last bits of the results.
 _COMPUTED_BY = ("device", "num_replicas", "threads", "jit", "accumulate_steps", "fused_update", "fast_forms",
@@ -52,15 +52,17 @@ class Saver:
         workdir: `workdir.Workdir`.
         plan: `plan.Plan`.
         trackable: of `checkpoint.make_trackable`.
+        state: `state.TrainState`.
         resolved: dict of `resolve`.
         saved_step: int, of the checkpoint that the run goes on from; None at the start.
     """
 
-    def __init__(self, config, workdir, plan, trackable, resolved, saved_step):
+    def __init__(self, config, workdir, plan, trackable, state, resolved, saved_step):
         self._config = config
         self._workdir = workdir
         self._plan = plan
         self._trackable = trackable
+        self._state = state
         self._resolved = resolved
         self._saved_step = saved_step
 
@@ -76,17 +78,23 @@ class Saver:
             config=self._config.as_dict(), resolved=self._resolved, step=step,
             last_evaluated_step=standing.last_evaluated_step, best=standing.best, finished=finished,
             versions=_versions(), evaluation_due=self._plan.evaluate.is_due(step),
-            evaluations_without_best=standing.without_best)
+            evaluations_without_best=standing.without_best, rollback_count=standing.rollback_count,
+            learning_rate_factor=standing.learning_rate_factor)
         path = self._workdir.checkpoints / f"step_{step:08d}"
         if self._saved_step == step:
             run_record.write_record(path, record)
         else:
             checkpoint.save(self._workdir.checkpoints, self._trackable, record)
-            checkpoint.prune(self._workdir.checkpoints, self._config.run.keep_checkpoints)
+            checkpoint.prune(self._workdir.checkpoints, self._config.run.keep_checkpoints,
+                             divergence.targets(self._workdir.checkpoints, self._plan, self._state)[-1:])
             self._saved_step = step
         best = self._workdir.best / path.name
         if best.exists():
             run_record.write_record(best, record)
+
+    def go_back(self, step):
+        """The state is that of the checkpoint of `step` again: the next call for it changes its record alone."""
+        self._saved_step = step
 
 
 def _versions():

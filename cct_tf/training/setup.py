@@ -12,6 +12,7 @@ from cct_tf.data.statistics import channel_statistics
 from cct_tf.errors import UserError
 from cct_tf.models import create_model
 from cct_tf.training import checkpoint, run_record
+from cct_tf.training.profiling import parse_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +135,20 @@ def make_devices(config):
 def check_batch(config, devices):
     """Raise UserError if the batch can't be shared out among replicas and micro-batches."""
     config_lib.check_pieces(config.optim.batch_size, devices.num_replicas, config.run.accumulate_steps or 1)
+
+
+def check_length(config, plan, step, console):
+    """Whether a run that goes on from `step` has steps left, and those to profile are among them."""
+    if step > plan.total_steps:
+        flag = "train_steps" if config.optim.train_steps else "epochs"
+        raise UserError(f"--{flag}: expected a run of at least {step} steps, where the checkpoint stands, found "
+                        f"{plan.total_steps}")
+    profiled = parse_steps(config.run.profile_steps)
+    if profiled and profiled[0] > plan.total_steps:
+        raise UserError(f"--profile_steps: expected steps of this run, 1 to {plan.total_steps}, found "
+                        f"{config.run.profile_steps}")
+    if profiled and profiled[1] <= step:
+        console.say(f"--profile_steps={config.run.profile_steps}: these are done; nothing is traced")
 
 
 def check_data(images, resolved):

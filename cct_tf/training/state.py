@@ -74,6 +74,17 @@ class TrainState(tf.Module):
             values["train/loss_scale"] = float(self.loss_scale.scale.numpy())
         return values
 
+    def row_start(self):
+        """Steps completed before the first skipped update of the row; without one, all of them. int.
+
+        The row begins with those that made the loss scale fall, though they count towards no limit: the weights of a
+        checkpoint amid them are those that diverged.
+        """
+        row = int(self.skipped_in_row.numpy())
+        if self.loss_scale is not None:
+            row = max(row, -int(self.loss_scale.good_updates.numpy()))
+        return int(self.step.numpy()) - row
+
     def start_interval(self):
         """Set the interval's sums to zero."""
         for name in self._INTERVAL:

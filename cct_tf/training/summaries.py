@@ -37,14 +37,15 @@ class Summaries:
             self._writers[name] = tf.summary.create_file_writer(str(self._workdir.path / name))
         return self._writers[name]
 
-    def start(self, step, last_evaluated_step, pictures):
+    def start(self, step, standing, pictures):
         """Begin, or go on from `step`: cut what will be written again; write config and pictures.
 
         Args:
-            step, last_evaluated_step: ints.
+            step: int.
+            standing: `standing.Standing`.
             pictures: dict tag -> [N, height, width, 3], uint8 or float32 in [0, 1].
         """
-        self._metrics.cut(step, last_evaluated_step)
+        self._metrics.cut(step, standing.last_evaluated_step, standing.rollback_count)
         with storage_faults(self._workdir.path), self._writer("train").as_default(step=step):
             text = flags.as_flagfile(self._config)
             tf.summary.text("config", "\n".join("    " + line for line in text.splitlines()))
@@ -52,6 +53,18 @@ class Summaries:
                 tf.summary.image(tag, images[:_SHOWN_IMAGES], max_outputs=_SHOWN_IMAGES)
             hparams.hparams({name: _plain(value) for name, value in self._config.as_dict().items()
                              if name not in ("workdir", "data_dir")})
+
+    def write_rollback(self, step, standing, text):
+        """The run went back to `step`: cut what came after it, add a record; for TensorBoard a note, `text`.
+
+        TensorBoard's curves keep what is cut here, and draw the steps that come again as well.
+        """
+        with storage_faults(self._workdir.path):
+            self._metrics.cut(step, standing.last_evaluated_step, standing.rollback_count - 1)
+            self._metrics.write(step, {"rollback/count": standing.rollback_count,
+                                       "rollback/learning_rate_factor": standing.learning_rate_factor})
+            with self._writer("train").as_default(step=step):
+                tf.summary.text("rollback", text)
 
     def write_train(self, step, values):
         """A log record: {"train/...", "timing/..."} at `step`."""

@@ -137,11 +137,12 @@ class MetricsFile:
         self.path = path
         self._file = None
 
-    def cut(self, step, last_evaluated_step):
+    def cut(self, step, last_evaluated_step, rollback_count=0):
         """Drop what a run resumed at `step` will write again.
 
         Records after `step` go, evaluation records after `last_evaluated_step` (that evaluation is owed and comes
-        first), and the test at the end, which an unfinished run has yet to do; a torn last line goes too.
+        first), rollbacks after the first `rollback_count` (their checkpoint was never saved), and the test at the end,
+        which an unfinished run has yet to do; a torn last line goes too.
         """
         self.close()
         if not self.path.exists():
@@ -152,7 +153,7 @@ class MetricsFile:
                 record = json.loads(line)
             except ValueError:
                 continue
-            if any(key.startswith("test/") for key in record):
+            if any(key.startswith("test/") for key in record) or record.get("rollback/count", 0) > rollback_count:
                 continue
             evaluated = any(key.startswith("eval") for key in record)
             if record["step"] <= (last_evaluated_step if evaluated else step):

@@ -102,7 +102,7 @@ def test_the_scale_stays_within_its_bounds(start, done, expected):
     scale.scale.assign(start)
     scale.good_updates.assign(GOOD_UPDATES - 1)
     scale.follow(tf.constant(done))
-    assert (float(scale.scale), int(scale.good_updates)) == (expected, 0)
+    assert (float(scale.scale), int(scale.good_updates)) == (expected, 0 if done else -1)
 
 
 def test_skips_count_in_a_row_only_when_the_scale_can_not_fall():

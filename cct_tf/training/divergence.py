@@ -1,0 +1,139 @@
+"""What becomes of a run with too many non-finite updates in a row: it stops, or goes back and on at half the rate.
+
+A rollback is a resume within the process, in an order in which it can be killed anywhere:
+
+    find         the checkpoint to go back to is chosen; nothing is changed yet
+    restore      weights, optimizer and state are read from it
+    write_down   checkpoints after it are removed, the newest first
+                 metrics.jsonl is cut there, and the record of the rollback added
+                 the checkpoint's record gets the count and the factor of the learning rates
+
+Only `write_down` writes. Its last line makes the rollback happen, in one rename: killed before it, the run goes on from
+what is left, diverges in the same way and comes here again; a record without its checkpoint is cut. The same examples
+follow, with the same randomness: only the rate differs. No TensorFlow is imported with this module.
+"""
+
+import contextlib
+import dataclasses
+
+from cct_tf.errors import UserError
+from cct_tf.training import checkpoint, resume, run_record
+
+MOST_ROLLBACKS = 3
+FACTOR = 0.5  # of the learning rates; a power of two, so that it rounds nothing
+
+
+def is_due(optim, state):
+    """Whether so many updates in a row were skipped that the run can't just go on."""
+    return int(state.skipped_in_row.numpy()) >= optim.max_skipped_updates
+
+
+def targets(folder, plan, state):
+    """Checkpoints from before the row of skipped updates, lowest step first: list of paths.
+
+    Of those, the ones that the plan asks for, if any: a run that was stopped by a signal saved others, and must go
+    back to where the undisturbed run does.
+
+    Args:
+        folder: pathlib.Path, `checkpoints`; plan: `plan.Plan`; state: `state.TrainState`.
+    """
+    before = [path for path in run_record.list_checkpoints(folder) if run_record.step_of(path) <= state.row_start()]
+    planned = [path for path in before if _is_planned(plan, run_record.step_of(path))]
+    return planned or before
+
+
+def _is_planned(plan, step):
+    return step == 0 or plan.checkpoint.is_due(step) or plan.evaluate.is_due(step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollback:
+    """A rollback that is to happen.
+
+    Attributes:
+        start: `resume.Start`, the checkpoint to go back to.
+        count: int, rollbacks of the run with this one; factor: float, of the learning rates from there on.
+        text: a line on it.
+    """
+
+    start: resume.Start
+    count: int
+    factor: float
+    text: str
+
+
+def find(optim, workdir, plan, state, standing):
+    """The rollback that is due; only looks.
+
+    Args:
+        optim: `config.OptimConfig`; workdir: `workdir.Workdir`; plan: `plan.Plan`; state: `state.TrainState`;
+        standing: `standing.Standing`.
+
+    Returns:
+        Rollback, to the newest target whose files are whole.
+
+    Raises:
+        UserError: --on_divergence=stop, or there were enough rollbacks, or there is nothing to go back to.
+    """
+    diverged_at = int(state.step.numpy())
+    start = _newest_whole(targets(workdir.checkpoints, plan, state))
+    if optim.on_divergence == "stop" or standing.rollback_count >= MOST_ROLLBACKS or start is None:
+        raise _stop(optim, standing, diverged_at, start)
+    count, factor = standing.rollback_count + 1, standing.learning_rate_factor * FACTOR
+    return Rollback(start, count, factor,
+                    f"rolled back to step {start.step:,} ({count} of {MOST_ROLLBACKS}): {optim.max_skipped_updates} "
+                    f"non-finite updates in a row up to step {diverged_at:,}; learning rates x {factor:g} from here")
+
+
+def restore(back, trackable, config, workdir, console):
+    """Read the state to go back to; writes nothing.
+
+    Args:
+        back: Rollback; trackable: of `checkpoint.make_trackable`; config: `config.Config`;
+        workdir: `workdir.Workdir`; console: `console.Console`.
+
+    Returns:
+        `Standing` there, with this rollback counted.
+
+    Raises:
+        UserError: TensorFlow can't read the checkpoint, though its checksums are right.
+    """
+    try:
+        checkpoint.restore(back.start.path, trackable)
+    except run_record.Unreadable as error:
+        raise UserError(f"--on_divergence: expected a checkpoint to go back to that can be read, found "
+                        f"{error}") from None
+    return dataclasses.replace(resume.standing(back.start, config, workdir, console), rollback_count=back.count,
+                               learning_rate_factor=back.factor)
+
+
+def write_down(back, standing, workdir, summaries, save):
+    """Make the work folder that of a run that was rolled back.
+
+    Args:
+        back: Rollback; standing: `Standing` of `restore`; workdir: `workdir.Workdir`;
+        summaries: `summaries.Summaries`; save: `saver.Saver`.
+    """
+    step = back.start.step
+    checkpoint.remove_after(workdir.checkpoints, step)
+    summaries.write_rollback(step, standing, back.text)
+    save.go_back(step)
+    save(step, standing)  # only now has it happened
+
+
+def _newest_whole(paths):
+    """The `resume.Start` of the last path that is whole, or None."""
+    for path in reversed(paths):
+        with contextlib.suppress(run_record.Unreadable):
+            return resume.Start(path, run_record.read_record(path))
+    return None
+
+
+def _stop(optim, standing, step, start):
+    """The UserError that ends the run."""
+    limit, tried = optim.max_skipped_updates, ""
+    if standing.rollback_count:
+        tried = f" after {standing.rollback_count} rollbacks (learning rates x {standing.learning_rate_factor:g})"
+    good = f"the last good checkpoint is {start.path}" if start else "no good checkpoint was saved before them"
+    return UserError(f"--max_skipped_updates: expected fewer than {limit} non-finite updates in a row, found {limit} "
+                     f"up to step {step}{tried}; try a lower --learning_rate or a --clip_norm; {good}")
