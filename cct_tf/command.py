@@ -8,7 +8,7 @@ from cct_tf import flags
 from cct_tf.errors import OUTSIDE_FAULT, WRONG_INPUT, Interrupted, OutsideFault, UserError, storage_fault
 
 
-def run(main, argv, usage, fields):
+def run(main, argv, usage, fields, leave=sys.exit):
     """Run a command and leave the process with its status (cct_tf.errors lists them).
 
     Args:
@@ -16,12 +16,18 @@ def run(main, argv, usage, fields):
         argv: list of strings, without the program's name.
         usage: the first lines of --help.
         fields: sequence of `fields.Field`, the command's flags.
+        leave: function of the status that ends the process.
     """
     if flags.wants_help(argv):
         print(flags.help_text(usage, fields))
         sys.exit(0)
     debug = "--debug" in argv or "--debug=true" in argv
-    sys.exit(_status(main, argv, fields, debug))
+    try:
+        status = _status(main, argv, fields, debug)
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    leave(status)
 
 
 def _status(main, argv, fields, debug):

@@ -76,6 +76,12 @@ def keep():
         _cache.keep()
 
 
+def close():
+    """What the end of the process does with the cache, for one that ends at once."""
+    if _cache is not None:
+        _cache.close()
+
+
 def steady_names():
     """Let the functions traced next have names that do not depend on what was traced before.
 

@@ -169,7 +169,17 @@ class RunConfig:
                                          minimum=1, how=True)
     keep_checkpoints: int = option(3, "number of latest checkpoints to keep, beside the best", minimum=1, how=True)
     num_replicas: int | None = option(None, "devices to train on; default: all GPUs, or one CPU. On a CPU machine "
-                                      "more than one makes logical devices", minimum=1, how=True)
+                                      "more than one makes logical devices; with several workers, of each", minimum=1,
+                                     how=True)
+    strategy: str = option("auto", "single: one device; mirrored: the devices of this machine; multi_worker: of all "
+                           "machines in TF_CONFIG; auto: by TF_CONFIG and the devices there are",
+                           choices=("auto", "single", "mirrored", "multi_worker"), how=True)
+    collectives: str = option("auto", "how gradients are summed over workers: ring (gRPC), nccl (GPUs), or auto: what "
+                              "TensorFlow chooses", choices=("auto", "ring", "nccl"), how=True)
+    collective_timeout: float = option(1800.0, "seconds a worker waits for the others in a sum over workers; the "
+                                       "compilation of the first step falls into it", above=0.0, how=True)
+    startup_timeout: float = option(300.0, "seconds a worker waits for the others to start", above=0.0,
+                                    transient=True)
     jit: str = option("auto", "compile the step with XLA; auto decides by device and length of the run",
                       choices=("auto", "on", "off"), how=True)
     fast_forms: bool = option(True, "have XLA compile forms of layers that were written for it; off: the plain layers",

@@ -111,34 +111,50 @@ class Devices:
     Attributes:
         strategy: tf.distribute.Strategy.
         kind: "CPU" or "GPU".
-        num_replicas: int.
+        num_replicas: int, of all workers together.
         deterministic: bool, deterministic kernels only.
+        worker, num_workers: ints, which of how many processes this is.
     """
 
     strategy: object
     kind: str
     num_replicas: int
     deterministic: bool = False
+    worker: int = 0
+    num_workers: int = 1
+
+    @property
+    def num_local(self):
+        """Replicas of this worker."""
+        return self.num_replicas // self.num_workers
+
+    @property
+    def part(self):
+        """(worker, number of workers), as the pipelines take it."""
+        return self.worker, self.num_workers
 
     @property
     def description(self):
-        """`1 CPU (2 threads)`, `4 GPUs`, `2 logical CPUs`."""
-        if self.kind == "GPU":
-            return f"{self.num_replicas} GPU" + ("s" if self.num_replicas > 1 else "")
-        if self.num_replicas > 1:
-            return f"{self.num_replicas} logical CPUs ({num_threads()} threads)"
-        return f"1 CPU ({num_threads()} threads)"
+        """`1 CPU (2 threads)`, `4 GPUs`, `2 logical CPUs`, `3 workers of 8 GPUs`."""
+        own = f"{self.num_local} {self.kind}" + ("s" if self.num_local > 1 else "")
+        if self.kind == "CPU":
+            own = f"{own.replace('CPUs', 'logical CPUs')} ({num_threads()} threads)"
+        return f"{self.num_workers} workers of {own}" if self.num_workers > 1 else own
 
 
-def make_devices(num_replicas=None, deterministic=False):
-    """Strategy for this machine.
+def make_devices(num_replicas=None, deterministic=False, strategy="auto", cluster=None, communication=None):
+    """Strategy for this machine, or for a cluster.
 
     Args:
-        num_replicas: int, or None for all GPUs, or one CPU.
+        num_replicas: int, of this machine, or None for all GPUs, or one CPU.
         deterministic: bool, deterministic kernels only.
+        strategy: "auto", "single", "mirrored" or "multi_worker".
+        cluster: `workers.cluster.Cluster`, whose other workers make theirs now; or None for this machine alone.
+        communication: (collectives, timeout in seconds) of a cluster, see config.RunConfig.
 
     Returns:
-        Devices. One device uses the default strategy, several a MirroredStrategy.
+        Devices. One device uses the default strategy, several a MirroredStrategy, a cluster a
+        MultiWorkerMirroredStrategy.
 
     Raises:
         UserError: more replicas than GPUs, or logical devices asked for too late.
@@ -158,15 +174,45 @@ def make_devices(num_replicas=None, deterministic=False):
         kind, cross_device_ops = "GPU", None
     else:
         count = num_replicas or 1
-        _make_logical_cpus(count)
         # One process may hold strategies of different sizes (tests do); the default collectives can't.
         kind, cross_device_ops = "CPU", tf.distribute.ReductionToOneDevice()
-    if count == 1:
+    _check_strategy(strategy, kind, num_replicas, cluster)
+    if cluster is not None:
+        return _multi_worker(cluster, kind, gpus[:count], deterministic, *communication)
+    if strategy == "single":
+        count = 1
+    if kind == "CPU":
+        _make_logical_cpus(count)
+    if count == 1 and strategy != "mirrored":
         return Devices(tf.distribute.get_strategy(), kind, 1, deterministic)
     names = [f"{kind}:{index}" for index in range(count)]
     with quiet_stderr():
         return Devices(tf.distribute.MirroredStrategy(names, cross_device_ops=cross_device_ops), kind, count,
                        deterministic)
+
+
+def _check_strategy(strategy, kind, num_replicas, cluster):
+    if strategy == "single" and (num_replicas or 1) > 1:
+        raise UserError(f"--num_replicas: expected 1 with --strategy=single, found {num_replicas}")
+    if cluster is not None and kind == "CPU" and (num_replicas or 1) > 1:
+        raise UserError("--num_replicas: expected 1 with several workers on CPUs, where TensorFlow uses one device of "
+                        f"each, found {num_replicas}; start more workers instead")
+
+
+def _multi_worker(cluster, kind, gpus, deterministic, collectives, timeout):
+    """Devices of a cluster; blocks until every worker is here, and keeps Python's threads from running meanwhile."""
+    import tensorflow as tf
+    if kind == "GPU":
+        tf.config.set_visible_devices(gpus, "GPU")  # the strategy takes all it sees
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.workers)}), task_type="worker", task_id=cluster.index,
+        rpc_layer="grpc")
+    options = tf.distribute.experimental.CommunicationOptions(
+        timeout_seconds=timeout,
+        implementation=getattr(tf.distribute.experimental.CommunicationImplementation, collectives.upper()))
+    with quiet_stderr():
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+    return Devices(strategy, kind, strategy.num_replicas_in_sync, deterministic, cluster.index, cluster.num_workers)
 
 
 def _make_logical_cpus(count):
@@ -188,13 +234,17 @@ def distribute(devices, dataset, batch_size):
     Args:
         devices: `Devices`.
         dataset: tf.data.Dataset of batch dicts of `batch_size` examples.
-        batch_size: int, a multiple of the replicas; replica r gets the r-th slice.
+        batch_size: int, of all workers together, a multiple of the replicas; the dataset holds this worker's part
+            of each batch, and its r-th replica gets the r-th slice of it.
 
     Returns:
         iterator usable in a tf.function.
     """
-    if devices.num_replicas == 1:
+    if devices.num_local == 1:
         return iter(dataset)
     per_replica = batch_size // devices.num_replicas
-    return iter(devices.strategy.distribute_datasets_from_function(
-        lambda context: dataset.rebatch(per_replica, drop_remainder=True)))
+    dataset = dataset.rebatch(per_replica, drop_remainder=True)
+    if devices.num_workers > 1:
+        # Of a dataset that ends, the workers would ask one another before each batch whether there is one.
+        dataset = dataset.repeat()
+    return iter(devices.strategy.distribute_datasets_from_function(lambda context: dataset))

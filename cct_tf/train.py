@@ -8,6 +8,7 @@ import sys
 import time
 
 from cct_tf import command, compile_cache, config, flags, runtime
+from cct_tf.workers import joining
 
 _USAGE = """usage: python -m cct_tf.train --workdir=DIR [--flagfile=FILE] [--flag=value ...]
 
@@ -19,47 +20,63 @@ def main(given):
     began = time.perf_counter()
     settings = config.from_dict(given)
     from cct_tf import checks
-    from cct_tf.training import memory, profiling
+    from cct_tf.training import profiling
     from cct_tf.training.console import Console
     from cct_tf.training.interrupts import Interrupts
-    from cct_tf.training.resume import find_start, is_finished
     from cct_tf.training.workdir import Workdir
+    from cct_tf.workers import cluster as cluster_lib
+    from cct_tf.workers import output
     runtime.check_backend()
     compile_cache.check(settings.run.compile_cache)
     profiling.parse_steps(settings.run.profile_steps)
     checks.check_config(settings)
+    cluster = cluster_lib.from_environment(settings.run.strategy)
+    cluster_lib.check(settings, cluster)
+    output.prefix_lines(cluster)
     workdir = Workdir(settings.run.workdir)
     console, interrupts = Console(), Interrupts().install()
     with contextlib.ExitStack() as stack:
         stack.callback(interrupts.uninstall)
-        if settings.run.dry_run:
+        if cluster is not None and not cluster.is_chief or settings.run.dry_run:
             workdir.check()
         else:
             workdir.create()
             stack.enter_context(workdir.locked(console.warn))
-        start = find_start(settings, workdir, console)
-        if is_finished(settings, start):
+        peers = stack.enter_context(joining.joined(cluster, settings, interrupts))
+        _train(settings, workdir, peers, interrupts, console, began)
+
+
+def _train(settings, workdir, peers, interrupts, console, began):
+    """The part that the workers of a run do in step."""
+    from cct_tf.training import memory, resume, together
+    start = together.find_start(settings, workdir, console, peers)
+    if resume.is_finished(settings, start):
+        if peers.is_chief:
             console.say(f"{workdir.path}: this run is finished (step {start.step:,}); a longer one goes on with "
                         "--epochs or --train_steps and --accept_config_change")
-            return
-        with console.phase("starting TensorFlow"):
-            runtime.start_tensorflow(settings.run.compile_cache, console.warn)
-            from cct_tf.training import loop
-        stack.enter_context(memory.named_when_out(memory.TRAINING, settings.optim.batch_size))
-        training = loop.Training(settings, workdir, start, console)
-        console.say("\n".join(training.plan_lines()))
+        return
+    with console.phase("starting TensorFlow"):
+        runtime.start_tensorflow(settings.run.compile_cache, console.warn)
+        from cct_tf.training import loop, setup
+    with memory.named_when_out(memory.TRAINING, settings.optim.batch_size):
+        devices = setup.make_devices(settings, peers, interrupts)
+        training = loop.Training(settings, workdir, start, console, devices, peers)
+        if peers.is_chief:
+            console.say("\n".join(training.plan_lines()))
         if settings.run.dry_run:
             training.try_one_batch()
             return
-        workdir.write_text(workdir.config, flags.as_flagfile(settings))
-        workdir.write_text(workdir.classes, "".join(f"{name}\n" for name in training.images.source.class_names))
+        if peers.is_chief:
+            workdir.write_text(workdir.config, flags.as_flagfile(settings))
+            workdir.write_text(workdir.classes, "".join(f"{name}\n" for name in training.images.source.class_names))
         test = training.run(interrupts)
-        console.say("\n".join(training.result_lines(test, time.perf_counter() - began)))
+        if peers.is_chief:
+            console.say("\n".join(training.result_lines(test, time.perf_counter() - began)))
 
 
 def run():
     """Entry point of `cct-train`."""
-    command.run(main, sys.argv[1:], _USAGE, list(config.FIELDS.values()))
+    command.run(main, sys.argv[1:], _USAGE, list(config.FIELDS.values()), joining.leave)
 
 
 if __name__ == "__main__":

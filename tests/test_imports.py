@@ -19,6 +19,7 @@ ALLOWED = {
     "plan": ("errors",),
     "compile_cache": ("errors",),
     "runtime": ("compile_cache", "errors"),
+    "workers": ("compile_cache", "config", "errors"),
     "tuning": ("models.cost",),
     "flags": ("config", "fields", "errors"),
     "command": ("flags", "errors"),
@@ -30,10 +31,10 @@ ALLOWED = {
     "optim": ("config", "plan", "errors"),
     "checks": ("augment.policies", "data", "models", "errors"),
     "training": ("data", "models", "optim", "augment", "layers", "rng", "plan", "config", "flags", "runtime", "tuning",
-                 "compile_cache", "errors"),
+                 "workers", "compile_cache", "errors"),
     "benchmarks": ("training", "data", "models", "optim", "augment", "layers", "runtime", "errors"),
     "commands": ("benchmarks", "training", "data", "models", "checks", "command", "flags", "config", "runtime",
-                 "compile_cache", "errors"),
+                 "workers", "compile_cache", "errors"),
 }
 COMMANDS = ("train", "evaluate", "benchmark", "preview", "checkpoints")
 

@@ -83,17 +83,28 @@ def ordered_indices(n, seed, batch_size, start, num_batches):
     return epochs.map(one_epoch).rebatch(batch_size, drop_remainder=True).take(num_batches)
 
 
-def _numbered(batches, stream, start_step):
-    """Repeat each batch of b images R times and give every draw its position and example seed."""
+def _numbered(batches, stream, start_step, part):
+    """Repeat each batch of b images R times and give every draw its position and example seed; keep a worker's part."""
     size = stream.batch_size
+    rows = _rows_of(part, size)
 
     @_as_written
     def number(step, batch):
         batch = {name: tf.ensure_shape(tf.concat([part] * stream.repeats, 0), [size]) for name, part in batch.items()}
         position = step * size + tf.range(size, dtype=tf.int64)
-        return batch | {"position": position, "seed": rng.fold(stream.seed, rng.Stream.EXAMPLE, position)}
+        batch |= {"position": position, "seed": rng.fold(stream.seed, rng.Stream.EXAMPLE, position)}
+        return {name: column[rows] for name, column in batch.items()}
 
     return batches.enumerate(start_step).map(number, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _rows_of(part, size):
+    """The slice of a batch of `size` examples that is a worker's; `part` as `train_batches` takes it."""
+    worker, num_workers = part
+    share, rest = divmod(size, num_workers)
+    if rest:
+        raise ValueError(f"batch: expected a multiple of {num_workers} workers, found {size}")
+    return slice(worker * share, (worker + 1) * share)
 
 
 def hold_at_size(split, transform):
@@ -206,7 +217,7 @@ def _finish_training(batch, transform, stream, n):
     return {"image": images, "label": labels, "seed": batch["seed"], "mask": tf.ones_like(batch["seed"], tf.float32)}
 
 
-def train_batches(split, transform, stream, start_step, num_steps):
+def train_batches(split, transform, stream, start_step, num_steps, part=(0, 1)):
     """Training batches of steps start_step ... start_step + num_steps - 1.
 
     Args:
@@ -214,6 +225,7 @@ def train_batches(split, transform, stream, start_step, num_steps):
         transform: `transform.Transform`.
         stream: `Stream`.
         start_step, num_steps: ints.
+        part: (worker, number of workers); worker w gets the w-th slice of each batch, and only that is prepared.
 
     Returns:
         tf.data.Dataset of batch dicts (see the module's docstring).
@@ -225,7 +237,7 @@ def train_batches(split, transform, stream, start_step, num_steps):
         batches = batches.rebatch(new, drop_remainder=True).take(num_steps)
     else:
         batches = ordered_indices(n, stream.seed, new, start_step, num_steps)
-    batches = prepared_batches(_numbered(batches, stream, start_step), split, transform, stream)
+    batches = prepared_batches(_numbered(batches, stream, start_step, part), split, transform, stream)
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
@@ -260,7 +272,7 @@ def padded_batch_size(eval_batch_size, n, num_replicas):
     return -(-size // num_replicas) * num_replicas
 
 
-def evaluation_batches(split, transform, *, num_classes, batch_size):
+def evaluation_batches(split, transform, *, num_classes, batch_size, part=(0, 1)):
     """Every example of a split once, in order, padded to full batches.
 
     Args:
@@ -268,17 +280,19 @@ def evaluation_batches(split, transform, *, num_classes, batch_size):
         transform: `transform.Transform`; its evaluation side is used.
         num_classes: int K.
         batch_size: int B, see `padded_batch_size`.
+        part: (worker, number of workers), as in `train_batches`.
 
     Returns:
         tf.data.Dataset of batch dicts; padding repeats the last example with mask 0.
     """
     n = split.num_examples
     starts = tf.data.Dataset.range(0, n, batch_size)
+    rows = _rows_of(part, batch_size)
 
     @_as_written
     def numbers(start):
-        position = start + tf.range(batch_size, dtype=tf.int64)
-        return {"index": tf.minimum(position, n - 1), "seed": tf.zeros([batch_size], tf.uint32),
+        position = start + tf.range(rows.start, rows.stop, dtype=tf.int64)
+        return {"index": tf.minimum(position, n - 1), "seed": tf.zeros_like(position, tf.uint32),
                 "mask": tf.cast(position < n, tf.float32)}
 
     @_as_written
@@ -292,7 +306,7 @@ def evaluation_batches(split, transform, *, num_classes, batch_size):
         padding = records.skip(n - 1).take(1).cache().repeat(-n % batch_size)
         records = records.concatenate(padding).batch(batch_size, drop_remainder=True)
         batches = tf.data.Dataset.zip(starts.map(numbers), records).map(
-            lambda batch, record: {"record": record, "seed": batch["seed"], "mask": batch["mask"]})
+            lambda batch, record: {"record": record[rows], "seed": batch["seed"], "mask": batch["mask"]})
         batches = _fitted_records(batches, split, transform, training=False, num_classes=num_classes)
     else:
         batches = _fitted_indexed(starts.map(numbers), hold_at_size(split, transform), transform, training=False)

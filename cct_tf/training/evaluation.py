@@ -1,6 +1,7 @@
 """Evaluate models on a split: every example exactly once, padding masked."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +12,7 @@ from cct_tf.training import losses, setup
 from cct_tf.training.forward import Forward
 from cct_tf.training.metrics import Evaluation
 from cct_tf.training.views import AveragedViews
+from cct_tf.workers.peers import Alone
 
 
 class Evaluator:
@@ -23,17 +25,20 @@ class Evaluator:
         transform: `transform.Transform`.
         num_classes: int K.
         batch_size: int, wanted images per batch; see `pipeline.padded_batch_size`.
+        peers: `peers.Peers`; each worker evaluates its part of every batch, and all get all results.
     """
 
-    def __init__(self, devices, models, split, transform, *, num_classes, batch_size):
+    def __init__(self, devices, models, split, transform, *, num_classes, batch_size, peers=None):
         self._devices = devices
+        self._peers = peers or Alone()
         self._models = models
         self._num_classes = num_classes
         self._examples = split.num_examples
         self._batch_size = pipeline.padded_batch_size(batch_size, split.num_examples, devices.num_replicas)
         with tf.device("CPU:0"):
             self._batches = pipeline.evaluation_batches(pipeline.hold_at_size(split, transform), transform,
-                                                        num_classes=num_classes, batch_size=self._batch_size)
+                                                        num_classes=num_classes, batch_size=self._batch_size,
+                                                        part=devices.part)
 
     def _replica(self, batch):
         return {name: self._judged(model, batch) for name, model in self._models.items()}
@@ -58,26 +63,53 @@ class Evaluator:
             should_stop: function without arguments, asked before each batch.
 
         Returns:
-            dict name -> `metrics.Evaluation`, or None if stopped.
+            dict name -> `metrics.Evaluation`, or None if this worker or another one stopped.
         """
         found = {name: {"label": [], "prediction": [], "rank": [], "loss": [], "mask": []} for name in self._models}
-        for batch in runtime.distribute(self._devices, self._batches, self._batch_size):
-            if should_stop():
-                return None
+        stopped, num_batches = False, -(-self._examples // self._batch_size)
+        batches = runtime.distribute(self._devices, self._batches, self._batch_size)
+        for batch in itertools.islice(batches, num_batches):
+            stopped = should_stop()
+            if stopped:
+                break
             for model, values in self._step(batch).items():
                 for column, value in values.items():
                     parts = self._devices.strategy.experimental_local_results(value)
                     found[model][column] += parts  # read at the end: a GPU need not wait for the host
-        return {model: self._summed(columns) for model, columns in found.items()}
+        tables = None if stopped else {model: _joined(columns) for model, columns in found.items()}
+        tables = self._of_all(tables, num_batches)
+        return None if tables is None else {model: self._summed(table) for model, table in tables.items()}
 
-    def _summed(self, columns):
-        """`metrics.Evaluation` of one model's columns, dict name -> list of tensors."""
-        table = {name: np.concatenate([part.numpy() for part in parts]) for name, parts in columns.items()}
+    def _of_all(self, tables, num_batches):
+        """The tables of the whole split from every worker's, {model: {column: array}}; None if one is None."""
+        if self._peers.num_workers == 1:
+            return tables
+        columns = [] if tables is None else [column for table in tables.values() for column in table.values()]
+        blobs = self._peers.exchange_bytes(b"".join(column.tobytes() for column in columns))
+        if not all(blobs):
+            return None
+        place, whole = 0, []
+        for column in columns:
+            size = column.nbytes
+            parts = [np.frombuffer(blob[place:place + size], column.dtype).reshape(num_batches, -1) for blob in blobs]
+            whole.append(np.concatenate(parts, axis=1).ravel())  # each worker held a slice of every batch
+            place += size
+        found = iter(whole)
+        return {model: {name: next(found) for name in table} for model, table in tables.items()}
+
+    def _summed(self, table):
+        """`metrics.Evaluation` of one model's table, {column: array with a row for each example and for padding}."""
+        table = dict(table)
         real = table.pop("mask") > 0
         if int(real.sum()) != self._examples:
             raise RuntimeError(f"evaluated {int(real.sum())} of {self._examples} examples")
         table = {name: column[real] for name, column in table.items()}
         return Evaluation(table["label"], table["prediction"], table["rank"], table["loss"], self._num_classes)
+
+
+def _joined(columns):
+    """{column: array} of {column: list of tensors}."""
+    return {name: np.concatenate([part.numpy() for part in parts]) for name, parts in columns.items()}
 
 
 @dataclasses.dataclass(frozen=True)

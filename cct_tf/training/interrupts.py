@@ -4,6 +4,7 @@ Python's own handlers wait for the running TensorFlow call and merge repeated si
 wake-up file descriptor, to which the C handler writes a byte the moment a signal arrives.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -21,11 +22,14 @@ class Interrupts:
         requested: signal number that asked to stop, or None.
         can_save: while True, a signal only sets `requested`, for the loop to look at; while False, it ends the
             command where it stands.
+        tell: function of the number of a signal that arrived here, called in a thread; a run of several workers sets
+            it.
     """
 
     def __init__(self):
         self.requested = None
         self.can_save = False
+        self.tell = lambda number: None
         self._previous = {}
         self._count = 0
         self._told = False
@@ -40,6 +44,29 @@ class Interrupts:
         threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
         return self
 
+    @contextlib.contextmanager
+    def held(self):
+        """Signals wait until the block ends, whatever handlers it sets: TensorFlow's workers set one that says nothing.
+
+        Threads that the block starts never get them.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                signal.signal(number, self._handle)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def ask(self, number):
+        """Another worker was asked to stop by a signal; so is this one. It does not count as a second SIGINT."""
+        if self.requested is None:
+            self.requested = number
+            if self.can_save:
+                self._say_once(number, " of another worker")
+            else:
+                os.kill(os.getpid(), signal.SIGTERM)
+
     def uninstall(self):
         signal.set_wakeup_fd(-1)
         for number, handler in self._previous.items():
@@ -47,6 +74,7 @@ class Interrupts:
         os.close(self._writing)  # ends the thread
 
     def _watch(self, reading):
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # they are the main thread's, see `held`
         while numbers := os.read(reading, 64):
             for number in numbers:
                 if number in _SIGNALS:
@@ -59,15 +87,22 @@ class Interrupts:
             if self._count >= 2:
                 os._exit(128 + number)
         self.requested = self.requested or number
-        if self.can_save and not self._told:
-            self._told = True  # not `requested`, which Python's own handler may have set first
-            line_end = "\n" if sys.stderr.isatty() else ""  # of a progress bar
-            again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
-            print(f"{line_end}{signal.Signals(number).name}: finishing the step and saving{again}", file=sys.stderr,
-                  flush=True)
+        self.tell(number)
+        if self.can_save:
+            self._say_once(number)
+
+    def _say_once(self, number, whose=""):
+        if self._told:
+            return
+        self._told = True  # not `requested`, which Python's own handler may have set first
+        line_end = "\n" if sys.stderr.isatty() else ""  # of a progress bar
+        again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
+        print(f"{line_end}{signal.Signals(number).name}{whose}: finishing the step and saving{again}", file=sys.stderr,
+              flush=True)
 
     def _handle(self, number, frame):
         if not self.can_save:
+            number = self.requested or number
             raise Interrupted(number, f"{signal.Signals(number).name} before the first step, nothing to save")
         if self.requested is None:
             self.requested = number

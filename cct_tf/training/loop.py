@@ -25,18 +25,19 @@ from cct_tf.training import (
     memory,
     plots,
     report,
-    resume,
     run_record,
     saver,
     setup,
+    together,
 )
-from cct_tf.training.console import Progress
+from cct_tf.training.console import Console, Progress
 from cct_tf.training.evaluation import Evaluator
 from cct_tf.training.forward import Forward
 from cct_tf.training.profiling import Profiler, parse_steps
 from cct_tf.training.step import MOST_STEPS
-from cct_tf.training.summaries import Summaries
+from cct_tf.training.summaries import NoSummaries, Summaries
 from cct_tf.training.timer import Timer
+from cct_tf.workers.peers import Alone
 
 _CHUNK_SECONDS = 1.0
 _SHEET = 4  # images of the contact sheet, and draws of each
@@ -50,19 +51,22 @@ class Training:
         workdir: `workdir.Workdir`.
         start: `resume.Start`.
         console: `console.Console`.
+        devices: `runtime.Devices`, made before TensorFlow is used; None makes them.
+        peers: `peers.Peers` of a run of several workers, each with a Training of its own; None for one process.
     """
 
-    def __init__(self, config, workdir, start, console):
-        self.config, self.workdir, self.console, self.start = config, workdir, console, start
-        self.devices = setup.make_devices(config)  # first: logical devices come before TensorFlow is used
+    def __init__(self, config, workdir, start, console, devices=None, peers=None):
+        self.config, self.workdir, self.console = config, workdir, console
+        self.devices, self.peers = devices or setup.make_devices(config), peers or Alone()
         resolved = start.record.resolved if start.record else {}
-        self.images = setup.open_images(config, console, setup.known_statistics(resolved))
+        self.images = together.open_images(
+            lambda: setup.open_images(config, console, setup.known_statistics(resolved)), config, self.peers)
         if resolved:
             setup.check_data(self.images, resolved)
         source = self.images.source
         setup.check_batch(config, self.devices)
         self.plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
-        setup.check_length(config, self.plan, self.start.step, console)
+        setup.check_length(config, self.plan, start.step, console)
         with console.phase(f"building {config.model.model}"):
             parts = assembly.assemble(config, self.devices, source.num_classes, source.splits["train"],
                                       self.plan.total_steps, resolved)
@@ -76,12 +80,11 @@ class Training:
             with console.phase("preparing the training images"):
                 self.train_split = pipeline.hold_at_size(self.train_split, self.transform)
         self.trackable = checkpoint.make_trackable(self.model, self.optimizer, self.state, self.averaged)
-        self.start = resume.restore(start, self.trackable, config, workdir, console)
-        self.standing = resume.standing(self.start, config, workdir, console)
+        self.start, self.standing = together.restore(start, self.trackable, config, workdir, console, self.peers)
         now = saver.resolve(config, self.images, self.plan, self.model, self.devices, self.tuning)
         saver.say_what_changed(resolved, now, console)
         self._save = saver.Saver(config, workdir, self.plan, self.trackable, self.state, now,
-                                 self.start.step if self.start.record else None)
+                                 self.start.step if self.start.record else None, self.peers.is_chief)
 
     # Assembly.
 
@@ -106,16 +109,17 @@ class Training:
     # Data.
 
     def batches(self, start_step, num_steps):
-        """Dataset of training batches."""
+        """Dataset of training batches, of each this worker's part."""
         with tf.device("CPU:0"):
-            return pipeline.train_batches(self.train_split, self.transform, self.stream, start_step, num_steps)
+            return pipeline.train_batches(self.train_split, self.transform, self.stream, start_step, num_steps,
+                                          self.devices.part)
 
     def evaluator(self, split, models):
         """`Evaluator` of a split, by name, of the models of a dict."""
         source = self.images.source
         models = {name: Forward(model, self.devices.kind, self.tuning.jit.value) for name, model in models.items()}
         return Evaluator(self.devices, models, source.splits[split], self.transform,
-                         num_classes=source.num_classes, batch_size=self.config.run.eval_batch_size)
+                         num_classes=source.num_classes, batch_size=self.config.run.eval_batch_size, peers=self.peers)
 
     def _results(self, evaluator, interrupts):
         with memory.named_when_out(memory.EVALUATION, self.config.run.eval_batch_size):
@@ -152,7 +156,7 @@ class Training:
         is_best = self.standing.take(step, results[self.judged])
         summaries.write_evaluation(step, results, last=step == self.plan.total_steps or self.standing.is_over)
         if is_best:
-            checkpoint.keep_best(self.workdir.best, self.workdir.checkpoints / f"step_{step:08d}")
+            self._save.keep_best(step)
         self._save(step, self.standing)
         progress.say(report.evaluation_line(step, self.plan, results, is_best))
 
@@ -173,9 +177,7 @@ class Training:
 
     def _roll_back(self, summaries, progress, timer):
         """Go back to before the run diverged, or stop it; returns (steps completed, iterator over the rest)."""
-        back = divergence.find(self.config.optim, self.workdir, self.plan, self.state, self.standing)
-        self.standing = divergence.restore(back, self.trackable, self.config, self.workdir, self.console)
-        divergence.write_down(back, self.standing, self.workdir, summaries, self._save)
+        back, self.standing = together.roll_back(self, summaries, self._save)
         self.standing.last = summaries.last_evaluation(self.judged)
         self.train_step.wait_seconds.assign(0.0)
         timer.reset()
@@ -199,21 +201,26 @@ class Training:
             OutsideFault: a checkpoint could not be saved.
         """
         plan, step = self.plan, int(self.state.step.numpy())
-        summaries = Summaries(self.workdir, self.config, self.images.source.class_names)
+        is_chief = self.peers.is_chief
+        summaries = (Summaries if is_chief else NoSummaries)(self.workdir, self.config, self.images.source.class_names)
         with self.console.phase("preparing evaluation and the first batch"):
             evaluator = self.evaluator(self.images.source.evaluated_split, self.evaluated)
-            shown = self._pictures() if step == 0 else {}
-        progress, timer = Progress(self.console, plan, step), Timer()
-        profiler = Profiler(parse_steps(self.config.run.profile_steps), self.workdir.path / "train", progress.say)
+            shown = self._pictures() if step == 0 and is_chief else {}
+        progress, timer = Progress(self.console if is_chief else Console(quiet=True), plan, step), Timer()
+        profiled = parse_steps(self.config.run.profile_steps) if is_chief else None
+        profiler = Profiler(profiled, self.workdir.path / "train", progress.say)
         summaries.start(step, self.standing, shown)
         self.standing.last = summaries.last_evaluation(self.judged)
         iterator = self._iterator(step)
         interrupts.can_save = True
         try:
             self._before_first_step(step, evaluator, summaries, progress, interrupts)
-            while step < plan.total_steps and not self.standing.is_over and interrupts.requested is None:
+            while step < plan.total_steps and not self.standing.is_over:
+                stopped, count = self._agree(step, interrupts, timer, profiler)
+                if stopped:
+                    break
                 with profiler.chunk(step):
-                    step = self._chunk(step, iterator, timer, progress, profiler.most_steps(step))
+                    step = self._chunk(step, count, iterator, timer, progress)
                 if divergence.is_due(self.config.optim, self.state):
                     profiler.close(step)
                     step, iterator = self._roll_back(summaries, progress, timer)
@@ -224,8 +231,9 @@ class Training:
                     self._save(step, self.standing)
                 if plan.evaluate.is_due(step):
                     self._evaluate(step, evaluator, summaries, progress, interrupts)
-            if interrupts.requested is not None:
+            if self._is_asked_to_stop(interrupts):
                 self._save(step, self.standing)
+                self.peers.wait_for_chief()
                 interrupts.check(f"saved step {step:,} of {plan.total_steps:,}; the same command goes on from it")
             return self._finish(step, summaries, progress, interrupts)
         finally:
@@ -242,9 +250,22 @@ class Training:
         elif record.evaluation_due and self.standing.last_evaluated_step < step:
             self._evaluate(step, *args)
 
-    def _chunk(self, step, iterator, timer, progress, most_steps):
-        """Some steps, up to the next gate and about a second; returns the number of completed steps."""
-        count = min(self.plan.next_gate(step) - step, timer.steps_in(_CHUNK_SECONDS), MOST_STEPS, most_steps)
+    def _agree(self, step, interrupts, timer, profiler):
+        """What all workers do next: (whether to stop, steps of the chunk: up to the next gate, and about a second)."""
+        count = min(self.plan.next_gate(step) - step, timer.steps_in(_CHUNK_SECONDS), MOST_STEPS,
+                    profiler.most_steps(step))
+        found = self.peers.exchange({"stop": interrupts.requested, "count": count})
+        return any(each["stop"] for each in found), min(each["count"] for each in found)
+
+    def _is_asked_to_stop(self, interrupts):
+        """Whether a worker is, so that all stop; worker 0 comes here when it has written all that it had to."""
+        asked = [number for number in self.peers.exchange(interrupts.requested) if number]
+        if asked and interrupts.requested is None:
+            interrupts.requested = asked[0]
+        return bool(asked)
+
+    def _chunk(self, step, count, iterator, timer, progress):
+        """`count` steps; returns the number of completed steps."""
         rates = [self._learning_rate(step + index) for index in range(count)]
         if timer.is_first:
             with self.console.phase("compiling the training step"):
@@ -281,7 +302,7 @@ class Training:
                 raise UserError(f"{best}: expected the best checkpoint of this run, found it damaged "
                                 f"({error})") from None
             tested = self._results(self.evaluator("test", {"test": self.model}), interrupts)
-            if tested is None:
+            if tested is None and self._is_asked_to_stop(interrupts):
                 interrupts.check("trained to the end, but not tested yet; the same command does it")
             summaries.write_evaluation(step, tested, last=True)
             test = tested["test"]

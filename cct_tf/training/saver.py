@@ -7,8 +7,8 @@ from cct_tf import runtime, tuning
 from cct_tf.training import checkpoint, divergence, run_record
 
 # What may change in mid-run, and then changes the last bits of the results.
-_COMPUTED_BY = ("device", "num_replicas", "threads", "jit", "accumulate_steps", "fused_update", "fast_forms",
-                "recompute")
+_COMPUTED_BY = ("device", "num_replicas", "num_workers", "threads", "jit", "accumulate_steps", "fused_update",
+                "fast_forms", "recompute")
 
 
 def resolve(config, images, plan, model, devices, chosen):
@@ -28,6 +28,7 @@ def resolve(config, images, plan, model, devices, chosen):
             "num_examples": {name: split.num_examples for name, split in source.splits.items()},
             "fingerprint": source.fingerprint, "order": source.order, "total_steps": plan.total_steps,
             "threads": runtime.num_threads(), "device": devices.kind, "num_replicas": devices.num_replicas,
+            "num_workers": devices.num_workers,
             "jit": chosen.jit.value, "accumulate_steps": chosen.accumulate_steps.value,
             "fused_update": config.run.fused_update, "fast_forms": config.run.fast_forms,
             "recompute": config.run.recompute}
@@ -36,7 +37,7 @@ def resolve(config, images, plan, model, devices, chosen):
 def say_what_changed(before, now, console):
     """Say if the run goes on computing otherwise than its checkpoint did; both as `resolve` returns them."""
     if "jit" in before:
-        before = before | {"jit": tuning.recorded_jit(before["jit"])}
+        before = {"num_workers": 1} | before | {"jit": tuning.recorded_jit(before["jit"])}
     changed = [f"{name} {before[name]} -> {now[name]}" for name in _COMPUTED_BY
                if name in before and before[name] != now[name]]
     if changed:
@@ -55,9 +56,10 @@ class Saver:
         state: `state.TrainState`.
         resolved: dict of `resolve`.
         saved_step: int, of the checkpoint that the run goes on from; None at the start.
+        is_chief: bool, False saves nothing: another worker does.
     """
 
-    def __init__(self, config, workdir, plan, trackable, state, resolved, saved_step):
+    def __init__(self, config, workdir, plan, trackable, state, resolved, saved_step, is_chief=True):
         self._config = config
         self._workdir = workdir
         self._plan = plan
@@ -65,6 +67,7 @@ class Saver:
         self._state = state
         self._resolved = resolved
         self._saved_step = saved_step
+        self._is_chief = is_chief
 
     def __call__(self, step, standing, finished=False):
         """Save the state of `step`, or bring the record of the checkpoint just saved up to date.
@@ -74,6 +77,8 @@ class Saver:
             standing: `standing.Standing`.
             finished: bool, whether the run is.
         """
+        if not self._is_chief:
+            return
         record = run_record.Record(
             config=self._config.as_dict(), resolved=self._resolved, step=step,
             last_evaluated_step=standing.last_evaluated_step, best=standing.best, finished=finished,
@@ -91,6 +96,11 @@ class Saver:
         best = self._workdir.best / path.name
         if best.exists():
             run_record.write_record(best, record)
+
+    def keep_best(self, step):
+        """The checkpoint of `step` is the best so far."""
+        if self._is_chief:
+            checkpoint.keep_best(self._workdir.best, self._workdir.checkpoints / f"step_{step:08d}")
 
     def go_back(self, step):
         """The state is that of the checkpoint of `step` again: the next call for it changes its record alone."""

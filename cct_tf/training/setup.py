@@ -13,6 +13,7 @@ from cct_tf.errors import UserError
 from cct_tf.models import create_model
 from cct_tf.training import checkpoint, run_record
 from cct_tf.training.profiling import parse_steps
+from cct_tf.workers import joining
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +128,26 @@ def make_stream(config, num_classes):
                   augment.repeated_augmentation, mix, augment.mix_off_epoch)
 
 
-def make_devices(config):
-    """`runtime.Devices` of a config."""
-    return runtime.make_devices(config.run.num_replicas, config.run.deterministic)
+def make_devices(config, peers=None, interrupts=None):
+    """`runtime.Devices` of a config.
+
+    Args:
+        config: `config.Config`.
+        peers: `peers.Peers` of a run of several workers, all of which call this; else None.
+        interrupts: `interrupts.Interrupts` of such a run.
+    """
+    run = config.run
+    if peers is None or peers.num_workers == 1:
+        return runtime.make_devices(run.num_replicas, run.deterministic, run.strategy)
+    line = (f"stopped: --startup_timeout: expected TensorFlow of all {peers.num_workers} workers to connect within "
+            f"{run.startup_timeout:g} s, found it waiting; can {peers.cluster.name(peers.index)} be reached from the "
+            "others, and they from here?")
+    peers.exchange()  # or one would wait in there while another starts TensorFlow
+    with joining.deadline(run.startup_timeout, f"[{peers.index}] {line}"), interrupts.held():
+        devices = runtime.make_devices(run.num_replicas, run.deterministic, run.strategy, peers.cluster,
+                                       (run.collectives, run.collective_timeout))
+    peers.judge_silence()
+    return devices
 
 
 def check_batch(config, devices):

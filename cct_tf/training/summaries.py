@@ -121,6 +121,31 @@ class Summaries:
         self._metrics.close()
 
 
+class NoSummaries:
+    """Stands in for Summaries on the workers that write nothing."""
+
+    def __init__(self, workdir, config, class_names):
+        del workdir, config, class_names
+
+    def start(self, step, standing, pictures):
+        """As `Summaries.start`."""
+
+    def write_rollback(self, step, standing, text):
+        """As `Summaries.write_rollback`."""
+
+    def write_train(self, step, values):
+        """As `Summaries.write_train`."""
+
+    def write_evaluation(self, step, evaluations, last=False):
+        """As `Summaries.write_evaluation`."""
+
+    def last_evaluation(self, name):
+        """None: worker 0 shows the results."""
+
+    def close(self):
+        """As `Summaries.close`."""
+
+
 def _tag(name):
     """`eval_ema` is `eval` of other weights."""
     return name.removesuffix("_ema")

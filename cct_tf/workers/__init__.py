@@ -1,0 +1,1 @@
+"""Several processes, one run: who they are, how they find one another, and what they say beside the collectives."""

@@ -1,0 +1,103 @@
+"""A run of several processes, from the first word between them to the last."""
+
+import contextlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+
+from cct_tf import compile_cache, errors
+from cct_tf.workers.peers import Alone, PeerEnded, Peers
+from cct_tf.workers.rendezvous import find_peers
+
+# What may differ from worker to worker: where things are on its machine.
+_OWN = ("data_dir", "workdir")
+_PACKAGES = ("tensorflow", "keras", "numpy")
+_is_joined = False  # whether this process is one of several
+# In a process of its own, for TensorFlow's start keeps Python's threads from running. Ends when it reads anything.
+_DEADLINE = """
+import os, select, signal, sys
+pid, seconds, line = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+if not select.select([0], [], [], seconds)[0]:
+    sys.stderr.write(line + "\\n")
+    sys.stderr.flush()
+    os.kill(pid, signal.SIGKILL)
+"""
+
+
+@contextlib.contextmanager
+def joined(cluster, config, interrupts):
+    """Join the run; leave it with a word on how this worker ended.
+
+    An error in the block that only says that a peer was lost is raised as what happened to whom.
+
+    Args:
+        cluster: `cluster.Cluster`, or None for a run of one process.
+        config: `config.Config`, that of the other workers too.
+        interrupts: `interrupts.Interrupts`, which learns that another worker was asked to stop.
+
+    Yields:
+        `peers.Peers`, or `peers.Alone`.
+
+    Raises:
+        PeerEnded: another worker is gone, hangs or has ended. OutsideFault, UserError: as `find_peers`.
+    """
+    if cluster is None:
+        yield Alone()
+        return
+    global _is_joined
+    peers = Peers(cluster, find_peers(cluster, _facts(config), config.run.startup_timeout), interrupts.ask)
+    interrupts.tell = peers.tell_stop
+    _is_joined = True
+    try:
+        yield peers
+        peers.exchange()  # nobody leaves before all have done their part
+    except BaseException as error:
+        named = _named(peers, error)
+        peers.leave(getattr(named, "exit_status", 1), str(named) or type(named).__name__)
+        if named is error:
+            raise
+        raise named from error
+    peers.leave(0, "")
+
+
+def _facts(config):
+    """What must be equal on all workers, {flag or package: value}."""
+    facts = {f"--{name}": value for name, value in config.as_dict().items() if name not in _OWN}
+    return facts | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def _named(peers, error):
+    """The error itself, or what is behind it where TensorFlow only noticed that a peer was lost."""
+    if not type(error).__module__.startswith("tensorflow.") or errors.storage_fault(error):
+        return error
+    found = peers.explain(error)
+    if found is not None:
+        return found
+    if "Collective has timed out" in str(error):
+        return PeerEnded("--collective_timeout: expected every worker in a sum over workers within this time, found "
+                         "one that was not there yet; a longer one, where a worker is slow")
+    return error
+
+
+@contextlib.contextmanager
+def deadline(seconds, line):
+    """End this process with SIGKILL, after `line` on stderr, if the block takes longer than `seconds`."""
+    watch = subprocess.Popen([sys.executable, "-I", "-S", "-c", _DEADLINE, str(os.getpid()), str(seconds), line],
+                             stdin=subprocess.PIPE)
+    try:
+        yield
+    finally:
+        watch.stdin.close()
+        watch.wait()
+
+
+def leave(status):
+    """End the process as sys.exit does; one of several at once, for TensorFlow's own end waits for the others."""
+    if not _is_joined:
+        sys.exit(status)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    compile_cache.close()
+    os._exit(status)

@@ -1,0 +1,261 @@
+"""What the workers of a run say to one another beside TensorFlow's collectives.
+
+Every worker but the first holds one connection to worker 0, which passes on what concerns all. They agree here on
+where the run goes on, how many steps come next, when to stop and what an evaluation found, so that all call the same
+collectives in the same order; and here they learn, with a name, that one of them is gone, hangs or has failed.
+TensorFlow ends a collective whose peer is lost, but does not say whose. While Python runs, a thread listens.
+"""
+
+import json
+import os
+import selectors
+import signal
+import sys
+import threading
+import time
+
+from cct_tf.errors import OUTSIDE_FAULT, WRONG_INPUT, OutsideFault
+from cct_tf.workers import wire
+
+_BEAT = 1.0  # seconds between two signs of life
+_SUSPECT = 4.0  # seconds of silence that explain an error of TensorFlow
+_SILENT = 30.0  # seconds of silence that end the run without such an error
+_GRACE = 20.0  # seconds that the main thread has to leave by itself
+_NEWS = 8.0  # seconds in which the reason of an error of TensorFlow comes to light
+
+
+class PeerEnded(OutsideFault):
+    """Another worker is gone, hangs or has ended, and so must this one.
+
+    Args:
+        line: what happened to whom.
+        exit_status: int, of this worker too.
+    """
+
+    def __init__(self, line, exit_status=OUTSIDE_FAULT):
+        super().__init__(line)
+        self.exit_status = exit_status
+
+
+class Alone:
+    """Stands in for Peers in a run of one process."""
+
+    index, num_workers, is_chief = 0, 1, True
+
+    def exchange(self, value=None):
+        return [value]
+
+    def exchange_bytes(self, blob):
+        return [blob]
+
+    def wait_for_chief(self):
+        """As `Peers.wait_for_chief`."""
+
+
+class Peers:
+    """The other workers.
+
+    Args:
+        cluster: `cluster.Cluster`.
+        links: of `rendezvous.find_peers`.
+        on_stop: function of a signal number, called in a thread when another worker was asked to stop.
+
+    Attributes:
+        cluster: as given; index, num_workers, is_chief: of it.
+    """
+
+    def __init__(self, cluster, links, on_stop):
+        self.index, self.num_workers, self.is_chief = cluster.index, cluster.num_workers, cluster.is_chief
+        self.cluster = cluster
+        self._links = {link.index: link for link in links}
+        self._on_stop = on_stop
+        self._news = threading.Condition()
+        self._parts = {}  # worker 0: number of an exchange -> {worker: blob}
+        self._answers = {}  # the others: number -> blobs
+        self._number = 0
+        self._failure = None
+        self._failed_at = None
+        self._leaving = False
+        self._closed = False
+        self._judges_silence = False
+        self._thread = threading.Thread(target=self._listen, daemon=True, name="peers")
+        self._thread.start()
+
+    # The main thread.
+
+    def exchange_bytes(self, blob):
+        """Give every worker everyone's bytes; all call it the same number of times.
+
+        Returns:
+            list of bytes, one of each worker in their order.
+
+        Raises:
+            PeerEnded: a worker is gone or has ended, so that its part never comes.
+        """
+        number, self._number = self._number, self._number + 1
+        if self.is_chief:
+            blobs = self._collect(number, blob)
+            answer = number.to_bytes(8, "big") + wire.pack(blobs)
+            for link in self._links.values():
+                link.try_to_send(b"A", answer)  # if it is gone, the next exchange says so
+            return blobs
+        link = self._links[0]
+        link.try_to_send(b"V", number.to_bytes(8, "big") + blob)
+        return self._await(lambda: self._answers.pop(number, None))
+
+    def _collect(self, number, own):
+        def whole():
+            parts = self._parts.get(number, {})
+            return parts if len(parts) == self.num_workers - 1 else None
+
+        parts = self._await(whole)
+        with self._news:
+            del self._parts[number]
+        return [own, *(parts[index] for index in range(1, self.num_workers))]
+
+    def exchange(self, value=None):
+        """As `exchange_bytes`, for values that JSON can hold."""
+        return [json.loads(blob) for blob in self.exchange_bytes(json.dumps(value).encode())]
+
+    def wait_for_chief(self):
+        """Until worker 0 calls this too: what it does first, the others do after it."""
+        self.exchange()
+
+    def _await(self, found):
+        """What `found()` gives when it is not None."""
+        with self._news:
+            while (value := found()) is None:
+                if self._failure is not None:
+                    raise self._failure
+                self._news.wait()
+            return value
+
+    def judge_silence(self):
+        """From now on a worker that is silent for long is taken for lost. TensorFlow's start keeps them silent."""
+        self._judges_silence = True
+
+    def tell_stop(self, number):
+        """Tell all that this worker was asked to stop by a signal."""
+        for link in self._links.values():
+            link.try_to_send(b"S", {"signal": int(number), "worker": self.index})
+
+    def explain(self, error):
+        """Why TensorFlow failed in the middle of a run, if a lost worker may be why.
+
+        Args:
+            error: tf.errors.OpError.
+
+        Returns:
+            PeerEnded, or None.
+        """
+        lost = any(word in type(error).__name__ for word in ("Unavailable", "Aborted", "Cancelled", "Deadline",
+                                                             "Internal", "FailedPrecondition", "Unknown"))
+        deadline = time.monotonic() + (_NEWS if lost else 0.0)
+        with self._news:
+            while self._failure is None and (left := deadline - time.monotonic()) > 0:
+                self._blame_silent(_SUSPECT)
+                self._news.wait(min(left, _BEAT))
+            return self._failure
+
+    def leave(self, status, line):
+        """Say that this worker ends, and close. `status` 0: it has done its part, and nobody needs to end."""
+        with self._news:
+            self._leaving = True
+            if self._failure is None or str(self._failure) != line:
+                line = f"{self.cluster.name(self.index)} ended: {line}"
+        for link in self._links.values():
+            link.try_to_send(b"E", {"status": status, "line": line})
+        self._closed = True
+        self._thread.join(timeout=2 * _BEAT)
+        for link in self._links.values():
+            link.close()
+
+    # The thread.
+
+    def _listen(self):
+        # Signals are the main thread's: while it holds them back, no other may take them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        with selectors.DefaultSelector() as selector:
+            for link in self._links.values():
+                selector.register(link, selectors.EVENT_READ)
+            looked = beat = time.monotonic()
+            while not self._closed:
+                for key, _ in selector.select(_BEAT / 4):
+                    self._read(key.fileobj, selector)
+                now = time.monotonic()
+                if now - looked > _SUSPECT:  # it was this process that stood still
+                    for link in self._links.values():
+                        link.heard = now
+                looked = now
+                if now - beat > _BEAT:
+                    beat = now
+                    for link in self._links.values():
+                        link.try_to_send(b"P")
+                self._judge()
+
+    def _read(self, link, selector):
+        try:
+            for kind, payload in link.receive():
+                self._take(link, kind, payload)
+        except (EOFError, OSError, wire.Garbage) as error:
+            selector.unregister(link)
+            if not link.is_done:
+                link.is_done = True
+                self._fail(OUTSIDE_FAULT, f"{self.cluster.name(link.index)} is gone ({_reason(error)})")
+
+    def _take(self, link, kind, payload):
+        if kind == b"V":
+            with self._news:
+                number = int.from_bytes(payload[:8], "big")
+                self._parts.setdefault(number, {})[link.index] = payload[8:]
+                self._news.notify_all()
+        elif kind == b"A":
+            with self._news:
+                self._answers[int.from_bytes(payload[:8], "big")] = wire.unpack(payload[8:])
+                self._news.notify_all()
+        elif kind == b"S":
+            self._pass_on(link, kind, payload)
+            self._on_stop(json.loads(payload)["signal"])
+        elif kind == b"E":
+            ended = json.loads(payload)
+            link.is_done = True
+            if ended["status"]:
+                self._fail(ended["status"], ended["line"])
+
+    def _pass_on(self, source, kind, payload):
+        for link in self._links.values():
+            if link is not source:
+                link.try_to_send(kind, payload)
+
+    def _fail(self, status, line):
+        """Note the first failure, and have worker 0 tell the others of it."""
+        with self._news:
+            if self._failure is not None:
+                return
+            self._failure = PeerEnded(line, status)
+            self._failed_at = time.monotonic()
+            self._news.notify_all()
+        if self.is_chief:
+            for link in self._links.values():
+                if not link.is_done:
+                    link.try_to_send(b"E", {"status": status, "line": line})
+
+    def _blame_silent(self, seconds):
+        now = time.monotonic()
+        for link in self._links.values():
+            if not link.is_done and now - link.heard > seconds:
+                self._fail(OUTSIDE_FAULT, f"{self.cluster.name(link.index)} does not answer (silent for "
+                                          f"{now - link.heard:.0f} s)")
+
+    def _judge(self):
+        if self._judges_silence and not self._leaving:
+            self._blame_silent(_SILENT)
+        if self._failed_at is not None and not self._leaving and time.monotonic() - self._failed_at > _GRACE:
+            # A collective that never ends, in the hands of the main thread.
+            label = "error" if self._failure.exit_status == WRONG_INPUT else "stopped"
+            print(f"{label}: {self._failure}", file=sys.stderr, flush=True)
+            os._exit(self._failure.exit_status)
+
+
+def _reason(error):
+    return getattr(error, "strerror", None) or str(error)
