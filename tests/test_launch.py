@@ -29,9 +29,11 @@ case "$*" in
     if [[ ${PIP_SLEEP:-} ]]; then trap 'exit 1' TERM; sleep "$PIP_SLEEP" & wait; fi
     echo "the last line of pip"; exit "${PIP_STATUS:-0}" ;;
   "-P -m ruff "*) exit "${RUFF_STATUS:-0}" ;;
-  "-P -m "*)
+  "-P ${SUBMITTED:-}/launch/tf_config.py "*) shift 2; exec "$@" ;;
+  "-P -m "*|*/launch/workers.py*)
+    [[ ! ${RUN_SLEEP:-} ]] || trap 'exit 143' TERM
     echo "pid $$"; echo "cwd $PWD"; echo "path $PYTHONPATH"; printf '<%s>' "$@"; echo
-    if [[ ${RUN_SLEEP:-} ]]; then trap 'exit 143' TERM; sleep "$RUN_SLEEP" & wait; fi
+    if [[ ${RUN_SLEEP:-} ]]; then sleep "$RUN_SLEEP" & wait; fi
     exit "${RUN_STATUS:-0}" ;;
 esac
 """
@@ -134,6 +136,60 @@ def test_training_is_the_started_process_and_gets_its_signals(machine):
     assert machine.start().returncode == 0
     process.terminate()
     process.wait(timeout=5)
+
+
+def test_workers_script_becomes_the_supervisor(machine, tmp_path):
+    run = machine.start("--max_restarts=1", "2", "--flagfile=a b.cfg", script="workers.sh", cwd=tmp_path,
+                        RUN_STATUS="75")
+    assert run.returncode == 75
+    command = f"<{machine.root}/launch/workers.py><--max_restarts=1><2><--flagfile=a b.cfg>"
+    assert run.out.splitlines()[1:] == [f"cwd {tmp_path}", f"path {machine.root}", command]
+    process = machine.popen("2", script="workers.sh", RUN_SLEEP="20")
+    assert process.stdout.readline() == f"pid {process.pid}\n"
+    [process.stdout.readline() for _ in range(3)]
+    process.terminate()
+    assert process.wait(timeout=5) == 143
+
+
+@pytest.fixture
+def slurm(machine, tmp_path):
+    """start(*flags, **env) of launch/slurm.sh as a job: a copy, as Slurm makes one, between stand-ins of its tools."""
+    shutil.copy(machine.root / "launch/slurm.sh", tmp_path / "slurm_script")
+    machine.write(machine.bin / "srun", '#!/bin/bash\necho "srun $SRUN_CPUS_PER_TASK" >>"$CALLS"\n'
+                  'while [[ $1 == --* ]]; do shift; done; "$@"')
+    # Slurm ends a job that goes back into the queue, the script that asked for it included.
+    machine.write(machine.bin / "scontrol", '#!/bin/bash\necho "scontrol $*" >>"$CALLS"; kill -KILL "$PPID"')
+
+    def start(*flags, **env):
+        return machine.start(*flags, script=tmp_path / "slurm_script", SLURM_JOB_ID="7", **{
+            "SUBMITTED": str(machine.root), "SLURM_SUBMIT_DIR": str(machine.root), **env})
+    return start
+
+
+def test_a_slurm_job_trains_and_ends_with_the_status(slurm, machine):
+    run = slurm("--flagfile=a b.cfg", "*", SLURM_CPUS_PER_TASK="6")
+    assert run.returncode == 0 and run.out.splitlines()[-1] == "<-P><-m><cct_tf.train><--flagfile=a b.cfg><*>"
+    assert machine.calls("srun") == ["srun 6"]
+    assert [slurm(RUN_STATUS=str(status)).returncode for status in (1, 2, 127)] == [1, 2, 127]
+    assert not machine.calls("scontrol")
+
+
+def test_a_slurm_job_that_was_stopped_or_lost_goes_back_into_the_queue(slurm, machine):
+    for status in ("75", "143", "130", "137"):
+        run = slurm(RUN_STATUS=status, SLURM_RESTART_COUNT="2")
+        assert run.returncode == -9 and f"status {status}; back into the queue for restart 3 of 20" in run.err
+    assert machine.calls("scontrol") == ["scontrol requeue 7"] * 4
+    run = slurm(RUN_STATUS="75", SLURM_RESTART_COUNT="3", CCT_MAX_RESTARTS="3")
+    assert run.returncode == 75 and "given up" in run.err and len(machine.calls("scontrol")) == 4
+    machine.write(machine.bin / "scontrol", "#!/bin/bash\nexit 1")
+    run = slurm(RUN_STATUS="137")
+    assert run.returncode == 137 and "job 7 was not put back into the queue" in run.err
+
+
+def test_a_slurm_job_submitted_from_elsewhere_says_so(slurm, tmp_path):
+    run = slurm(SLURM_SUBMIT_DIR=str(tmp_path))
+    assert run.returncode == 2 and "expected to be started by sbatch from the repository's root" in run.err
+    assert run.err.count("\n") == 1
 
 
 def test_missing_venv_module_names_the_packages_to_install(machine):

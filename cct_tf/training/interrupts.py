@@ -33,6 +33,7 @@ class Interrupts:
         self._previous = {}
         self._count = 0
         self._told = False
+        self._has_raised = False
         self._writing = None
 
     def install(self):
@@ -102,6 +103,9 @@ class Interrupts:
 
     def _handle(self, number, frame):
         if not self.can_save:
+            if self._has_raised:
+                return  # another one, on the way out
+            self._has_raised = True
             number = self.requested or number
             raise Interrupted(number, f"{signal.Signals(number).name} before the first step, nothing to save")
         if self.requested is None:
