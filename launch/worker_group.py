@@ -82,6 +82,15 @@ def free_ports(count):
             each.close()
 
 
+def _state(pid):
+    """The letter of a process's state in /proc, or None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+
+
 def _prepare_child(parent):
     """Runs in the child before the trainer: it dies with the supervisor, however that ends, and gets its signals."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -126,6 +135,10 @@ class Group:
         """Those that ended since the last call: list of End."""
         ended = [index for index, process in self.running.items() if process.poll() is not None]
         return [self._end(index) for index in ended]
+
+    def is_stopped(self):
+        """Whether none of those that run can end by itself: a SIGSTOP, or a debugger, holds each of them."""
+        return all(_state(process.pid) in ("T", "t") for process in self.running.values())
 
     def signal(self, number):
         """Send a signal to all that run."""

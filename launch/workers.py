@@ -33,6 +33,7 @@ Given up, the status is that of the first worker that failed.
 SIGTERM and Ctrl-C (or SIGINT) go to all workers, which save; the status is 143 or 130, or 0 if they finished just then.
 A second Ctrl-C kills them."""
 
+_LOOK_SECONDS = 1.0  # between two looks at those left, which nothing else announces when they are stopped
 COMMAND = [sys.executable, "-P", "-m", "cct_tf.train"]
 _ASKED_TO_STOP = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _NOBODY_READS = (-signal.SIGPIPE, 128 + signal.SIGPIPE)  # the reader of our output has left: `| head`
@@ -146,7 +147,7 @@ class Supervisor:
         say(f"started {group}")
         ends, deadline = [], math.inf
         while group.running:
-            info = next_signal(deadline - time.monotonic())
+            info = next_signal(min(deadline - time.monotonic(), _LOOK_SECONDS if ends else math.inf))
             if info is not None and info.si_signo != signal.SIGCHLD:
                 deadline = min(deadline, self._signalled(info, group))
             for end in group.reap():
@@ -156,8 +157,9 @@ class Supervisor:
                     deadline = min(deadline, time.monotonic() + seconds)
                     rest = f"; {seconds:g} s for {group}" if group.running else ""
                     say(f"{end}{rest}")
-            if group.running and time.monotonic() >= deadline:
-                say(f"killing what is left: {group}")
+            is_late = time.monotonic() >= deadline
+            if group.running and (is_late or deadline < math.inf and group.is_stopped()):
+                say(f"killing what is left{'' if is_late else ' and stands still'}: {group}")
                 ends += group.kill()
         return ends
 

@@ -41,14 +41,15 @@ class Launched:
     Args:
         workdir: pathlib.Path.
         flags: sequence of strings, further flags of the trainer.
+        options: sequence of strings, of workers.sh.
     """
 
-    def __init__(self, workdir, flags=()):
+    def __init__(self, workdir, flags=(), options=()):
         self.workdir = workdir
         self.lines = []  # (time.monotonic(), text)
         self.began = time.monotonic()
         self._process = subprocess.Popen(
-            [exact_resume.REPO / "launch/workers.sh", str(WORKERS), *FLAGS, f"--workdir={workdir}", *flags],
+            [exact_resume.REPO / "launch/workers.sh", *options, str(WORKERS), *FLAGS, f"--workdir={workdir}", *flags],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -63,6 +64,10 @@ class Launched:
             if line.startswith("workers.sh: started"):
                 return [int(pid) for pid in re.findall(r"pid (\d+)", line)]
         return []
+
+    def newest(self):
+        """Step of the newest complete checkpoint, 0 without one."""
+        return max(exact_resume.saved_steps(self.workdir), default=0)
 
     def is_over(self):
         return self._process.poll() is not None
@@ -80,6 +85,10 @@ class Launched:
     def said(self, text, since=0.0):
         """When a line with `text` came, at or after `since`, or None."""
         return next((moment for moment, line in list(self.lines) if moment >= since and text in line), None)
+
+    def stop(self):
+        """Ask workers.sh to stop."""
+        self._process.send_signal(signal.SIGTERM)
 
     def finish(self):
         """(exit status, seconds since the start)."""
@@ -107,24 +116,26 @@ def small_disk(folder):
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-def _await_moment(run, whole, luck):
-    """Any moment of a run that takes `whole` seconds: half of them before its first checkpoint."""
-    if luck.random() < 0.5:
+def _await_moment(run, kind, whole, luck):
+    """Any moment of a run that takes `whole` seconds: where files don't matter, half of them before its first one."""
+    if kind in _SIGNALS and luck.random() < 0.5:
         moment = run.began + luck.uniform(0.5, 0.6 * whole)
         return run.wait_for(lambda: run.pids() and time.monotonic() >= moment)
-    step = luck.randrange(10, 150)
-    if not run.wait_for(lambda: max(exact_resume.saved_steps(run.workdir), default=0) >= step):
+    return await_step(run, luck.randrange(10, 150), luck)
+
+
+def await_step(run, step, luck):
+    """A moment after the checkpoint of `step` or a later one; False if the run ended before."""
+    if not run.wait_for(lambda: run.newest() >= step):
         return False
     time.sleep(luck.uniform(0.0, 0.5))
     return not run.is_over()
 
 
-def _signal(run, kind, whole, luck):
-    """Returns a line on what happened."""
-    if not _await_moment(run, whole, luck):
-        return "came too late, the run had ended"
+def _signal(run, kind, luck):
+    """Returns a line on what happened, as the functions below do."""
     victim = luck.randrange(WORKERS)
-    saved, pids, began = max(exact_resume.saved_steps(run.workdir), default=0), run.pids(), time.monotonic()
+    saved, pids, began = run.newest(), run.pids(), time.monotonic()
     with contextlib.suppress(ProcessLookupError):
         os.kill(pids[victim], _SIGNALS[kind])
     other = pids[1 - victim]
@@ -135,9 +146,6 @@ def _signal(run, kind, whole, luck):
 
 
 def _damage(run, kind, luck):
-    if not run.wait_for(lambda: exact_resume.saved_steps(run.workdir)):
-        return "came too late, the run had ended"
-    time.sleep(luck.uniform(0.0, 3.0))
     began = time.monotonic()
     with contextlib.suppress(ProcessLookupError):
         os.kill(run.pids()[luck.randrange(WORKERS)], signal.SIGKILL)
@@ -158,10 +166,6 @@ def _damage(run, kind, luck):
 
 
 def _fill(run, luck):
-    step = luck.randrange(10, 150)
-    if not run.wait_for(lambda: max(exact_resume.saved_steps(run.workdir), default=0) >= step):
-        return "came too late, the run had ended"
-    time.sleep(luck.uniform(0.0, 0.3))
     began, ballast = time.monotonic(), run.workdir.parent / "ballast"
     free = os.statvfs(run.workdir)
     with contextlib.suppress(OSError), open(ballast, "wb") as file:
@@ -170,20 +174,14 @@ def _fill(run, luck):
     noticed = run.said("stopped: ", began)
     time.sleep(luck.uniform(0.0, 4.0))
     ballast.unlink()
-    return f"at step {step}: " + (f"noticed {noticed - began:.1f} s later" if noticed else "not noticed")
+    return f"noticed {noticed - began:.1f} s later" if noticed else "not noticed"
 
 
-def disturb(kind, folder, whole, luck):
-    """One run with one event: (line on the event, exit status, `Launched`)."""
-    run = Launched(folder / "run")
+def disturb(run, kind, luck):
+    """One event, now; returns a line on it."""
     if kind in _SIGNALS:
-        line = _signal(run, kind, whole, luck)
-    elif kind == "fill":
-        line = _fill(run, luck)
-    else:
-        line = _damage(run, kind, luck)
-    status, _ = run.finish()
-    return line, status, run
+        return _signal(run, kind, luck)
+    return _fill(run, luck) if kind == "fill" else _damage(run, kind, luck)
 
 
 def check(kinds, seed, folder, say=print):
@@ -194,11 +192,14 @@ def check(kinds, seed, folder, say=print):
     status, whole = run.finish()
     if status:
         raise RuntimeError(f"the undisturbed run ended with status {status}:\n{run.tail()}")
-    say(f"undisturbed: {whole:.0f} s, step {max(exact_resume.saved_steps(undisturbed))}")
+    say(f"undisturbed: {whole:.0f} s, step {run.newest()}")
     for number, kind in enumerate(kinds, 1):
         luck, place = random.Random(f"{seed} {number}"), folder / f"{number}"
         with small_disk(place):
-            line, status, run = disturb(kind, place, whole, luck)
+            run, line = Launched(place / "run"), "came too late, the run had ended"
+            if _await_moment(run, kind, whole, luck):
+                line = disturb(run, kind, luck)
+            status, _ = run.finish()
             found = [f"status {status}:\n{run.tail()}"] if status else exact_resume.differences(undisturbed,
                                                                                                 run.workdir)
         seconds = time.monotonic() - run.began

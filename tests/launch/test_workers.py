@@ -143,6 +143,13 @@ def test_a_worker_that_does_not_end_is_killed_before_the_restart(tmp_path):
     assert all(is_gone(start["pid"]) for start in run.starts())
 
 
+def test_what_stands_still_beside_a_fault_is_not_waited_for(tmp_path):
+    began = time.monotonic()
+    run = Run(tmp_path, [[{"sleep": 0.1, "kill": signal.SIGSTOP}], [done(0)]], [[{"sleep": 0.2}, done(75)], [done(0)]])
+    assert run.end() == 0 and time.monotonic() - began < 8  # the grace is 10
+    assert run.has_line("killing what is left and stands still: [0] pid")
+
+
 def test_a_worker_that_finishes_is_not_the_end_of_the_others(tmp_path):
     run = Run(tmp_path, [[done(0)]], [[done(0, sleep=0.5)]], times={"grace": 0.1})
     assert run.end() == 0 and not run.has_line("killing")

@@ -1,0 +1,114 @@
+"""Real processes through launch/workers.sh: a cluster computes what one process does, and outlives any event."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cct_tf import config, flags
+from tests import chaos, exact_resume
+from tests.training import tiny
+
+pytestmark = pytest.mark.slow
+COMPARED = 20  # steps
+SETTINGS = flags.parse(chaos.FLAGS, list(config.FIELDS.values()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _the_tests_own_python():
+    """workers.sh takes the environment of the Python that runs the tests, and makes none."""
+    before = dict(os.environ)
+    os.environ["CCT_VENV"] = sys.prefix
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory):
+    """Work folder of an undisturbed run of two workers."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    run = chaos.Launched(workdir, ["--log_every_steps=1"])
+    assert run.finish()[0] == 0, run.tail()
+    return workdir
+
+
+class StopAt(tiny.NoInterrupts):
+    """Asks to stop at a step."""
+
+    def __init__(self, step):
+        self.step, self.training, self.can_save = step, None, False
+
+    @property
+    def requested(self):
+        return 15 if int(self.training.state.step.numpy()) >= self.step else None
+
+
+def one_process(workdir, until, **changes):
+    """Train in this process up to a step; how the run is computed is not how the cluster did it."""
+    from cct_tf.errors import Interrupted
+    settings = config.from_dict(SETTINGS | {"workdir": str(workdir), "log_every_steps": 1, "eval_every_steps": 10**6,
+                                            "checkpoint_every_steps": 10**6, "accumulate_steps": 1} | changes)
+    interrupts = StopAt(until)
+    interrupts.training = tiny.start(settings)
+    with pytest.raises(Interrupted):
+        interrupts.training.run(interrupts)
+
+
+def losses(workdir, last):
+    """Of steps 1 ... last, at least."""
+    found = {record["step"]: record["train/loss"] for record in tiny.records(workdir, "train/loss")}
+    return np.array([found[step] for step in range(1, last + 1)])
+
+
+@pytest.fixture(scope="module")
+def one_replica(tmp_path_factory):
+    """Work folder of a run of one process with one replica, stopped."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    one_process(workdir, COMPARED, num_replicas=1)
+    return workdir
+
+
+def test_two_workers_compute_what_one_process_does(two_workers, one_replica, tmp_path):
+    expected = losses(two_workers, COMPARED)
+    assert len(set(expected)) == COMPARED
+    np.testing.assert_allclose(losses(one_replica, COMPARED), expected, rtol=1e-5)
+    for count in (2, 4):
+        one_process(tmp_path / str(count), COMPARED, num_replicas=count)
+        np.testing.assert_allclose(losses(tmp_path / str(count), COMPARED), expected, rtol=1e-5)
+
+
+def test_a_run_moves_from_one_machine_to_two_workers_and_to_another_machine(two_workers, one_replica, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(one_replica, workdir)
+    run = chaos.Launched(workdir, ["--log_every_steps=1"])
+    run.wait_for(lambda: run.newest() >= 2 * COMPARED)
+    run.stop()
+    status, _ = run.finish()
+    assert status == 143, run.tail()
+    assert run.said("computed otherwise than before (num_replicas 1 -> 2, num_workers 1 -> 2"), run.tail()
+    reached = run.newest()
+    assert 2 * COMPARED <= reached < 120
+    one_process(workdir, reached + COMPARED, num_replicas=4)
+    last = reached + COMPARED
+    np.testing.assert_allclose(losses(workdir, last), losses(two_workers, last), rtol=1e-5)
+
+
+def test_every_kind_of_event_in_one_run(two_workers, tmp_path):
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    subprocess.run(["umount", tmp_path], check=True)
+    luck = random.Random(3)
+    with chaos.small_disk(tmp_path / "disk") as disk:
+        run = chaos.Launched(disk / "run", ["--log_every_steps=1"], ["--max_restarts=6"])
+        for number, kind in enumerate(chaos.KINDS):
+            assert chaos.await_step(run, 20 + 20 * number, luck), run.tail()
+            line = chaos.disturb(run, kind, luck)
+            assert "too late" not in line and "finished" not in line and "not noticed" not in line, (kind, line)
+        assert run.finish()[0] == 0, run.tail()
+        assert sum("workers.sh: started" in line for _, line in run.lines) == 1 + len(chaos.KINDS)
+        assert exact_resume.differences(two_workers, run.workdir) == []
