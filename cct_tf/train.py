@@ -29,14 +29,15 @@ def main(given):
     runtime.check_backend()
     compile_cache.check(settings.run.compile_cache)
     profiling.parse_steps(settings.run.profile_steps)
-    checks.check_config(settings)
     cluster = cluster_lib.from_environment(settings.run.strategy)
     cluster_lib.check(settings, cluster)
     output.prefix_lines(cluster)
-    workdir = Workdir(settings.run.workdir)
-    console, interrupts = Console(), Interrupts().install()
+    interrupts = Interrupts().install()
     with contextlib.ExitStack() as stack:
         stack.callback(interrupts.uninstall)
+        with interrupts.held(cluster is not None):
+            checks.check_config(settings)
+        workdir, console = Workdir(settings.run.workdir), Console()
         if cluster is not None and not cluster.is_chief or settings.run.dry_run:
             workdir.check()
         else:
@@ -55,7 +56,7 @@ def _train(settings, workdir, peers, interrupts, console, began):
             console.say(f"{workdir.path}: this run is finished (step {start.step:,}); a longer one goes on with "
                         "--epochs or --train_steps and --accept_config_change")
         return
-    with console.phase("starting TensorFlow"):
+    with console.phase("starting TensorFlow"), interrupts.held(peers.num_workers > 1):
         runtime.start_tensorflow(settings.run.compile_cache, console.warn)
         from cct_tf.training import loop, setup
     with memory.named_when_out(memory.TRAINING, settings.optim.batch_size):

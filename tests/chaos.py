@@ -203,7 +203,8 @@ def check(kinds, seed, folder, say=print):
             found = [f"status {status}:\n{run.tail()}"] if status else exact_resume.differences(undisturbed,
                                                                                                 run.workdir)
         seconds = time.monotonic() - run.began
-        say(f"{number}. {kind}: {line}; finished after {seconds:.0f} s, {'DIFFERENT' if found else 'equal'}")
+        verdict = "equal" if not found else f"DIFFERENT: {found[0]}"
+        say(f"{number}. {kind}: {line}; finished after {seconds:.0f} s, {verdict}")
         wrong += [f"{number}. {kind}: {each}" for each in found]
         shutil.rmtree(place)
     return wrong

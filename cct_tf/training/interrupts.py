@@ -46,11 +46,15 @@ class Interrupts:
         return self
 
     @contextlib.contextmanager
-    def held(self):
-        """Signals wait until the block ends, whatever handlers it sets: TensorFlow's workers set one that says nothing.
+    def held(self, holds=True):
+        """Signals wait until the block ends, and threads that it starts never get them; `holds` False does nothing.
 
-        Threads that the block starts never get them.
+        TensorFlow's workers set a handler in C that swallows SIGTERM. Until ours is back, no thread may take it: so
+        the imports that start threads (NumPy's, TensorFlow's) belong into such a block too.
         """
+        if not holds:
+            yield
+            return
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             yield
