@@ -5,7 +5,7 @@ import sys
 import traceback
 
 from cct_tf import flags
-from cct_tf.errors import OUTSIDE_FAULT, WRONG_INPUT, Interrupted, OutsideFault, UserError, storage_fault
+from cct_tf.errors import WRONG_INPUT, exit_status
 
 
 def run(main, argv, usage, fields, leave=sys.exit):
@@ -34,19 +34,15 @@ def _status(main, argv, fields, debug):
     try:
         main(flags.parse(argv, fields))
         sys.stdout.flush()
-    except (UserError, OutsideFault, Interrupted) as error:
-        return _complain(str(error), error.exit_status, debug)
-    except KeyboardInterrupt:
-        return _complain("interrupted", 130, debug)
     except BrokenPipeError:
         # The reader of our output has left (`| head`): nothing to say and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except Exception as error:
-        fault = storage_fault(error)
-        if fault is None:
+    except BaseException as error:
+        status, line = exit_status(error)
+        if line is None:
             raise
-        return _complain(f"{fault}; the same command goes on from the last checkpoint", OUTSIDE_FAULT, debug)
+        return _complain(line, status, debug)
     return 0
 
 

@@ -176,8 +176,9 @@ class RunConfig:
                            choices=("auto", "single", "mirrored", "multi_worker"), how=True)
     collectives: str = option("auto", "how gradients are summed over workers: ring (gRPC), nccl (GPUs), or auto: what "
                               "TensorFlow chooses", choices=("auto", "ring", "nccl"), how=True)
-    collective_timeout: float = option(1800.0, "seconds a worker waits for the others in a sum over workers; the "
-                                       "compilation of the first step falls into it", above=0.0, how=True)
+    collective_timeout: float = option(1800.0, "seconds between two meetings of the workers (about one a second) that "
+                                       "end the run; compiling, an evaluation and a save fall between two", above=0.0,
+                                       how=True)
     startup_timeout: float = option(300.0, "seconds a worker waits for the others to start", above=0.0,
                                     transient=True)
     jit: str = option("auto", "compile the step with XLA; auto decides by device and length of the run",

@@ -13,6 +13,7 @@ import difflib
 import errno
 import os
 import re
+import signal
 
 FINISHED = 0
 WRONG_INPUT = 2
@@ -58,6 +59,20 @@ def storage_fault(error):
     found = next((text for text in map(os.strerror, _STORAGE_ERRORS) if text in str(error)), None)
     path = re.search(r"(/[^\s;]+);", str(error))
     return found and f"{path.group(1) if path else 'storage'}: {found}"
+
+
+def exit_status(error):
+    """The status of a command that ends by an exception, and the line for a person; (1, None) is a bug of ours."""
+    if isinstance(error, (UserError, OutsideFault, Interrupted)):
+        return error.exit_status, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT, "interrupted"
+    if isinstance(error, BrokenPipeError):
+        return 128 + signal.SIGPIPE, "nobody reads the output any more"
+    fault = storage_fault(error)
+    if fault is not None:
+        return OUTSIDE_FAULT, f"{fault}; the same command goes on from the last checkpoint"
+    return 1, None
 
 
 def nearest(word, known, count=3):

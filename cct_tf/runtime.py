@@ -142,7 +142,7 @@ class Devices:
         return f"{self.num_workers} workers of {own}" if self.num_workers > 1 else own
 
 
-def make_devices(num_replicas=None, deterministic=False, strategy="auto", cluster=None, communication=None):
+def make_devices(num_replicas=None, deterministic=False, strategy="auto", cluster=None, collectives="auto"):
     """Strategy for this machine, or for a cluster.
 
     Args:
@@ -150,7 +150,7 @@ def make_devices(num_replicas=None, deterministic=False, strategy="auto", cluste
         deterministic: bool, deterministic kernels only.
         strategy: "auto", "single", "mirrored" or "multi_worker".
         cluster: `workers.cluster.Cluster`, whose other workers make theirs now; or None for this machine alone.
-        communication: (collectives, timeout in seconds) of a cluster, see config.RunConfig.
+        collectives: how sums travel in a cluster, see config.RunConfig.
 
     Returns:
         Devices. One device uses the default strategy, several a MirroredStrategy, a cluster a
@@ -163,24 +163,15 @@ def make_devices(num_replicas=None, deterministic=False, strategy="auto", cluste
     if deterministic:
         tf.random.set_seed(0)  # nothing of ours draws from it, but op determinism insists on a seed
         tf.config.experimental.enable_op_determinism()
+    kind, count = local_devices(num_replicas, strategy, cluster)
     gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        with contextlib.suppress(RuntimeError):  # set already by an earlier run in this process
-            for gpu in gpus:
-                tf.config.experimental.set_memory_growth(gpu, True)
-        count = num_replicas or len(gpus)
-        if count > len(gpus):
-            raise UserError(f"--num_replicas: expected at most {len(gpus)}, the GPUs of this machine, found {count}")
-        kind, cross_device_ops = "GPU", None
-    else:
-        count = num_replicas or 1
-        # One process may hold strategies of different sizes (tests do); the default collectives can't.
-        kind, cross_device_ops = "CPU", tf.distribute.ReductionToOneDevice()
-    _check_strategy(strategy, kind, num_replicas, cluster)
+    with contextlib.suppress(RuntimeError):  # set already by an earlier run in this process
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    # One process may hold strategies of different sizes (tests do); the default collectives can't.
+    cross_device_ops = tf.distribute.ReductionToOneDevice() if kind == "CPU" else None
     if cluster is not None:
-        return _multi_worker(cluster, kind, gpus[:count], deterministic, *communication)
-    if strategy == "single":
-        count = 1
+        return _multi_worker(cluster, kind, gpus[:count], deterministic, collectives)
     if kind == "CPU":
         _make_logical_cpus(count)
     if count == 1 and strategy != "mirrored":
@@ -191,15 +182,25 @@ def make_devices(num_replicas=None, deterministic=False, strategy="auto", cluste
                        deterministic)
 
 
-def _check_strategy(strategy, kind, num_replicas, cluster):
+def local_devices(num_replicas=None, strategy="auto", cluster=None):
+    """The kind and number of devices that this process is to use: ("GPU" or "CPU", int). Makes none.
+
+    Raises:
+        UserError: --num_replicas asks for others than there are.
+    """
+    import tensorflow as tf
+    gpus = len(tf.config.list_physical_devices("GPU"))
     if strategy == "single" and (num_replicas or 1) > 1:
         raise UserError(f"--num_replicas: expected 1 with --strategy=single, found {num_replicas}")
-    if cluster is not None and kind == "CPU" and (num_replicas or 1) > 1:
+    if gpus and (num_replicas or 0) > gpus:
+        raise UserError(f"--num_replicas: expected at most {gpus}, the GPUs of this machine, found {num_replicas}")
+    if cluster is not None and not gpus and (num_replicas or 1) > 1:
         raise UserError("--num_replicas: expected 1 with several workers on CPUs, where TensorFlow uses one device of "
                         f"each, found {num_replicas}; start more workers instead")
+    return ("GPU" if gpus else "CPU"), (num_replicas or (1 if strategy == "single" else gpus) or 1)
 
 
-def _multi_worker(cluster, kind, gpus, deterministic, collectives, timeout):
+def _multi_worker(cluster, kind, gpus, deterministic, collectives):
     """Devices of a cluster; blocks until every worker is here, and keeps Python's threads from running meanwhile."""
     import tensorflow as tf
     if kind == "GPU":
@@ -207,8 +208,8 @@ def _multi_worker(cluster, kind, gpus, deterministic, collectives, timeout):
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.workers)}), task_type="worker", task_id=cluster.index,
         rpc_layer="grpc")
+    # Without its timeout_seconds: for that two threads sleep so long for each sum, tens of thousands of them.
     options = tf.distribute.experimental.CommunicationOptions(
-        timeout_seconds=timeout,
         implementation=getattr(tf.distribute.experimental.CommunicationImplementation, collectives.upper()))
     with quiet_stderr():
         strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)

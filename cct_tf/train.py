@@ -13,6 +13,7 @@ from cct_tf.workers import joining
 _USAGE = """usage: python -m cct_tf.train --workdir=DIR [--flagfile=FILE] [--flag=value ...]
 
 Trains a compact transformer; the same command on the same --workdir goes on where it stopped."""
+_LOCK_SECONDS = 150.0  # a file server keeps the lock of a machine that is gone for about 90
 
 
 def main(given):
@@ -27,23 +28,25 @@ def main(given):
     from cct_tf.workers import cluster as cluster_lib
     from cct_tf.workers import output
     runtime.check_backend()
+    cluster = cluster_lib.from_environment(settings.run.strategy)
+    output.prefix_lines(cluster)
+    cluster_lib.check(settings, cluster)
     compile_cache.check(settings.run.compile_cache)
     profiling.parse_steps(settings.run.profile_steps)
-    cluster = cluster_lib.from_environment(settings.run.strategy)
-    cluster_lib.check(settings, cluster)
-    output.prefix_lines(cluster)
     interrupts = Interrupts().install()
     with contextlib.ExitStack() as stack:
         stack.callback(interrupts.uninstall)
         with interrupts.held(cluster is not None):
             checks.check_config(settings)
         workdir, console = Workdir(settings.run.workdir), Console()
-        if cluster is not None and not cluster.is_chief or settings.run.dry_run:
-            workdir.check()
-        else:
-            workdir.create()
-            stack.enter_context(workdir.locked(console.warn))
+        workdir.check()
+        if cluster is not None:
+            console.say(f"{cluster.name(cluster.index)} of {cluster.num_workers}; they have "
+                        f"{settings.run.startup_timeout:g} s to find one another")
         peers = stack.enter_context(joining.joined(cluster, settings, interrupts))
+        if peers.is_chief and not settings.run.dry_run:
+            workdir.create()
+            stack.enter_context(workdir.locked(console.warn, _LOCK_SECONDS if cluster else 0.0))
         _train(settings, workdir, peers, interrupts, console, began)
 
 
@@ -73,6 +76,8 @@ def _train(settings, workdir, peers, interrupts, console, began):
         test = training.run(interrupts)
         if peers.is_chief:
             console.say("\n".join(training.result_lines(test, time.perf_counter() - began)))
+        else:
+            console.say("done; worker 0 says what came out")
 
 
 def run():

@@ -152,9 +152,10 @@ class Supervisor:
                 deadline = min(deadline, self._signalled(info, group))
             for end in group.reap():
                 ends.append(end)
+                # One that has finished leaves together with the others.
+                seconds = self.times.save if end.status in (0, *_ASKED_TO_STOP) else self.times.grace
+                deadline = min(deadline, time.monotonic() + seconds)
                 if end.status:
-                    seconds = self.times.save if end.status in _ASKED_TO_STOP else self.times.grace
-                    deadline = min(deadline, time.monotonic() + seconds)
                     rest = f"; {seconds:g} s for {group}" if group.running else ""
                     say(f"{end}{rest}")
             is_late = time.monotonic() >= deadline

@@ -92,9 +92,10 @@ class Interrupts:
             if self._count >= 2:
                 os._exit(128 + number)
         self.requested = self.requested or number
-        self.tell(number)
         if self.can_save:
             self._say_once(number)
+        # In a thread of its own: this one has to hear of a second SIGINT.
+        threading.Thread(target=self.tell, args=(number,), daemon=True).start()
 
     def _say_once(self, number, whose=""):
         if self._told:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from cct_tf import compile_cache, runtime
 from cct_tf.data import decode, pipeline
-from cct_tf.errors import UserError
+from cct_tf.errors import OutsideFault, UserError
 from cct_tf.optim import schedules
 from cct_tf.plan import make_plan
 from cct_tf.training import (
@@ -213,6 +213,7 @@ class Training:
         self.standing.last = summaries.last_evaluation(self.judged)
         iterator = self._iterator(step)
         interrupts.can_save = True
+        self.peers.judge_exchanges(self.config.run.collective_timeout)
         try:
             self._before_first_step(step, evaluator, summaries, progress, interrupts)
             while step < plan.total_steps and not self.standing.is_over:
@@ -299,8 +300,9 @@ class Training:
                 weights = run_record.choose_weights(run_record.read_record(best), "auto")
                 checkpoint.restore_weights(best, self.model, weights)
             except run_record.Unreadable as error:
-                raise UserError(f"{best}: expected the best checkpoint of this run, found it damaged "
-                                f"({error})") from None
+                # Elsewhere than on worker 0, which reads it too, the storage is to blame.
+                raise (UserError if self.peers.is_chief else OutsideFault)(
+                    f"{best}: expected the best checkpoint of this run, found it damaged ({error})") from None
             tested = self._results(self.evaluator("test", {"test": self.model}), interrupts)
             if tested is None and self._is_asked_to_stop(interrupts):
                 interrupts.check("trained to the end, but not tested yet; the same command does it")

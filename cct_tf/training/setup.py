@@ -139,13 +139,19 @@ def make_devices(config, peers=None, interrupts=None):
     run = config.run
     if peers is None or peers.num_workers == 1:
         return runtime.make_devices(run.num_replicas, run.deterministic, run.strategy)
+    # Settled first, and by all: in there one that is missing, or has other devices, blocks the others for good.
+    found = peers.exchange(runtime.local_devices(run.num_replicas, run.strategy, peers.cluster))
+    if any(each != found[0] for each in found):
+        listed = ", ".join(f"{count} {kind} on worker {index}" for index, (kind, count) in enumerate(found))
+        raise UserError(f"--num_replicas: expected as many devices of one kind on every worker, found {listed}")
     line = (f"stopped: --startup_timeout: expected TensorFlow of all {peers.num_workers} workers to connect within "
             f"{run.startup_timeout:g} s, found it waiting; can {peers.cluster.name(peers.index)} be reached from the "
             "others, and they from here?")
-    peers.exchange()  # or one would wait in there while another starts TensorFlow
-    with joining.deadline(run.startup_timeout, f"[{peers.index}] {line}"), interrupts.held():
+    with interrupts.held(), joining.deadline(run.startup_timeout, f"[{peers.index}] {line}"):  # which holds them too
+        peers.exchange()  # from here on no signal keeps a worker from coming
         devices = runtime.make_devices(run.num_replicas, run.deterministic, run.strategy, peers.cluster,
-                                       (run.collectives, run.collective_timeout))
+                                       run.collectives)
+    peers.exchange()
     peers.judge_silence()
     return devices
 

@@ -3,7 +3,9 @@
 No TensorFlow is imported with this module. In a run of one process, everything here is what `resume` does.
 """
 
+import contextlib
 import dataclasses
+import os
 import secrets
 import time
 
@@ -12,7 +14,7 @@ from cct_tf.errors import OutsideFault, UserError
 from cct_tf.training import checkpoint, divergence, resume, run_record
 from cct_tf.training.standing import Standing
 
-_MARK_SECONDS = 20.0  # a network file system may show a new file late
+_MARK_SECONDS = 90.0  # a network file system may show a new file, or a new folder, a minute late
 
 
 def find_start(config, workdir, console, peers):
@@ -43,11 +45,18 @@ def find_start(config, workdir, console, peers):
 
 def _await_mark(path, text):
     deadline = time.monotonic() + _MARK_SECONDS
-    while not path.exists() or path.read_text(encoding="utf-8") != text:
+    while not _is_there(path, text):
         if time.monotonic() > deadline:
             raise UserError("--workdir: expected the folder that worker 0 writes to, which every worker has to see, "
                             f"found {path.parent} without what worker 0 wrote there")
         time.sleep(0.2)
+
+
+def _is_there(path, text):
+    with contextlib.suppress(OSError):
+        os.listdir(path.parent)  # has a network file system look again
+        return path.read_text(encoding="utf-8") == text
+    return False
 
 
 def _start_at(workdir, name):

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import pathlib
+import time
 
 from cct_tf.errors import OutsideFault, UserError
 
@@ -72,31 +73,43 @@ class Workdir:
                             f"({error.strerror})") from None
 
     @contextlib.contextmanager
-    def locked(self, warn):
+    def locked(self, warn, patience=0.0):
         """Hold the folder for one run. The lock goes with the process, however it ends; children don't inherit it.
 
         Args:
             warn: function of a line of text, told where the file system has no locks.
+            patience: float, seconds to wait for the lock of another machine: of one that is gone, a file server frees
+                it only after a while.
 
         Raises:
-            UserError: another process holds it.
+            UserError: another process holds it. OutsideFault: it is of another machine, and `patience` is at an end.
         """
         path = self.path / ".lock"
         with open(path, "a+", encoding="utf-8") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip()
-                raise UserError(f"--workdir: expected a folder no other run is using, found {self.path} in use"
-                                + (f" by process {holder}" if holder else "")) from None
+                self._lock(file, patience)
             except OSError as error:
                 warn(f"{path}: this file system has no file locks ({error.strerror}); see to it that one run at a "
                      "time uses the folder")
             file.truncate(0)
-            file.write(str(os.getpid()))
+            file.write(f"{os.getpid()} {_machine()}")
             file.flush()
             yield
+
+    def _lock(self, file, patience):
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                process, _, machine = file.read().strip().partition(" ")
+            is_elsewhere = bool(machine) and machine != _machine()
+            if not is_elsewhere or time.monotonic() >= deadline:
+                holder = f" by process {process}" * bool(process) + " of another machine" * is_elsewhere
+                raise (OutsideFault if is_elsewhere and patience else UserError)(
+                    f"--workdir: expected a folder no other run is using, found {self.path} in use{holder}")
+            time.sleep(1.0)
 
     def set_aside_results(self):
         """Move what a run wrote, less its checkpoints, into a folder of its own; returns that."""
@@ -117,6 +130,14 @@ class Workdir:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+
+
+def _machine():
+    """A name of this machine since it was started; "" where the system gives none."""
+    try:
+        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def _finite(value):

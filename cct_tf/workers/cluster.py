@@ -123,7 +123,7 @@ def _check_address(address):
 
 def _index(task, jobs):
     """int, the worker that a task is."""
-    if not isinstance(task, dict) or task.get("type") not in jobs or type(task.get("index")) is not int:
+    if not isinstance(task, dict) or task.get("type") not in list(jobs) or type(task.get("index")) is not int:
         raise UserError(f"TF_CONFIG: expected a task with a type ({' or '.join(jobs)}) and an index, found "
                         f"{json.dumps(task)[:80]}")
     job, index = task["type"], task["index"]

@@ -3,9 +3,11 @@
 import contextlib
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 
+import cct_tf
 from cct_tf import compile_cache, errors
 from cct_tf.workers.peers import Alone, PeerEnded, Peers
 from cct_tf.workers.rendezvous import find_peers
@@ -46,7 +48,8 @@ def joined(cluster, config, interrupts):
         yield Alone()
         return
     global _is_joined
-    peers = Peers(cluster, find_peers(cluster, _facts(config), config.run.startup_timeout), interrupts.ask)
+    seconds = config.run.startup_timeout
+    peers = Peers(cluster, find_peers(cluster, _facts(config), seconds), interrupts.ask, seconds)
     interrupts.tell = peers.tell_stop
     _is_joined = True
     try:
@@ -54,7 +57,8 @@ def joined(cluster, config, interrupts):
         peers.exchange()  # nobody leaves before all have done their part
     except BaseException as error:
         named = _named(peers, error)
-        peers.leave(getattr(named, "exit_status", 1), str(named) or type(named).__name__)
+        status, line = errors.exit_status(named)
+        peers.leave(status, line or f"{type(named).__name__}, a bug; what it printed says where")
         if named is error:
             raise
         raise named from error
@@ -64,7 +68,7 @@ def joined(cluster, config, interrupts):
 def _facts(config):
     """What must be equal on all workers, {flag or package: value}."""
     facts = {f"--{name}": value for name, value in config.as_dict().items() if name not in _OWN}
-    return facts | {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return facts | {"cct_tf": cct_tf.__version__} | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def _named(peers, error):
@@ -74,9 +78,10 @@ def _named(peers, error):
     found = peers.explain(error)
     if found is not None:
         return found
-    if "Collective has timed out" in str(error):
-        return PeerEnded("--collective_timeout: expected every worker in a sum over workers within this time, found "
-                         "one that was not there yet; a longer one, where a worker is slow")
+    aborted = re.search("Collective ops is aborted by: (.*)", str(error))
+    if aborted and type(error).__name__ in ("UnavailableError", "AbortedError", "DeadlineExceededError"):
+        return PeerEnded("expected TensorFlow of all workers, which still answer one another, to stay connected, found "
+                         f"a connection lost: {aborted[1][:200]}")
     return error
 
 
@@ -96,8 +101,10 @@ def leave(status):
     """End the process as sys.exit does; one of several at once, for TensorFlow's own end waits for the others."""
     if not _is_joined:
         sys.exit(status)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
-            stream.flush()
-    compile_cache.close()
-    os._exit(status)
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        compile_cache.close()
+    finally:
+        os._exit(status)

@@ -7,15 +7,15 @@ TensorFlow ends a collective whose peer is lost, but does not say whose. While P
 """
 
 import json
+import math
 import os
 import selectors
 import signal
-import sys
 import threading
 import time
 
 from cct_tf.errors import OUTSIDE_FAULT, WRONG_INPUT, OutsideFault
-from cct_tf.workers import wire
+from cct_tf.workers import output, wire
 
 _BEAT = 1.0  # seconds between two signs of life
 _SUSPECT = 4.0  # seconds of silence that explain an error of TensorFlow
@@ -51,6 +51,9 @@ class Alone:
     def wait_for_chief(self):
         """As `Peers.wait_for_chief`."""
 
+    def judge_exchanges(self, seconds):
+        """As `Peers.judge_exchanges`."""
+
 
 class Peers:
     """The other workers.
@@ -59,12 +62,13 @@ class Peers:
         cluster: `cluster.Cluster`.
         links: of `rendezvous.find_peers`.
         on_stop: function of a signal number, called in a thread when another worker was asked to stop.
+        start_seconds: float, silence that ends the run before `judge_silence`.
 
     Attributes:
         cluster: as given; index, num_workers, is_chief: of it.
     """
 
-    def __init__(self, cluster, links, on_stop):
+    def __init__(self, cluster, links, on_stop, start_seconds=math.inf):
         self.index, self.num_workers, self.is_chief = cluster.index, cluster.num_workers, cluster.is_chief
         self.cluster = cluster
         self._links = {link.index: link for link in links}
@@ -77,7 +81,9 @@ class Peers:
         self._failed_at = None
         self._leaving = False
         self._closed = False
-        self._judges_silence = False
+        self._longest_silence = max(start_seconds, _SILENT)
+        self._longest_between = math.inf
+        self._exchanged = time.monotonic()
         self._thread = threading.Thread(target=self._listen, daemon=True, name="peers")
         self._thread.start()
 
@@ -128,11 +134,21 @@ class Peers:
                 if self._failure is not None:
                     raise self._failure
                 self._news.wait()
+            self._exchanged = time.monotonic()
             return value
 
     def judge_silence(self):
-        """From now on a worker that is silent for long is taken for lost. TensorFlow's start keeps them silent."""
-        self._judges_silence = True
+        """From now on a worker is soon taken for lost when it is silent, as TensorFlow's start keeps it for long."""
+        with self._news:
+            now = time.monotonic()
+            for link in self._links.values():
+                link.heard = max(link.heard, now)
+            self._longest_silence = _SILENT
+
+    def judge_exchanges(self, seconds):
+        """From now on so many seconds between two exchanges end the run, though every worker gives signs of life."""
+        self._exchanged = time.monotonic()
+        self._longest_between = seconds
 
     def tell_stop(self, number):
         """Tell all that this worker was asked to stop by a signal."""
@@ -150,12 +166,14 @@ class Peers:
         """
         lost = any(word in type(error).__name__ for word in ("Unavailable", "Aborted", "Cancelled", "Deadline",
                                                              "Internal", "FailedPrecondition", "Unknown"))
+        lost = lost or "Collective ops is aborted" in str(error)  # by whatever it was that failed elsewhere
         deadline = time.monotonic() + (_NEWS if lost else 0.0)
-        with self._news:
-            while self._failure is None and (left := deadline - time.monotonic()) > 0:
-                self._blame_silent(_SUSPECT)
-                self._news.wait(min(left, _BEAT))
-            return self._failure
+        while self._failure is None and (left := deadline - time.monotonic()) > 0:
+            self._blame_silent(_SUSPECT)
+            with self._news:
+                if self._failure is None:
+                    self._news.wait(min(left, _BEAT))
+        return self._failure
 
     def leave(self, status, line):
         """Say that this worker ends, and close. `status` 0: it has done its part, and nobody needs to end."""
@@ -175,9 +193,17 @@ class Peers:
     def _listen(self):
         # Signals are the main thread's: while it holds them back, no other may take them.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        while not self._closed:
+            try:
+                self._listen_and_beat()
+            except Exception as error:  # without this thread nobody would ever learn of anything
+                self._fail(1, f"{self.cluster.name(self.index)}: {type(error).__name__}: {error}")
+
+    def _listen_and_beat(self):
         with selectors.DefaultSelector() as selector:
             for link in self._links.values():
-                selector.register(link, selectors.EVENT_READ)
+                if not link.is_done:
+                    selector.register(link, selectors.EVENT_READ)
             looked = beat = time.monotonic()
             while not self._closed:
                 for key, _ in selector.select(_BEAT / 4):
@@ -190,7 +216,8 @@ class Peers:
                 if now - beat > _BEAT:
                     beat = now
                     for link in self._links.values():
-                        link.try_to_send(b"P")
+                        if not link.is_done:
+                            link.try_to_send(b"P", waits=False)
                 self._judge()
 
     def _read(self, link, selector):
@@ -199,8 +226,8 @@ class Peers:
                 self._take(link, kind, payload)
         except (EOFError, OSError, wire.Garbage) as error:
             selector.unregister(link)
-            if not link.is_done:
-                link.is_done = True
+            has_left, link.is_done = link.is_done, True
+            if not has_left:
                 self._fail(OUTSIDE_FAULT, f"{self.cluster.name(link.index)} is gone ({_reason(error)})")
 
     def _take(self, link, kind, payload):
@@ -247,14 +274,27 @@ class Peers:
                 self._fail(OUTSIDE_FAULT, f"{self.cluster.name(link.index)} does not answer (silent for "
                                           f"{now - link.heard:.0f} s)")
 
+    def _blame_late(self, seconds):
+        if time.monotonic() - self._exchanged <= seconds:
+            return
+        missing = "worker 0's answer"
+        if self.is_chief:
+            parts = self._parts.get(self._number - 1, {})
+            missing = ", ".join(self.cluster.name(index) for index in self._links if index not in parts)
+        self._fail(OUTSIDE_FAULT, f"--collective_timeout: expected the workers to meet within {seconds:g} s, found "
+                                  f"them waiting for {missing or 'one another in a sum'}")
+
     def _judge(self):
-        if self._judges_silence and not self._leaving:
-            self._blame_silent(_SILENT)
+        if not self._leaving:
+            self._blame_silent(self._longest_silence)
+            self._blame_late(self._longest_between)
         if self._failed_at is not None and not self._leaving and time.monotonic() - self._failed_at > _GRACE:
             # A collective that never ends, in the hands of the main thread.
             label = "error" if self._failure.exit_status == WRONG_INPUT else "stopped"
-            print(f"{label}: {self._failure}", file=sys.stderr, flush=True)
-            os._exit(self._failure.exit_status)
+            try:
+                output.say_last(f"{label}: {self._failure}")
+            finally:
+                os._exit(self._failure.exit_status)
 
 
 def _reason(error):

@@ -11,8 +11,9 @@ import selectors
 import socket
 import time
 
-from cct_tf.errors import OutsideFault, UserError
+from cct_tf.errors import OutsideFault, UserError, exit_status
 from cct_tf.workers import wire
+from cct_tf.workers.peers import PeerEnded
 
 _MAGIC = "cct_tf workers 1"
 _ATTEMPT_SECONDS = 5.0
@@ -60,19 +61,26 @@ def _gather(cluster, facts, listening, deadline, timeout):
     try:
         with selectors.DefaultSelector() as selector:
             selector.register(listening, selectors.EVENT_READ)
+            strangers = {}  # Link that has not greeted -> when it must have
             while len(links) < cluster.num_workers - 1:
-                ready = selector.select(max(deadline - time.monotonic(), 0.0))
-                if not ready:
+                if time.monotonic() >= deadline:
                     raise OutsideFault(_missing(cluster, links, timeout))
-                for key, _ in ready:
+                for key, _ in selector.select(_PAUSE_SECONDS):
                     if key.fileobj is listening:
-                        _greet(cluster, facts, listening, links, selector)
-                    else:  # nobody speaks now: it has gone, and its place is free again
-                        selector.unregister(key.fileobj)
-                        links.pop(key.fileobj.index).close()
-    except (OutsideFault, UserError) as error:
+                        link = wire.Link(listening.accept()[0])
+                        strangers[link] = time.monotonic() + _ATTEMPT_SECONDS
+                        selector.register(link, selectors.EVENT_READ)
+                    else:
+                        _read(key.fileobj, cluster, facts, links, strangers, selector)
+                for link in [link for link, limit in strangers.items() if time.monotonic() > limit]:
+                    _drop(link, links, strangers, selector)  # a probe, a port scanner
+            for link in list(strangers):
+                _drop(link, links, strangers, selector)
+    except BaseException as error:
+        status, line = exit_status(error)
+        ended = {"status": status, "line": f"{cluster.name(0)} ended: {line or type(error).__name__}"}
         for link in links.values():
-            link.try_to_send(b"E", {"status": error.exit_status, "line": f"{cluster.name(0)} ended: {error}"})
+            link.try_to_send(b"E", ended)
             link.close()
         raise
     for link in links.values():
@@ -86,36 +94,58 @@ def _missing(cluster, links, timeout):
             f"{', no '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}")
 
 
-def _greet(cluster, facts, listening, links, selector):
-    """Take a connection if it is a worker's, into `links` and `selector`."""
-    connection, _ = listening.accept()
-    link = wire.Link(connection)
+def _drop(link, links, strangers, selector):
+    selector.unregister(link)
+    strangers.pop(link, None)
+    if links.get(link.index) is link:
+        del links[link.index]
+    link.close()
+
+
+def _read(link, cluster, facts, links, strangers, selector):
+    """A link can be read: one that has greeted has gone, for it has nothing to say; another one greets."""
     try:
-        (kind, payload), *_ = link.wait(time.monotonic() + _ATTEMPT_SECONDS)
-        hello = json.loads(payload)
-        if kind != b"H" or hello.get("magic") != _MAGIC:
-            raise wire.Garbage("another greeting")
-        link.index = hello["index"]
-    except (EOFError, OSError, ValueError, KeyError, AttributeError, wire.Garbage):
-        link.close()  # a port scanner, a probe of liveness
+        hello = _hello(link.receive())
+    except (EOFError, OSError, ValueError, KeyError, TypeError, wire.Garbage):
+        _drop(link, links, strangers, selector)
         return
-    problem = _disagreement(cluster, facts, hello, links)
+    if hello is None or link not in strangers:
+        return
+    problem = _disagreement(cluster, facts, hello)
+    index = hello["index"]
+    if problem is None and index in links:
+        # The process before it may have gone without a word, or both are there; the newer one takes the place.
+        before = links[index]
+        before.try_to_send(b"E", {"status": UserError.exit_status, "line": "TF_CONFIG: expected one process for each "
+                                  f"task index, found another one for {cluster.name(index)}"})
+        _drop(before, links, strangers, selector)
     if problem:
         link.try_to_send(b"E", {"status": UserError.exit_status, "line": problem})
-        link.close()
         raise UserError(problem)
-    links[link.index] = link
-    selector.register(link, selectors.EVENT_READ)
+    link.index, link.is_welcome = index, True
+    del strangers[link]
+    links[index] = link
 
 
-def _disagreement(cluster, facts, hello, links):
+def _hello(messages):
+    """The greeting, or None while it is incomplete. Raises TypeError, KeyError, ValueError, Garbage: it is none."""
+    if not messages:
+        return None
+    kind, payload = messages[0]
+    hello = json.loads(payload)
+    if kind != b"H" or hello["magic"] != _MAGIC:
+        raise wire.Garbage("another greeting")
+    if type(hello["index"]) is not int or not isinstance(hello["facts"], dict):
+        raise wire.Garbage("a greeting of other parts")
+    return hello | {"workers": [str(address) for address in hello["workers"]]}
+
+
+def _disagreement(cluster, facts, hello):
     """What is wrong with a worker that greets, or None."""
     index = hello["index"]
-    if hello["workers"] != list(cluster.workers):
+    if hello["workers"] != list(cluster.workers) or not 0 < index < cluster.num_workers:
         return (f"TF_CONFIG: expected the same cluster on every worker, found {', '.join(cluster.workers)} on worker 0 "
                 f"and {', '.join(hello['workers'])} on worker {index}")
-    if index in links or not 0 < index < cluster.num_workers:
-        return f"TF_CONFIG: expected one process for each task index, found two for {cluster.name(index)}"
     theirs = hello["facts"]
     ours = json.loads(json.dumps(facts))  # tuples are lists there
     different = [f"{name} ({ours.get(name)} on worker 0, {theirs.get(name)} on worker {index})"
@@ -162,7 +192,9 @@ def _welcomed(link, hello, deadline):
     (kind, payload), *_ = link.wait(deadline + _ATTEMPT_SECONDS)
     if kind == b"E":
         ended = json.loads(payload)
-        raise (UserError if ended["status"] == UserError.exit_status else OutsideFault)(ended["line"])
+        if ended["status"] == UserError.exit_status:
+            raise UserError(ended["line"])
+        raise PeerEnded(ended["line"], ended["status"])
     if kind != b"W":
         raise wire.Garbage("another answer")
     return link

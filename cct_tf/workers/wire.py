@@ -15,8 +15,8 @@ import time
 _HEAD = struct.Struct("!BcI")
 _FIRST = 0xCC
 _KINDS = (b"H", b"W", b"P", b"V", b"A", b"S", b"E")
-_SEND_SECONDS = 30.0  # a peer that takes nothing for so long is stopped or gone
-_LONGEST = 2**31
+_SEND_SECONDS = 15.0  # a peer that takes nothing for so long is stopped or gone
+_LONGEST_GREETING, _LONGEST = 2**20, 2**31  # bytes
 
 
 class Garbage(Exception):
@@ -32,14 +32,16 @@ class Link:
 
     Attributes:
         index: as given.
+        is_welcome: bool, it is known to be a worker; until then messages are short.
         heard: time.monotonic() of the last bytes that came.
-        is_done: bool, the other end has said that it ends.
+        is_done: bool, the other end has said that it ends, or has ended.
     """
 
     def __init__(self, connection, index=None):
         self.index = index
         self.heard = time.monotonic()
         self.is_done = False
+        self.is_welcome = index is not None
         self._socket = connection
         self._received = bytearray()
         self._sending = threading.Lock()
@@ -49,17 +51,34 @@ class Link:
     def fileno(self):
         return self._socket.fileno()
 
-    def send(self, kind, payload=b""):
-        """Send a message. Raises OSError if the other end is gone or takes nothing."""
+    def send(self, kind, payload=b"", waits=True):
+        """Send a message.
+
+        Args:
+            kind: one of the kinds above.
+            payload: bytes, or what JSON can hold.
+            waits: False sends nothing while another thread is sending.
+
+        Raises:
+            OSError: the other end is gone or takes nothing; the connection is closed, for half a message may be out.
+        """
         if not isinstance(payload, bytes):
             payload = json.dumps(payload).encode()
-        with self._sending:
+        if not self._sending.acquire(blocking=waits):
+            return
+        try:
             self._socket.sendall(_HEAD.pack(_FIRST, kind, len(payload)) + payload)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # whoever reads from it learns of it
+            raise
+        finally:
+            self._sending.release()
 
-    def try_to_send(self, kind, payload=b""):
+    def try_to_send(self, kind, payload=b"", waits=True):
         """Send a message to an end that may be gone."""
         with contextlib.suppress(OSError):
-            self.send(kind, payload)
+            self.send(kind, payload, waits)
 
     def receive(self):
         """Read what has come: a list of (kind, bytes), empty while a message is incomplete.
@@ -77,7 +96,8 @@ class Link:
         messages = []
         while len(self._received) >= _HEAD.size:
             first, kind, length = _HEAD.unpack_from(self._received)
-            if first != _FIRST or kind not in _KINDS or length > _LONGEST:
+            longest = _LONGEST if self.is_welcome else _LONGEST_GREETING
+            if first != _FIRST or kind not in _KINDS or length > longest:
                 raise Garbage("not a message of a worker")
             end = _HEAD.size + length
             if len(self._received) < end:

@@ -1,26 +1,41 @@
 """What workers say to one another, each a thread here. No TensorFlow."""
 
 import contextlib
+import errno
+import io
+import os
+import pathlib
+import random
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from cct_tf.errors import OutsideFault, UserError
+from cct_tf import config, runtime
+from cct_tf.errors import Interrupted, OutsideFault, UserError, exit_status
+from cct_tf.workers import joining as joined_lib
+from cct_tf.workers import output, rendezvous, wire
 from cct_tf.workers import peers as peers_lib
-from cct_tf.workers import rendezvous, wire
 from cct_tf.workers.cluster import Cluster
 from cct_tf.workers.peers import PeerEnded, Peers
 
 FACTS = {"--seed": 0}
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def addresses(count):
-    """Free ports of this machine."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return tuple(f"127.0.0.1:{each.getsockname()[1]}" for each in sockets)
+    """Free ports of this machine, below those that outgoing connections get."""
+    found = []
+    for port in random.sample(range(20000, 32768), 1000):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(f"127.0.0.1:{port}")
+        if len(found) == count:
+            return tuple(found)
+    raise AssertionError("no free ports")
 
 
 def at_once(*functions):
@@ -42,8 +57,20 @@ def at_once(*functions):
     return results
 
 
-def joining(workers, index, facts=None, timeout=10.0):
+def joining(workers, index, facts=None, timeout=10.0, port=True):
+    """A function that joins; `port` False as on a machine of its own, where the port is free."""
+    if not port:
+        return lambda: rendezvous._join(Cluster(workers, index), facts or FACTS, time.monotonic() + timeout, timeout)
     return lambda: rendezvous.find_peers(Cluster(workers, index), facts or FACTS, timeout)
+
+
+def wait_for_port(address):
+    host, _, port = address.partition(":")
+    for _ in range(200):
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port))):
+            return
+        time.sleep(0.01)
+    raise AssertionError("nobody listens")
 
 
 @pytest.fixture
@@ -204,11 +231,57 @@ def test_different_flags_are_named_to_both():
     assert "found different --seed (0 on worker 0, 3 on worker 1)" in str(chief)
 
 
-def test_two_with_the_same_index_are_refused():
-    workers = addresses(3)
-    chief, *others = at_once(joining(workers, 0), joining(workers, 1), joining(workers, 1))
-    assert isinstance(chief, UserError) and "found two for worker 1" in str(chief)
-    assert all(isinstance(other, UserError) for other in others)
+def test_a_second_one_with_the_same_index_takes_the_place():
+    workers = addresses(2 + 1)
+
+    def second():
+        time.sleep(0.5)
+        return joining(workers, 1, port=False)()
+
+    chief, first, second, _ = at_once(joining(workers, 0), joining(workers, 1), second,
+                                      lambda: time.sleep(1.0) or joining(workers, 2)())
+    assert isinstance(first, UserError) and "found another one for worker 1" in str(first)
+    assert sorted(link.index for link in chief) == [1, 2] and second.index == 0
+
+
+def test_those_who_say_nothing_keep_nobody_waiting():
+    workers, silent = addresses(2), []
+
+    def connect():
+        for _ in range(5):
+            wait_for_port(workers[0])
+            silent.append(socket.create_connection(("127.0.0.1", int(workers[0].split(":")[1]))))
+
+    def late():
+        time.sleep(0.5)
+        return joining(workers, 1)()
+
+    began = time.monotonic()
+    chief, other, _ = at_once(joining(workers, 0), late, connect)
+    assert len(chief) == len(other) == 1 and len(silent) == 5 and time.monotonic() - began < 3.0
+    for each in silent:
+        each.close()
+
+
+@pytest.mark.parametrize("greeting", [
+    b"[]", b"{}", b"not json", b'{"magic": "cct_tf workers 1", "index": "1", "workers": [], "facts": {}}',
+    b'{"magic": "cct_tf workers 1", "index": 1, "facts": {}}', bytes(2**20 + 1)])
+def test_an_odd_greeting_is_no_worker(greeting):
+    workers = addresses(2)
+
+    def stranger():
+        wait_for_port(workers[0])
+        with contextlib.suppress(OSError), socket.create_connection(
+                ("127.0.0.1", int(workers[0].split(":")[1])), timeout=2.0) as connection:
+            connection.sendall(wire._HEAD.pack(wire._FIRST, b"H", len(greeting)) + greeting)
+            connection.recv(1)
+
+    def late():
+        time.sleep(0.3)
+        return joining(workers, 1)()
+
+    chief, other, _ = at_once(joining(workers, 0), late, stranger)
+    assert [link.index for link in chief] == [1] and [link.index for link in other] == [0]
 
 
 def test_a_port_in_use_is_named():
@@ -233,6 +306,131 @@ def test_messages_come_whole_however_they_are_cut():
             link.receive()
 
 
+def test_workers_that_live_but_do_not_meet_end_the_run(crew):
+    crew, _ = crew(2)
+    for each in crew:
+        each.judge_exchanges(0.6)
+    at_once(*(each.exchange for each in crew))
+    with pytest.raises(PeerEnded, match=r"--collective_timeout: .* within 0.6 s, found them waiting for worker 1"):
+        crew[0].exchange()
+
+
+def test_a_send_to_one_that_takes_nothing_ends_the_connection(monkeypatch):
+    monkeypatch.setattr(wire, "_SEND_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        sender = wire.Link(socket.create_connection(listening.getsockname()), 1)
+        taker = listening.accept()[0]
+    with contextlib.closing(taker), contextlib.closing(sender), pytest.raises(TimeoutError):
+        sender.send(b"V", bytes(2**25))
+    with contextlib.closing(taker), pytest.raises((EOFError, OSError)):
+        sender.receive()  # who listens there learns of it
+
+
+@pytest.mark.parametrize(("error", "status"), [
+    (OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl"), 75), (UserError("wrong"), 2),
+    (OutsideFault("gone"), 75), (Interrupted(15, "saved"), 143), (KeyError("a bug"), 1)])
+def test_the_others_end_with_the_status_of_the_first(error, status):
+    workers, statuses = addresses(2), [None, None]
+
+    class NoSignals:
+        ask, tell = None, None
+
+    def run(index, fails):
+        def inside():
+            with joined_lib.joined(Cluster(workers, index), config.from_dict({}), NoSignals()) as peers:
+                if fails:
+                    raise error
+                peers.exchange()
+        try:
+            inside()
+        except BaseException as raised:
+            statuses[index] = exit_status(raised)[0]
+
+    at_once(lambda: run(0, False), lambda: run(1, True))
+    assert statuses == [status, status]
+
+
+_DEADLINE = """
+import sys, time
+from cct_tf.workers.joining import deadline
+with deadline(float(sys.argv[1]), "[1] stopped: too late"):
+    time.sleep(0.3)
+print("came through")
+"""
+
+
+@pytest.mark.parametrize(("seconds", "status", "out", "err"), [
+    ("5", 0, "came through\n", ""), ("0.05", -signal.SIGKILL, "", "[1] stopped: too late\n")])
+def test_a_deadline_needs_no_thread_of_the_process(seconds, status, out, err):
+    done = subprocess.run([sys.executable, "-c", _DEADLINE, seconds], capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout, done.stderr) == (status, out, err)
+
+
 def test_packed_blobs_come_out_again():
     blobs = [b"", b"abc", bytes(1000)]
     assert wire.unpack(wire.pack(blobs)) == blobs
+
+
+def test_silence_ends_a_start_after_startup_timeout(monkeypatch):
+    monkeypatch.setattr(peers_lib, "_SILENT", 0.1)
+    workers = addresses(2)
+    links = at_once(joining(workers, 0), joining(workers, 1))
+    starting = Peers(Cluster(workers, 0), links[0], None, start_seconds=0.6)
+    began = time.monotonic()
+    with contextlib.closing(links[1][0]), pytest.raises(PeerEnded, match="worker 1 .* does not answer"):
+        starting.exchange()
+    assert 0.3 < time.monotonic() - began < 3.0
+    starting.leave(75, "")
+
+
+def test_a_signal_to_worker_0_sends_those_away_who_have_come(monkeypatch):
+    def interrupt(*_):
+        raise Interrupted(15, "SIGTERM before the first step, nothing to save")
+
+    monkeypatch.setattr(rendezvous, "_missing", interrupt)
+    workers = addresses(3)
+
+    def chief():
+        with pytest.raises(Interrupted):
+            joining(workers, 0, timeout=1.0)()
+
+    _, other = at_once(chief, joining(workers, 1))
+    assert isinstance(other, PeerEnded) and other.exit_status == 143
+    assert str(other).startswith("worker 0 ") and "ended: SIGTERM before" in str(other)
+
+
+@pytest.mark.parametrize("kind, status", [("UnavailableError", 75), ("AbortedError", 75), ("InvalidArgumentError", 1)])
+def test_what_aborts_a_collective_with_all_workers_there(crew, monkeypatch, kind, status):
+    monkeypatch.setattr(peers_lib, "_NEWS", 0.2)
+    crew, _ = crew(2)
+    error = type(kind, (Exception,), {"__module__": "tensorflow.python"})(
+        "Graph execution error:\n\nCollective ops is aborted by: errors resolving b:1\nThe error could be ...")
+    named = joined_lib._named(crew[0], error)
+    assert getattr(named, "exit_status", 1) == status
+    if status == 75:
+        assert str(named).endswith("found a connection lost: errors resolving b:1")
+    else:
+        assert named is error
+
+
+def test_last_words_are_seen_while_stderr_is_held_back(capfd, monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))  # as it was, afterwards
+    monkeypatch.setattr(output, "_last", None)
+    output.prefix_lines(Cluster(("a:1", "b:1"), 1))
+    with runtime.quiet_stderr():
+        print("opening ...", end="")
+        output.say_last("stopped: worker 0 is gone")
+    assert capfd.readouterr() == ("[1] opening ...\n", "[1] stopped: worker 0 is gone\n")
+
+
+def test_a_line_long_in_coming_is_shown_as_far_as_it_goes(monkeypatch):
+    monkeypatch.setattr(output, "_LONG", 0.05)
+    stream = io.StringIO()
+    prefixed = output.Prefixed(stream, "[1] ")
+    print("opening ...", end="", file=prefixed, flush=True)
+    print(" 0.1 s\ncompiling ...", end="", file=prefixed, flush=True)
+    assert soon(lambda: stream.getvalue().endswith("compiling ...\n"))
+    print(" 7.0 s", file=prefixed, flush=True)
+    assert stream.getvalue() == "[1] opening ... 0.1 s\n[1] compiling ...\n[1] compiling ... 7.0 s\n"
