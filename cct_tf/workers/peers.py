@@ -83,6 +83,7 @@ class Peers:
         self._closed = False
         self._longest_silence = max(start_seconds, _SILENT)
         self._longest_between = math.inf
+        self._waits = False  # in an exchange
         self._exchanged = time.monotonic()
         self._thread = threading.Thread(target=self._listen, daemon=True, name="peers")
         self._thread.start()
@@ -130,11 +131,12 @@ class Peers:
     def _await(self, found):
         """What `found()` gives when it is not None."""
         with self._news:
+            self._waits = True
             while (value := found()) is None:
                 if self._failure is not None:
                     raise self._failure
                 self._news.wait()
-            self._exchanged = time.monotonic()
+            self._waits, self._exchanged = False, time.monotonic()
             return value
 
     def judge_silence(self):
@@ -198,6 +200,8 @@ class Peers:
                 self._listen_and_beat()
             except Exception as error:  # without this thread nobody would ever learn of anything
                 self._fail(1, f"{self.cluster.name(self.index)}: {type(error).__name__}: {error}")
+                time.sleep(_BEAT)
+                self._judge()
 
     def _listen_and_beat(self):
         with selectors.DefaultSelector() as selector:
@@ -275,14 +279,18 @@ class Peers:
                                           f"{now - link.heard:.0f} s)")
 
     def _blame_late(self, seconds):
-        if time.monotonic() - self._exchanged <= seconds:
+        # Worker 0 knows best who is missing, so it speaks first.
+        if time.monotonic() - self._exchanged <= seconds + (0.0 if self.is_chief else 2 * _BEAT):
             return
-        missing = "worker 0's answer"
-        if self.is_chief:
+        if not self._waits:
+            found = f"{self.cluster.name(self.index)} busy, or waiting in a sum"
+        elif self.is_chief:
             parts = self._parts.get(self._number - 1, {})
-            missing = ", ".join(self.cluster.name(index) for index in self._links if index not in parts)
+            found = "no " + ", no ".join(self.cluster.name(index) for index in self._links if index not in parts)
+        else:
+            found = f"no answer of {self.cluster.name(0)}"
         self._fail(OUTSIDE_FAULT, f"--collective_timeout: expected the workers to meet within {seconds:g} s, found "
-                                  f"them waiting for {missing or 'one another in a sum'}")
+                                  f"{found}; a longer one, where a save or an evaluation takes so long")
 
     def _judge(self):
         if not self._leaving:

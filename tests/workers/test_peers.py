@@ -311,7 +311,7 @@ def test_workers_that_live_but_do_not_meet_end_the_run(crew):
     for each in crew:
         each.judge_exchanges(0.6)
     at_once(*(each.exchange for each in crew))
-    with pytest.raises(PeerEnded, match=r"--collective_timeout: .* within 0.6 s, found them waiting for worker 1"):
+    with pytest.raises(PeerEnded, match=r"--collective_timeout: .* within 0.6 s, found no worker 1"):
         crew[0].exchange()
 
 
