@@ -20,6 +20,7 @@ from cct_tf.workers import output, wire
 _BEAT = 1.0  # seconds between two signs of life
 _SUSPECT = 4.0  # seconds of silence that explain an error of TensorFlow
 _SILENT = 30.0  # seconds of silence that end the run without such an error
+_SILENT_AT_START = 50.0  # the same while TensorFlow is loaded, which keeps Python's threads from running
 _GRACE = 20.0  # seconds that the main thread has to leave by itself
 _NEWS = 8.0  # seconds in which the reason of an error of TensorFlow comes to light
 
@@ -62,7 +63,7 @@ class Peers:
         cluster: `cluster.Cluster`.
         links: of `rendezvous.find_peers`.
         on_stop: function of a signal number, called in a thread when another worker was asked to stop.
-        start_seconds: float, silence that ends the run before `judge_silence`.
+        start_seconds: float, --startup_timeout; no longer a silence is borne before `judge_silence`.
 
     Attributes:
         cluster: as given; index, num_workers, is_chief: of it.
@@ -81,7 +82,7 @@ class Peers:
         self._failed_at = None
         self._leaving = False
         self._closed = False
-        self._longest_silence = max(start_seconds, _SILENT)
+        self._longest_silence = max(min(start_seconds, _SILENT_AT_START), _SILENT)
         self._longest_between = math.inf
         self._waits = False  # in an exchange
         self._exchanged = time.monotonic()

@@ -374,6 +374,7 @@ def test_packed_blobs_come_out_again():
 
 def test_silence_ends_a_start_after_startup_timeout(monkeypatch):
     monkeypatch.setattr(peers_lib, "_SILENT", 0.1)
+    monkeypatch.setattr(peers_lib, "_BEAT", 0.05)
     workers = addresses(2)
     links = at_once(joining(workers, 0), joining(workers, 1))
     starting = Peers(Cluster(workers, 0), links[0], None, start_seconds=0.6)
