@@ -180,6 +180,12 @@ def test_what_training_refuses_the_benchmark_of_its_start_refuses():
         startup.time_one([f"--workdir={__file__}"])
 
 
+def test_its_start_is_measured_alone_whatever_tf_config_says(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "no JSON")
+    with pytest.raises(UserError, match="^--workdir: expected a folder, found the file"):
+        startup.time_one([f"--workdir={__file__}"])
+
+
 @pytest.mark.slow
 def test_the_start_seen_from_outside(capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.fspath(REPO))

@@ -4,6 +4,7 @@ No TensorFlow here: the process that watches leaves the machine to the one that 
 """
 
 import contextlib
+import os
 import pathlib
 import re
 import signal
@@ -40,9 +41,10 @@ def time_one(arguments):
         UserError: what the training says if it refuses its input.
     """
     began, phases = time.perf_counter(), {}
+    alone = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}  # else it waits for the others
     with tempfile.TemporaryFile("w+") as errors, subprocess.Popen(
             [sys.executable, "-m", "cct_tf.train", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=errors, text=True) as process:
+            stderr=errors, text=True, env=alone) as process:
         try:
             for line in process.stdout:
                 if phase := parse_phase(line):

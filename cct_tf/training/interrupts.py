@@ -33,6 +33,7 @@ class Interrupts:
         self._previous = {}
         self._count = 0
         self._told = False
+        self._whose = ""
         self._has_raised = False
         self._writing = None
 
@@ -63,12 +64,13 @@ class Interrupts:
                 signal.signal(number, self._handle)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
-    def ask(self, number):
-        """Another worker was asked to stop by a signal; so is this one. It does not count as a second SIGINT."""
+    def ask(self, number, name):
+        """Another worker, `name`, was asked to stop by a signal; so is this one. It counts as no second SIGINT."""
         if self.requested is None:
+            self._whose = f" of {name}"
             self.requested = number
             if self.can_save:
-                self._say_once(number, " of another worker")
+                self._say_once(number)
             else:
                 os.kill(os.getpid(), signal.SIGTERM)
 
@@ -97,14 +99,17 @@ class Interrupts:
         # In a thread of its own: this one has to hear of a second SIGINT.
         threading.Thread(target=self.tell, args=(number,), daemon=True).start()
 
-    def _say_once(self, number, whose=""):
+    def _say_once(self, number):
         if self._told:
             return
         self._told = True  # not `requested`, which Python's own handler may have set first
         line_end = "\n" if sys.stderr.isatty() else ""  # of a progress bar
         again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
-        print(f"{line_end}{signal.Signals(number).name}{whose}: finishing the step and saving{again}", file=sys.stderr,
-              flush=True)
+        print(f"{line_end}{self._named(number)}: finishing the step and saving{again}", file=sys.stderr, flush=True)
+
+    def _named(self, number):
+        """`SIGTERM`, or `SIGTERM of worker 1 (b:2222)`."""
+        return signal.Signals(number).name + self._whose
 
     def _handle(self, number, frame):
         if not self.can_save:
@@ -112,11 +117,11 @@ class Interrupts:
                 return  # another one, on the way out
             self._has_raised = True
             number = self.requested or number
-            raise Interrupted(number, f"{signal.Signals(number).name} before the first step, nothing to save")
+            raise Interrupted(number, f"{self._named(number)} before the first step, nothing to save")
         if self.requested is None:
             self.requested = number
 
     def check(self, message):
         """Raise Interrupted with `message` if a signal asked to stop."""
         if self.requested is not None:
-            raise Interrupted(self.requested, f"{signal.Signals(self.requested).name}: {message}")
+            raise Interrupted(self.requested, f"{self._named(self.requested)}: {message}")

@@ -78,11 +78,11 @@ def open_images(opening, config, peers):
     images = opening()
     if config.data.dataset not in registry.OURS and peers.is_chief:
         peers.wait_for_chief()
-    found = images.source.fingerprint
-    expected = peers.exchange(found)[0]
-    if found != expected:
-        raise UserError(f"--data_dir: expected the images of worker 0 (fingerprint {expected[:12]}), found others "
-                        f"({found[:12]}) on this worker")
+    expected, *found = peers.exchange(images.source.fingerprint)
+    for index, fingerprint in enumerate(found, 1):
+        if fingerprint != expected:  # all say so at once: nobody is left waiting in a collective
+            raise UserError(f"--data_dir: expected the images of worker 0 (fingerprint {expected[:12]}) on every "
+                            f"worker, found others ({fingerprint[:12]}) on worker {index}")
     return images
 
 

@@ -73,7 +73,9 @@ def _facts(config):
 
 def _named(peers, error):
     """The error itself, or what is behind it where TensorFlow only noticed that a peer was lost."""
-    if not type(error).__module__.startswith("tensorflow.") or errors.storage_fault(error):
+    # The second: a signal and TensorFlow's error came at once, of which it makes a RuntimeError.
+    of_tensorflow = type(error).__module__.startswith("tensorflow.") or "pybind11::error_already_set" in str(error)
+    if not of_tensorflow or errors.storage_fault(error):
         return error
     found = peers.explain(error)
     if found is not None:

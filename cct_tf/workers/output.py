@@ -40,8 +40,8 @@ class Prefixed:
             timer.start()
 
     def show(self, text=None):
-        """Show the line that is held, if it still is `text`, or whatever it is."""
-        with self._lock:
+        """Show the line that is held, if it still is `text`, or whatever it is; nothing if nobody reads any more."""
+        with self._lock, contextlib.suppress(OSError):
             if self._held and text in (None, self._held):
                 self._stream.write(f"{self._prefix}{self._held}\n")
             self._stream.flush()
@@ -65,7 +65,6 @@ def prefix_lines(cluster):
 
 def say_last(text):
     """A line on stderr before `os._exit`, which also shows the line that stdout was in the middle of."""
-    with contextlib.suppress(OSError):
-        if isinstance(sys.stdout, Prefixed):
-            sys.stdout.show()
+    if isinstance(sys.stdout, Prefixed):
+        sys.stdout.show()
     print(text, file=_last or sys.stderr, flush=True)

@@ -62,7 +62,7 @@ class Peers:
     Args:
         cluster: `cluster.Cluster`.
         links: of `rendezvous.find_peers`.
-        on_stop: function of a signal number, called in a thread when another worker was asked to stop.
+        on_stop: function of a signal number and a worker's name, called in a thread when that was asked to stop.
         start_seconds: float, --startup_timeout; no longer a silence is borne before `judge_silence`.
 
     Attributes:
@@ -167,9 +167,9 @@ class Peers:
         Returns:
             PeerEnded, or None.
         """
-        lost = any(word in type(error).__name__ for word in ("Unavailable", "Aborted", "Cancelled", "Deadline",
-                                                             "Internal", "FailedPrecondition", "Unknown"))
-        lost = lost or "Collective ops is aborted" in str(error)  # by whatever it was that failed elsewhere
+        lost = any(word in f"{type(error).__name__} {error}" for word in (
+            "Unavailable", "Aborted", "Cancelled", "Deadline", "Internal", "FailedPrecondition", "Unknown",
+            "Collective ops is aborted"))  # the last one: by whatever it was that failed elsewhere
         deadline = time.monotonic() + (_NEWS if lost else 0.0)
         while self._failure is None and (left := deadline - time.monotonic()) > 0:
             self._blame_silent(_SUSPECT)
@@ -247,7 +247,8 @@ class Peers:
                 self._news.notify_all()
         elif kind == b"S":
             self._pass_on(link, kind, payload)
-            self._on_stop(json.loads(payload)["signal"])
+            asked = json.loads(payload)
+            self._on_stop(asked["signal"], self.cluster.name(asked["worker"]))
         elif kind == b"E":
             ended = json.loads(payload)
             link.is_done = True

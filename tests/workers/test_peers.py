@@ -75,14 +75,15 @@ def wait_for_port(address):
 
 @pytest.fixture
 def crew():
-    """Makes a number of `Peers` that have found one another; stops[i] lists the signals that worker i hears of."""
+    """Makes a number of `Peers` that have found one another; stops[i] lists what worker i hears of signals."""
     made = []
 
     def make(count):
         workers = addresses(count)
         links = at_once(*(joining(workers, index) for index in range(count)))
         stops = [[] for _ in range(count)]
-        made.extend(Peers(Cluster(workers, index), links[index], stops[index].append) for index in range(count))
+        made.extend(Peers(Cluster(workers, index), links[index], lambda *heard, index=index: stops[index].append(heard))
+                    for index in range(count))
         return made, stops
 
     yield make
@@ -157,10 +158,11 @@ def test_what_leaves_when_all_is_done_ends_nobody(crew):
 
 def test_a_signal_is_heard_by_all_others(crew):
     crew, stops = crew(3)
+    names = [crew[0].cluster.name(index) for index in range(3)]
     crew[2].tell_stop(15)
-    assert soon(lambda: stops == [[15], [15], []])
+    assert soon(lambda: stops == [[(15, names[2])], [(15, names[2])], []])
     crew[0].tell_stop(2)
-    assert soon(lambda: stops == [[15], [15, 2], [2]])
+    assert soon(lambda: stops == [[(15, names[2])], [(15, names[2]), (2, names[0])], [(2, names[0])]])
 
 
 @pytest.mark.parametrize("stopped", [0, 1])
@@ -413,6 +415,15 @@ def test_what_aborts_a_collective_with_all_workers_there(crew, monkeypatch, kind
         assert str(named).endswith("found a connection lost: errors resolving b:1")
     else:
         assert named is error
+
+
+def test_a_signal_in_the_middle_of_tensorflows_error(crew):
+    crew, _ = crew(2)
+    crew[1].leave(143, "SIGTERM before the first step")
+    error = RuntimeError("pybind11::error_already_set: MISMATCH of original and normalized active exception types: "
+                         "ORIGINAL UnavailableError REPLACED BY Interrupted: SIGTERM before the first step")
+    named = joined_lib._named(crew[0], error)
+    assert isinstance(named, PeerEnded) and named.exit_status == 143 and "worker 1 " in str(named)
 
 
 def test_last_words_are_seen_while_stderr_is_held_back(capfd, monkeypatch):
