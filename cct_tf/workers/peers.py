@@ -15,14 +15,7 @@ import threading
 import time
 
 from cct_tf.errors import OUTSIDE_FAULT, WRONG_INPUT, OutsideFault
-from cct_tf.workers import output, wire
-
-_BEAT = 1.0  # seconds between two signs of life
-_SUSPECT = 4.0  # seconds of silence that explain an error of TensorFlow
-_SILENT = 30.0  # seconds of silence that end the run without such an error
-_SILENT_AT_START = 50.0  # the same while TensorFlow is loaded, which keeps Python's threads from running
-_GRACE = 20.0  # seconds that the main thread has to leave by itself
-_NEWS = 8.0  # seconds in which the reason of an error of TensorFlow comes to light
+from cct_tf.workers import output, patience, wire
 
 
 class PeerEnded(OutsideFault):
@@ -63,7 +56,7 @@ class Peers:
         cluster: `cluster.Cluster`.
         links: of `rendezvous.find_peers`.
         on_stop: function of a signal number and a worker's name, called in a thread when that was asked to stop.
-        start_seconds: float, --startup_timeout; no longer a silence is borne before `judge_silence`.
+        start_seconds: float, --startup_timeout.
 
     Attributes:
         cluster: as given; index, num_workers, is_chief: of it.
@@ -82,10 +75,7 @@ class Peers:
         self._failed_at = None
         self._leaving = False
         self._closed = False
-        self._longest_silence = max(min(start_seconds, _SILENT_AT_START), _SILENT)
-        self._longest_between = math.inf
-        self._waits = False  # in an exchange
-        self._exchanged = time.monotonic()
+        self._patience = patience.Patience(start_seconds)
         self._thread = threading.Thread(target=self._listen, daemon=True, name="peers")
         self._thread.start()
 
@@ -132,12 +122,12 @@ class Peers:
     def _await(self, found):
         """What `found()` gives when it is not None."""
         with self._news:
-            self._waits = True
+            self._patience.waits = True
             while (value := found()) is None:
                 if self._failure is not None:
                     raise self._failure
                 self._news.wait()
-            self._waits, self._exchanged = False, time.monotonic()
+            self._patience.met()
             return value
 
     def judge_silence(self):
@@ -146,12 +136,11 @@ class Peers:
             now = time.monotonic()
             for link in self._links.values():
                 link.heard = max(link.heard, now)
-            self._longest_silence = _SILENT
+            self._patience.shorten()
 
     def judge_exchanges(self, seconds):
         """From now on so many seconds between two exchanges end the run, though every worker gives signs of life."""
-        self._exchanged = time.monotonic()
-        self._longest_between = seconds
+        self._patience.limit_between(seconds)
 
     def tell_stop(self, number):
         """Tell all that this worker was asked to stop by a signal."""
@@ -170,12 +159,12 @@ class Peers:
         lost = any(word in f"{type(error).__name__} {error}" for word in (
             "Unavailable", "Aborted", "Cancelled", "Deadline", "Internal", "FailedPrecondition", "Unknown",
             "Collective ops is aborted"))  # the last one: by whatever it was that failed elsewhere
-        deadline = time.monotonic() + (_NEWS if lost else 0.0)
+        deadline = time.monotonic() + (patience.NEWS if lost else 0.0)
         while self._failure is None and (left := deadline - time.monotonic()) > 0:
-            self._blame_silent(_SUSPECT)
+            self._blame_silent(patience.SUSPECT)
             with self._news:
                 if self._failure is None:
-                    self._news.wait(min(left, _BEAT))
+                    self._news.wait(min(left, patience.BEAT))
         return self._failure
 
     def leave(self, status, line):
@@ -187,7 +176,7 @@ class Peers:
         for link in self._links.values():
             link.try_to_send(b"E", {"status": status, "line": line})
         self._closed = True
-        self._thread.join(timeout=2 * _BEAT)
+        self._thread.join(timeout=2 * patience.BEAT)
         for link in self._links.values():
             link.close()
 
@@ -201,7 +190,7 @@ class Peers:
                 self._listen_and_beat()
             except Exception as error:  # without this thread nobody would ever learn of anything
                 self._fail(1, f"{self.cluster.name(self.index)}: {type(error).__name__}: {error}")
-                time.sleep(_BEAT)
+                time.sleep(patience.BEAT)
                 self._judge()
 
     def _listen_and_beat(self):
@@ -211,14 +200,14 @@ class Peers:
                     selector.register(link, selectors.EVENT_READ)
             looked = beat = time.monotonic()
             while not self._closed:
-                for key, _ in selector.select(_BEAT / 4):
+                for key, _ in selector.select(patience.BEAT / 4):
                     self._read(key.fileobj, selector)
                 now = time.monotonic()
-                if now - looked > _SUSPECT:  # it was this process that stood still
+                if now - looked > patience.SUSPECT:  # it was this process that stood still
                     for link in self._links.values():
                         link.heard = now
                 looked = now
-                if now - beat > _BEAT:
+                if now - beat > patience.BEAT:
                     beat = now
                     for link in self._links.values():
                         if not link.is_done:
@@ -273,18 +262,17 @@ class Peers:
                 if not link.is_done:
                     link.try_to_send(b"E", {"status": status, "line": line})
 
-    def _blame_silent(self, seconds):
-        now = time.monotonic()
-        for link in self._links.values():
-            if not link.is_done and now - link.heard > seconds:
-                self._fail(OUTSIDE_FAULT, f"{self.cluster.name(link.index)} does not answer (silent for "
-                                          f"{now - link.heard:.0f} s)")
+    def _blame_silent(self, seconds=None):
+        link = self._patience.silent(self._links.values(), seconds)
+        if link is not None:
+            self._fail(OUTSIDE_FAULT, f"{self.cluster.name(link.index)} does not answer (silent for "
+                                      f"{time.monotonic() - link.heard:.0f} s)")
 
-    def _blame_late(self, seconds):
-        # Worker 0 knows best who is missing, so it speaks first.
-        if time.monotonic() - self._exchanged <= seconds + (0.0 if self.is_chief else 2 * _BEAT):
+    def _blame_late(self):
+        seconds = self._patience.is_late(self.is_chief)
+        if seconds is None:
             return
-        if not self._waits:
+        if not self._patience.waits:
             found = f"{self.cluster.name(self.index)} busy, or waiting in a sum"
         elif self.is_chief:
             parts = self._parts.get(self._number - 1, {})
@@ -296,9 +284,9 @@ class Peers:
 
     def _judge(self):
         if not self._leaving:
-            self._blame_silent(self._longest_silence)
-            self._blame_late(self._longest_between)
-        if self._failed_at is not None and not self._leaving and time.monotonic() - self._failed_at > _GRACE:
+            self._blame_silent()
+            self._blame_late()
+        if self._failed_at is not None and not self._leaving and time.monotonic() - self._failed_at > patience.GRACE:
             # A collective that never ends, in the hands of the main thread.
             label = "error" if self._failure.exit_status == WRONG_INPUT else "stopped"
             try:

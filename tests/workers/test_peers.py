@@ -18,8 +18,7 @@ import pytest
 from cct_tf import config, runtime
 from cct_tf.errors import Interrupted, OutsideFault, UserError, exit_status
 from cct_tf.workers import joining as joined_lib
-from cct_tf.workers import output, rendezvous, wire
-from cct_tf.workers import peers as peers_lib
+from cct_tf.workers import output, patience, rendezvous, wire
 from cct_tf.workers.cluster import Cluster
 from cct_tf.workers.peers import PeerEnded, Peers
 
@@ -167,8 +166,8 @@ def test_a_signal_is_heard_by_all_others(crew):
 
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_silent_worker_is_named_when_tensorflow_fails(crew, stopped, monkeypatch):
-    monkeypatch.setattr(peers_lib, "_SUSPECT", 0.6)
-    monkeypatch.setattr(peers_lib, "_BEAT", 0.1)
+    monkeypatch.setattr(patience, "SUSPECT", 0.6)
+    monkeypatch.setattr(patience, "BEAT", 0.1)
     crew, _ = crew(3)
     crew[stopped]._closed = True  # its thread says nothing any more, its connections stay
     time.sleep(0.8)
@@ -183,7 +182,7 @@ def test_a_silent_worker_is_named_when_tensorflow_fails(crew, stopped, monkeypat
 
 
 def test_silence_ends_a_wait_without_tensorflow_too(crew, monkeypatch):
-    monkeypatch.setattr(peers_lib, "_SILENT", 0.5)
+    monkeypatch.setattr(patience, "SILENT", 0.5)
     crew, _ = crew(2)
     crew[1]._closed = True
     crew[0].judge_silence()
@@ -375,8 +374,8 @@ def test_packed_blobs_come_out_again():
 
 
 def test_silence_ends_a_start_after_startup_timeout(monkeypatch):
-    monkeypatch.setattr(peers_lib, "_SILENT", 0.1)
-    monkeypatch.setattr(peers_lib, "_BEAT", 0.05)
+    monkeypatch.setattr(patience, "SILENT", 0.1)
+    monkeypatch.setattr(patience, "BEAT", 0.05)
     workers = addresses(2)
     links = at_once(joining(workers, 0), joining(workers, 1))
     starting = Peers(Cluster(workers, 0), links[0], None, start_seconds=0.6)
@@ -405,7 +404,7 @@ def test_a_signal_to_worker_0_sends_those_away_who_have_come(monkeypatch):
 
 @pytest.mark.parametrize("kind, status", [("UnavailableError", 75), ("AbortedError", 75), ("InvalidArgumentError", 1)])
 def test_what_aborts_a_collective_with_all_workers_there(crew, monkeypatch, kind, status):
-    monkeypatch.setattr(peers_lib, "_NEWS", 0.2)
+    monkeypatch.setattr(patience, "NEWS", 0.2)
     crew, _ = crew(2)
     error = type(kind, (Exception,), {"__module__": "tensorflow.python"})(
         "Graph execution error:\n\nCollective ops is aborted by: errors resolving b:1\nThe error could be ...")
