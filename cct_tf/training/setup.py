@@ -149,6 +149,7 @@ def make_devices(config, peers=None, interrupts=None):
             "others, and they from here?")
     with interrupts.held(), joining.deadline(run.startup_timeout, f"[{peers.index}] {line}"):  # which holds them too
         peers.exchange()  # from here on no signal keeps a worker from coming
+        joining.end_at_once()
         devices = runtime.make_devices(run.num_replicas, run.deterministic, run.strategy, peers.cluster,
                                        run.collectives)
     peers.exchange()

@@ -15,7 +15,7 @@ from cct_tf.workers.rendezvous import find_peers
 # What may differ from worker to worker: where things are on its machine.
 _OWN = ("data_dir", "workdir")
 _PACKAGES = ("tensorflow", "keras", "numpy")
-_is_joined = False  # whether this process is one of several
+_ends_at_once = False  # see `end_at_once`
 # In a process of its own, for TensorFlow's start keeps Python's threads from running. Ends when it reads anything.
 _DEADLINE = """
 import os, select, signal, sys
@@ -47,11 +47,9 @@ def joined(cluster, config, interrupts):
     if cluster is None:
         yield Alone()
         return
-    global _is_joined
     seconds = config.run.startup_timeout
     peers = Peers(cluster, find_peers(cluster, _facts(config), seconds), interrupts.ask, seconds)
     interrupts.tell = peers.tell_stop
-    _is_joined = True
     try:
         yield peers
         peers.exchange()  # nobody leaves before all have done their part
@@ -99,9 +97,15 @@ def deadline(seconds, line):
         watch.wait()
 
 
+def end_at_once():
+    """From now on `leave` takes nothing of TensorFlow apart: its own end waits for workers that are gone."""
+    global _ends_at_once
+    _ends_at_once = True
+
+
 def leave(status):
-    """End the process as sys.exit does; one of several at once, for TensorFlow's own end waits for the others."""
-    if not _is_joined:
+    """End the process as sys.exit does, or at once (`end_at_once`)."""
+    if not _ends_at_once:
         sys.exit(status)
     try:
         for stream in (sys.stdout, sys.stderr):
