@@ -18,6 +18,7 @@ import pytest
 
 from cct_tf import config
 from cct_tf.training import run_record
+from tests.convert import torch_files
 
 REPO = Path(__file__).resolve().parents[1]
 SECONDS = 3.0  # of processor time, for other work may slow the clock; promised: about 1
@@ -189,6 +190,56 @@ OTHERS = [
     ("preview of too much", "preview", "--rows=40 --columns=30", "--rows", "1000", "40", "30"),
     ("preview of an odd number of mixed rows", "preview", "--rows=3 --mixup_alpha=0.8", "--rows", "even", "found 3"),
     ("preview for an unknown model", "preview", "--model=cct_7_3x1", "--model", "cct_7_3x1"),
+    ("convert nothing", "convert_torch", "", "--input"),
+    ("convert to nowhere", "convert_torch", "--input={scene}/weights.pth --model=cct_2_3x1_16", "--output"),
+    ("convert to an unknown kind", "convert_torch", "--input={scene}/weights.pth --model=cct_2_3x1_16 "
+     "--output={scene}/x.pth", "--output", ".keras"),
+    ("convert into a run", "convert_torch", "--input={scene}/weights.pth --model=cct_2_3x1_16 --output={scene}/done",
+     "--output", "{scene}/done"),
+    ("convert onto a file", "convert_torch", "--input={scene}/weights.pth --infer_model --output={scene}/words.cfg",
+     "--output", "a file"),
+    ("convert into a locked folder", "convert_torch", "--input=x --infer_model --output={locked}/x.keras", "--output",
+     "{locked}/x.keras"),
+    ("convert into a missing folder", "convert_torch", "--input=x --infer_model --output={scene}/none/x.keras",
+     "--output", "none/x.keras"),
+    ("convert to no network", "convert_torch", "--input={scene}/weights.pth --output={scene}/new", "--model",
+     "--infer_model", "neither"),
+    ("convert to a network twice", "convert_torch", "--input={scene}/weights.pth --output={scene}/new --infer_model "
+     "--model=cct_2_3x1_16", "--infer_model", "both"),
+    ("convert to an unknown network", "convert_torch", "--input={scene}/weights.pth --output={scene}/new "
+     "--model=cct_7_3x1", "--model", "cct_7_3x1"),
+    ("convert to positions that will be seen", "convert_torch", "--input={scene}/weights.pth --output={scene}/new "
+     "--infer_model --positional_embedding=sine", "--positional_embedding", "--infer_model"),
+    ("convert for an unknown data set", "convert_torch", "--input={scene}/weights.pth --output={scene}/new "
+     "--infer_model --dataset=cifar11", "--dataset", "cifar11"),
+    ("convert a missing file", "convert_torch", "--input={scene}/none.pth --infer_model --output={scene}/new",
+     "{scene}/none.pth", "nothing"),
+    ("convert a folder", "convert_torch", "--input={scene}/empty --infer_model --output={scene}/new",
+     "{scene}/empty", "a folder"),
+    ("convert words", "convert_torch", "--input={scene}/words.cfg --infer_model --output={scene}/new",
+     "{scene}/words.cfg", ".safetensors"),
+    ("convert code", "convert_torch", "--input={scene}/code.pth --infer_model --output={scene}/new",
+     "{scene}/code.pth", "os.system"),
+    ("convert other weights", "convert_torch", "--input={scene}/weights.pth --model=cct_2_3x1_16 --output={scene}/new",
+     "{scene}/weights.pth", "missing: tokenizer.conv_layers.0.0.weight", "unused: 'classifier.fc.weigth'",
+     "'classifier.fc.weight'"),
+    ("convert the weights of no known network", "convert_torch", "--input={scene}/weights.pth --infer_model "
+     "--output={scene}/new", "--infer_model", "{scene}/weights.pth", "--model"),
+    ("convert to another's network", "convert_torch", "--input={scene}/weights.pth --model=vit_b_16_224 "
+     "--output={scene}/new", "{scene}/weights.pth", "vit_b_16_224"),
+    ("convert the average of a file without", "convert_torch", "--input={scene}/weights.pth --infer_model --state=ema "
+     "--output={scene}/new", "{scene}/weights.pth", "--state=ema"),
+    ("convert an unknown state", "convert_torch", "--input={scene}/weights.pth --state=best", "--state", "auto, model"),
+    ("convert back to what is no safetensors", "convert_torch",
+     "--to_torch --input={scene}/done --output={scene}/x.pth", "--output", ".safetensors"),
+    ("convert back a missing folder", "convert_torch", "--to_torch --input={scene}/none --output={scene}/x.safetensors",
+     "--input", "{scene}/none"),
+    ("convert back a missing file", "convert_torch",
+     "--to_torch --input={scene}/none.keras --output={scene}/x.safetensors", "--input", "none.keras"),
+    ("convert back an average of a run without", "convert_torch",
+     "--to_torch --input={scene}/done --weights=ema --output={scene}/x.safetensors", "--weights", "--ema_decay"),
+    ("evaluate weights without a data set", "evaluate", "--workdir={scene}/converted", "{scene}/converted",
+     "--dataset"),
     ("jax", "train", "--workdir={scene}/new", "KERAS_BACKEND", "jax"),
     ("torch", "train", "--workdir={scene}/new", "KERAS_BACKEND", "torch"),
     ("nonsense", "evaluate", "--workdir={scene}/done", "KERAS_BACKEND", "nonsense"),
@@ -197,6 +248,7 @@ FINE = [  # no error: status 0, nothing on stderr, these words on stdout
     ("help", "train", "--help", "Data set", "augmentation", "Network", "Optimisation", "The run", "--flagfile"),
     ("help for evaluate", "evaluate", "--help", "--split", "--checkpoint"),
     ("help for preview", "preview", "--help", "--output", "--rows", "--columns", "--[no]ops", "--auto_augment"),
+    ("help for convert_torch", "convert_torch", "--help", "--input", "--[no]infer_model", "--state", "--[no]to_torch"),
     ("help for checkpoints", "checkpoints", "--help", "--[no]verify", "--prune", "best/"),
     ("checkpoints of a run", "checkpoints", "--workdir={scene}/done", "50.00% (step 4)", "run finished"),
     ("what would go, while a run goes on", "checkpoints", "--workdir={scene}/used --prune=1 --dry_run",
@@ -240,6 +292,17 @@ def _write_run(workdir):
             {"step": step, "top1": 0.5, "loss": 1.0}, step == 4, {}))
 
 
+def _write_weights(scene):
+    """A state dict of one tensor, one that tries to run something, and a folder of converted weights."""
+    torch_files.write(scene / "weights.pth", {"classifier.fc.weigth": np.ones([3, 4], np.float32)}, "zip")
+    system = torch_files.call(torch_files.name("os", "system"), "true")
+    (scene / "code.pth").write_bytes(torch_files.legacy_bytes({"a": system}, {}))
+    folder = scene / "converted/best/step_00000000"
+    folder.mkdir(parents=True)
+    run_record.write_record(folder, run_record.Record(config.from_dict({"workdir": "x"}).as_dict(),
+                                                      {"num_examples": {}, "image_size": 32}, 0, 0, None, False, {}))
+
+
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     """A folder of wrong files."""
@@ -259,6 +322,7 @@ def scene(tmp_path_factory):
     _write_tree(folder, [f"{root}/train/{name}/1.png" for root in ("surprise", "untested") for name in ("cat", "dog")])
     (folder / "hollow/dog").mkdir()
     _write_archives(folder)
+    _write_weights(folder)
     for name in ("done", "damaged", "used"):
         _write_run(folder / name)
     (folder / "damaged/checkpoints/step_00000004/weights.index").write_bytes(b"inDex")

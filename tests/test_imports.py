@@ -23,7 +23,7 @@ ALLOWED = {
     "tuning": ("models.cost",),
     "flags": ("config", "fields", "errors"),
     "command": ("flags", "errors"),
-    "convert": ("models.variants", "errors"),
+    "convert": ("models.variants", "layers.sines", "errors"),
     "layers": ("rng", "errors"),
     "augment": ("rng", "errors"),
     "models": ("layers", "rng", "errors", "command", "flags"),
@@ -33,10 +33,10 @@ ALLOWED = {
     "training": ("data", "models", "optim", "augment", "layers", "rng", "plan", "config", "flags", "runtime", "tuning",
                  "workers", "compile_cache", "errors"),
     "benchmarks": ("training", "data", "models", "optim", "augment", "layers", "runtime", "errors"),
-    "commands": ("benchmarks", "training", "data", "models", "checks", "command", "flags", "config", "runtime",
-                 "workers", "compile_cache", "errors"),
+    "commands": ("benchmarks", "training", "convert", "data", "models", "checks", "command", "flags", "config",
+                 "runtime", "workers", "compile_cache", "errors"),
 }
-COMMANDS = ("train", "evaluate", "benchmark", "preview", "checkpoints")
+COMMANDS = ("train", "evaluate", "benchmark", "preview", "checkpoints", "convert_torch")
 
 
 def _all_modules():
@@ -107,7 +107,8 @@ def test_what_judges_first_imports_without_tensorflow():
              "augment", "augment.policies", "data.registry", "data.tree", "data.npz", "optim.schedules",
              "training.workdir", "training.resume", "training.checkpoint", "training.console", "training.interrupts",
              "training.standing", "training.divergence", "training.profiling", "training.memory", "training.inventory",
-             "compile_cache", "train", "evaluate", "preview", "benchmark", "checkpoints"]
+             "compile_cache", "convert", "layers.sines", "train", "evaluate", "preview", "benchmark", "checkpoints",
+             "convert_torch"]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
     code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

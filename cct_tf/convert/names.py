@@ -1,4 +1,4 @@
-"""The authors' names of weights and ours, without TensorFlow.
+"""The authors' names and shapes of weights and ours, without TensorFlow.
 
 Theirs are the keys of a PyTorch state dict (SHI-Labs/Compact-Transformers); ours are the variables' paths without the
 model's name. Their axes are [out, in, k, k] for convolutions and [out, in] for linear layers.
@@ -8,18 +8,22 @@ import dataclasses
 
 import numpy as np
 
+POSITIONS = "classifier.positional_emb"
+INNER_DIM = 64  # width of every convolution but the last
+
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
     """One weight under both names.
 
     `kind` says how the axes go: "conv" [out, in, k, k] -> [k, k, in, out]; "linear" [out, in] -> [in, out];
-    "rows" [1, N, D] -> [N, D] (positions, class token); "vector" as it is.
+    "rows" [1, N, D] -> [N, D] (positions, class token); "vector" as it is. `shape` is the authors'.
     """
 
     authors: str
     ours: str
     kind: str
+    shape: tuple
 
     def to_ours(self, array):
         """The authors' array with its axes in our order, NumPy."""
@@ -29,49 +33,70 @@ class Weight:
             return np.transpose(array)
         return array[0] if self.kind == "rows" else array
 
+    def to_authors(self, array):
+        """Our array with its axes in the authors' order, NumPy."""
+        if self.kind == "conv":
+            return np.transpose(array, (3, 2, 0, 1))
+        if self.kind == "linear":
+            return np.transpose(array)
+        return array[None] if self.kind == "rows" else array
 
-def weights(variant):
+
+def is_authors(variant):
+    """Whether a `Variant` has the authors' layers, so that their state dicts fit it."""
+    return variant.norm_order == "authors" and variant.tokenizer in ("conv", "patch") and not variant.qkv_bias
+
+
+def weights(variant, num_classes=10):
     """Every weight of one of the authors' networks (CCT, CVT, ViT-Lite), a list of `Weight`.
 
-    Sine positions are in their state dicts, as a constant, but are no weight here.
+    Sine positions are in their state dicts, as a constant (`POSITIONS`), but are no weight here.
 
     Args:
         variant: a `Variant` with the authors' layers.
+        num_classes: width of the logits.
     """
-    if variant.tokenizer == "patch":
-        table = [Weight("tokenizer.conv_layers.0.0.weight", "tokenizer/kernel", "conv"),
-                 Weight("tokenizer.conv_layers.0.0.bias", "tokenizer/bias", "vector")]
-    else:
-        table = [Weight(f"tokenizer.conv_layers.{i}.0.weight", f"tokenizer/conv_{i}_kernel", "conv")
-                 for i in range(variant.num_convs)]
+    table = _tokenizer(variant)
+    width = variant.embed_dim
     if not variant.seq_pool:
-        table.append(Weight("classifier.class_emb", "class_token/embedding", "rows"))
+        table.append(Weight("classifier.class_emb", "class_token/embedding", "rows", (1, 1, width)))
     if variant.positional_embedding == "learnable":
-        table.append(Weight("classifier.positional_emb", "positions/embedding", "rows"))
+        table.append(Weight(POSITIONS, "positions/embedding", "rows", (1, variant.num_tokens, width)))
     for block in range(variant.depth):
-        table += _block(f"classifier.blocks.{block}", f"block_{block}")
-    table += _norm("classifier.norm", "norm")
+        table += _block(f"classifier.blocks.{block}", f"block_{block}", width, width * variant.mlp_ratio)
+    table += _norm("classifier.norm", "norm", width)
     if variant.seq_pool:
-        table += _linear("classifier.attention_pool", "pooling/score")
-    return table + _linear("classifier.fc", "head")
+        table += _linear("classifier.attention_pool", "pooling/score", width, 1)
+    return table + _linear("classifier.fc", "head", width, num_classes)
 
 
-def _linear(authors, ours):
-    return [Weight(f"{authors}.weight", f"{ours}/kernel", "linear"),
-            Weight(f"{authors}.bias", f"{ours}/bias", "vector")]
+def _tokenizer(variant):
+    widths = [3] + [INNER_DIM] * (variant.num_convs - 1) + [variant.embed_dim]
+    shapes = [(after, before, variant.kernel_size, variant.kernel_size)
+              for before, after in zip(widths, widths[1:], strict=False)]
+    if variant.tokenizer == "patch":
+        return [Weight("tokenizer.conv_layers.0.0.weight", "tokenizer/kernel", "conv", shapes[0]),
+                Weight("tokenizer.conv_layers.0.0.bias", "tokenizer/bias", "vector", (variant.embed_dim,))]
+    return [Weight(f"tokenizer.conv_layers.{i}.0.weight", f"tokenizer/conv_{i}_kernel", "conv", shape)
+            for i, shape in enumerate(shapes)]
 
 
-def _norm(authors, ours):
-    return [Weight(f"{authors}.weight", f"{ours}/gamma", "vector"),
-            Weight(f"{authors}.bias", f"{ours}/beta", "vector")]
+def _linear(authors, ours, before, after):
+    return [Weight(f"{authors}.weight", f"{ours}/kernel", "linear", (after, before)),
+            Weight(f"{authors}.bias", f"{ours}/bias", "vector", (after,))]
 
 
-def _block(authors, ours):
+def _norm(authors, ours, width):
+    return [Weight(f"{authors}.weight", f"{ours}/gamma", "vector", (width,)),
+            Weight(f"{authors}.bias", f"{ours}/beta", "vector", (width,))]
+
+
+def _block(authors, ours, width, hidden):
     return [
-        *_norm(f"{authors}.pre_norm", f"{ours}/attention_norm"),
-        Weight(f"{authors}.self_attn.qkv.weight", f"{ours}/attention/qkv/kernel", "linear"),
-        *_linear(f"{authors}.self_attn.proj", f"{ours}/attention/projection"),
-        *_norm(f"{authors}.norm1", f"{ours}/mlp_norm"),
-        *_linear(f"{authors}.linear1", f"{ours}/mlp/hidden"),
-        *_linear(f"{authors}.linear2", f"{ours}/mlp/output"),
+        *_norm(f"{authors}.pre_norm", f"{ours}/attention_norm", width),
+        Weight(f"{authors}.self_attn.qkv.weight", f"{ours}/attention/qkv/kernel", "linear", (3 * width, width)),
+        *_linear(f"{authors}.self_attn.proj", f"{ours}/attention/projection", width, width),
+        *_norm(f"{authors}.norm1", f"{ours}/mlp_norm", width),
+        *_linear(f"{authors}.linear1", f"{ours}/mlp/hidden", width, hidden),
+        *_linear(f"{authors}.linear2", f"{ours}/mlp/output", hidden, width),
     ]

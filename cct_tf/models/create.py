@@ -39,6 +39,11 @@ def create_model(name, num_classes=10, image_size=None, positional_embedding=Non
         raise UserError(f"num_classes: expected an integer of at least 1, found {num_classes!r}")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise UserError(f"seed: expected an integer of at least 0 and below 2^63, found {seed!r}")
+    return build(variant, num_classes, seed, dtype)
+
+
+def build(variant, num_classes, seed=0, dtype=None):
+    """The network of a checked `Variant`; arguments and result as `create_model`."""
     model = (CCT if variant.seq_pool else ViT)(variant, num_classes=num_classes, seed=seed, dtype=dtype)
     model.build((None, variant.image_size, variant.image_size, 3))
     return model

@@ -82,7 +82,7 @@ class Saver:
         record = run_record.Record(
             config=self._config.as_dict(), resolved=self._resolved, step=step,
             last_evaluated_step=standing.last_evaluated_step, best=standing.best, finished=finished,
-            versions=_versions(), evaluation_due=self._plan.evaluate.is_due(step),
+            versions=versions(), evaluation_due=self._plan.evaluate.is_due(step),
             evaluations_without_best=standing.without_best, rollback_count=standing.rollback_count,
             learning_rate_factor=standing.learning_rate_factor)
         path = self._workdir.checkpoints / f"step_{step:08d}"
@@ -107,6 +107,7 @@ class Saver:
         self._saved_step = step
 
 
-def _versions():
+def versions():
+    """The packages that the results depend on, name -> version."""
     names = ("tensorflow", "keras", "numpy")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}

@@ -89,6 +89,16 @@ def _attention(x, weights, name, num_heads):
     return _linear(y, weights, name + ".proj")
 
 
+def sines(tokens, width):
+    """The fixed positions, float64 [1, tokens, width]."""
+    x = np.zeros([1, tokens, width])
+    for p in range(tokens):
+        for i in range(0, width, 2):
+            x[0, p, i] = math.sin(p / 10000 ** (i / width))
+            x[0, p, i + 1] = math.cos(p / 10000 ** (i / width))
+    return x
+
+
 def forward(images, weights, num_heads, patch=False, sine=False):
     """Logits of images [B, S, S, 3], float64 [B, classes], in evaluation."""
     weights = {name: array.astype(np.float64) for name, array in weights.items()}
@@ -99,11 +109,7 @@ def forward(images, weights, num_heads, patch=False, sine=False):
     if "classifier.positional_emb" in weights:
         x = x + weights["classifier.positional_emb"]
     if sine:
-        width = x.shape[2]
-        for p in range(x.shape[1]):
-            for i in range(0, width, 2):
-                x[:, p, i] += math.sin(p / 10000 ** (i / width))
-                x[:, p, i + 1] += math.cos(p / 10000 ** (i / width))
+        x = x + sines(*x.shape[1:])
     block = 0
     while (name := f"classifier.blocks.{block}") + ".norm1.weight" in weights:
         x = x + _attention(_layer_norm(x, weights, name + ".pre_norm"), weights, name + ".self_attn", num_heads)

@@ -18,23 +18,13 @@ GOLDEN = {
 }
 
 
-def authors_shape(weight, shape):
-    """The shape of one of our variables in the authors' order of axes."""
-    if weight.kind == "conv":
-        return tuple(shape[axis] for axis in (3, 2, 0, 1))
-    if weight.kind == "linear":
-        return tuple(reversed(shape))
-    return (1, *shape) if weight.kind == "rows" else tuple(shape)
-
-
 def our_logits_and_weights(name):
     """A model with formula weights: its logits for two formula images, those images, the weights, the model."""
     model = cct_tf.create_model(name)
     ours = {variable.path.split("/", 1)[1]: variable for variable in model.weights}
     table = names.weights(model.variant)
     assert sorted(weight.ours for weight in table) == sorted(ours)  # each variable has exactly one name of the authors
-    weights = authors_numpy.formula_weights(
-        {weight.authors: authors_shape(weight, ours[weight.ours].shape) for weight in table})
+    weights = authors_numpy.formula_weights({weight.authors: weight.shape for weight in table})
     for weight in table:
         ours[weight.ours].assign(weight.to_ours(weights[weight.authors]))
     size = model.image_size

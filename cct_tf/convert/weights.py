@@ -1,0 +1,64 @@
+"""Weights of the authors' PyTorch networks into ours, and back."""
+
+import numpy as np
+
+from cct_tf.convert import names
+from cct_tf.convert.matching import match
+from cct_tf.convert.state import read_state
+from cct_tf.errors import UserError
+from cct_tf.layers.sines import sine_positions
+
+
+def _by_path(model):
+    """{path without the model's name: variable}; the state of the model's random numbers is no weight."""
+    return {variable.path.partition("/")[2]: variable for variable in model.weights}
+
+
+def load_torch_weights(model, path, state="auto"):
+    """Give a network the weights of the authors' state dict. PyTorch is not needed, and nothing in the file is run.
+
+    Args:
+        model: a model of `cct_tf.create_model`, one of the authors' networks, with the file's number of classes.
+        path: .pth file (zip or legacy format) or .safetensors file: a state dict, or a checkpoint with one.
+        state: "model", "ema" (the average of the weights), or "auto" where the file has only one.
+
+    Returns:
+        `matching.Match`: every weight that was used, under both names.
+
+    Raises:
+        UserError: the file can't be read, or holds other weights than the network's; the model is left as it was.
+    """
+    found = match(read_state(path, state), model.variant, model.num_classes)
+    assign(model, found)
+    return found
+
+
+def assign(model, found):
+    """Give a network the weights of a `matching.Match` for its variant."""
+    variables = _by_path(model)
+    for weight, array in found.used:
+        variables[weight.ours].assign(array)
+
+
+def to_torch(model):
+    """The state dict of a network as the authors' code takes it (`load_state_dict`, strictly).
+
+    Args:
+        model: a model of `cct_tf.create_model`, one of the authors' networks.
+
+    Returns:
+        dict name -> NumPy float32 array, in the authors' order of axes; with the sines, where the network has them.
+
+    Raises:
+        UserError: the network is none of the authors'.
+    """
+    variant, variables = model.variant, _by_path(model)
+    if not names.is_authors(variant):
+        raise UserError(f"--to_torch: expected one of the authors' networks (cct_..., cvt_..., vit_..., "
+                        f"--norm_order=authors), found {variant.name} with --norm_order={variant.norm_order}")
+    arrays = {}
+    if variant.positional_embedding == "sine":
+        arrays[names.POSITIONS] = sine_positions(variant.num_tokens, variant.embed_dim)[None]
+    for weight in names.weights(variant, model.num_classes):
+        arrays[weight.authors] = weight.to_authors(np.asarray(variables[weight.ours].value, np.float32))
+    return arrays

@@ -1,0 +1,186 @@
+"""The authors' PyTorch weights in, ours out to them: `python -m cct_tf.convert_torch --input=X.pth --output=DIR`."""
+
+import os
+import pathlib
+import sys
+
+from cct_tf import checks, command, config, flags, runtime
+from cct_tf.convert import matching, state
+from cct_tf.convert.names import is_authors
+from cct_tf.errors import UserError
+from cct_tf.models import variants
+from cct_tf.training import run_record
+from cct_tf.training.console import Console
+from cct_tf.training.workdir import Workdir
+
+_USAGE = """usage: python -m cct_tf.convert_torch --input=X.pth --model=NAME --output=DIR|X.keras [--dataset=NAME ...]
+       python -m cct_tf.convert_torch --to_torch --input=DIR|X.keras --output=X.safetensors
+
+Reads a checkpoint of the authors' code (.pth, .safetensors; a state dict, or a file with one) without PyTorch and
+without running anything in it, and writes a work folder or a Keras file; or writes a state dict that their code loads.
+With a data set, cct_tf.evaluate reads the work folder; a recipe's --flagfile names it, and how its images are prepared.
+"""
+
+_OWN = [
+    flags.command_field("input", str, None, "file of weights; with --to_torch: work folder or .keras file"),
+    flags.command_field("output", str, None, "a new work folder, or a .keras file; with --to_torch: .safetensors file"),
+    flags.command_field("infer_model", bool, False, "find --model among the published networks by the shapes (and for "
+                        "sine positions by the values)"),
+    flags.command_field("state", str, "auto", "which state dict of the file: model; ema, its average; or auto, the "
+                        "only one", choices=state.STATES),
+    flags.command_field("to_torch", bool, False, "the way back"),
+    flags.command_field("checkpoint", str, "best", "with --to_torch: best, last, or the path of a checkpoint folder"),
+    flags.command_field("weights", str, "auto", "with --to_torch: raw, ema, or auto: ema where the run kept one",
+                        choices=("auto", "raw", "ema")),
+]
+_FIELDS = [*_OWN, *(field for name, field in config.FIELDS.items() if name != "workdir")]
+
+
+def _check_output(name, kinds):
+    """Raise UserError if --output can't be written: a file that ends in one of `kinds`, or a new folder ("")."""
+    text = " or ".join(f"a file that ends in {kind}" if kind else "a new or empty folder" for kind in kinds)
+    path = pathlib.Path(name or "")
+    kind = path.suffix if path.suffix in (".keras", ".safetensors", ".pth") else ""
+    if not name or kind not in kinds:
+        raise UserError(f"--output: expected {text}, found {name!r}")
+    if kind and path.is_dir() or not kind and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        found = "a folder with files in it" if path.is_dir() else "a file"
+        raise UserError(f"--output: expected {text}, found {found} at {name!r}")
+    folder = path.parent if kind else next(each for each in (path, *path.absolute().parents) if each.exists())
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--output: expected {text} where it can be written, found {name!r} "
+                        f"({error.strerror})") from None
+
+
+def _settings(given, output):
+    """The `Config` of the network and its data set, in the new work folder."""
+    own = {field.name for field in _OWN}
+    chosen = {name: value for name, value in given.items() if name not in own}
+    settings = config.from_dict(chosen | {"workdir": output, "ema_decay": 0.0})  # one set of weights, no average
+    if "dataset" in given:
+        checks.check_inputs(settings)
+    checks.check_model(settings.model, settings.augment.image_size)
+    return settings
+
+
+def _variant(values, given, settings, found):
+    """The network that the state dict `found` belongs to, by the flags or by its shapes."""
+    model, size = settings.model, settings.augment.image_size
+    if not values["infer_model"]:
+        return variants.resolve(model.model, size, model.positional_embedding, model.norm_order, model.dropout_rate,
+                                model.attention_dropout_rate, model.drop_path_rate)
+    variant = matching.infer(found)
+    return variants.resolve(variant.name, size, variant.positional_embedding, model.norm_order, model.dropout_rate,
+                            model.attention_dropout_rate, model.drop_path_rate)
+
+
+def _say(console, found, match, variant, classes):
+    """Every tensor of the file and what became of it."""
+    where = "".join([f", {found.key}" * bool(found.key), f", less the prefix {found.prefix!r}" * bool(found.prefix)])
+    console.say(f"{found.path}{where}: {variant.name}, {variant.positional_embedding} positions, {classes} classes")
+    width = max(len(weight.authors) for weight, _ in match.used)
+    for weight, array in match.used:
+        console.say(f"  {weight.authors:<{width}}  {found.dtypes[weight.authors]} {list(weight.shape)} -> "
+                    f"{weight.ours} {list(array.shape)}")
+    for name in match.checked:
+        console.say(f"  {name:<{width}}  a constant, equal to ours")
+    for name in match.left:
+        console.say(f"  {name:<{width}}  not used: a count, no weight")
+    console.say(f"{len(match.used)} weights, {sum(array.size for _, array in match.used):,} values; none missing")
+
+
+def _start(console):
+    with console.phase("starting TensorFlow"):
+        runtime.start_tensorflow()
+
+
+def _from_torch(values, given):
+    if values["infer_model"] == ("model" in given):
+        found = "both" if values["infer_model"] else "neither"
+        raise UserError(f"--model: expected it or --infer_model, found {found}")
+    if values["infer_model"] and "positional_embedding" in given:
+        raise UserError("--positional_embedding: expected it with --model, found it with --infer_model, which sees it")
+    settings, console = _settings(given, values["output"]), Console()
+    found = state.read_state(values["input"], values["state"])
+    variant, classes = _variant(values, given, settings, found), matching.num_classes(found)
+    match = matching.match(found, variant, classes)
+    _say(console, found, match, variant, classes)
+    _start(console)
+    from cct_tf.convert import weights
+    from cct_tf.models.create import build
+    from cct_tf.training import imported, keras_file
+    model = build(variant, classes)
+    weights.assign(model, match)
+    if values["output"].endswith(".keras"):
+        keras_file.save(model, pathlib.Path(values["output"]))
+    else:
+        network = {"model": variant.name, "positional_embedding": variant.positional_embedding}
+        settings = config.from_dict(settings.as_dict() | network)
+        imported.write(settings, model, console, "dataset" in given)
+    console.say(f"wrote {values['output']}")
+
+
+def _to_torch(values):
+    console, source = Console(), values["input"]
+    choose = None
+    if not source.endswith(".keras"):
+        def choose():
+            try:
+                return run_record.find_checkpoint(Workdir(source), values["checkpoint"])
+            except UserError as error:
+                raise UserError(str(error).replace("--workdir", "--input")) from None  # as the folder is called here
+
+        _, record = choose()
+        settings = config.from_dict(record.config)
+        run_record.choose_weights(record, values["weights"])
+        checks.check_model(settings.model, settings.augment.image_size)
+        _check_authors(settings)
+    elif not os.path.isfile(source):
+        raise UserError(f"--input: expected a work folder or a .keras file, found nothing at {source!r}")
+    _start(console)
+    from cct_tf.convert import safetensors, weights
+    from cct_tf.training import keras_file, setup
+    if choose is None:
+        model = keras_file.load(source)
+    else:
+        classes = record.resolved.get("num_classes") or len(record.resolved["classes"])
+        model = setup.load_model(settings, classes, choose, values["weights"]).model
+    arrays = weights.to_torch(model)
+    safetensors.write(pathlib.Path(values["output"]), arrays)
+    console.say(f"wrote {values['output']}: {model.variant.name}, {len(arrays)} tensors, "
+                f"{sum(array.size for array in arrays.values()):,} values")
+
+
+def _check_authors(settings):
+    """Raise UserError if a run's network is none of the authors': known before TensorFlow starts."""
+    model = settings.model
+    variant = variants.resolve(model.model, settings.augment.image_size, model.positional_embedding, model.norm_order)
+    if not is_authors(variant):
+        raise UserError(f"--to_torch: expected one of the authors' networks (cct_..., cvt_..., vit_..., "
+                        f"--norm_order=authors), found {variant.name} with --norm_order={variant.norm_order}")
+
+
+def main(given):
+    """Convert as the flags say."""
+    values = {field.name: field.default for field in _FIELDS} | given
+    runtime.check_backend()
+    if not values["input"]:
+        raise UserError("--input: expected a file of weights (.pth, .safetensors), found none")
+    _check_output(values["output"], (".safetensors",) if values["to_torch"] else ("", ".keras"))
+    if values["to_torch"]:
+        _to_torch(values)
+    else:
+        _from_torch(values, given)
+
+
+def run():
+    """Entry point of `cct-convert-torch`."""
+    command.run(main, sys.argv[1:], _USAGE, _FIELDS)
+
+
+if __name__ == "__main__":
+    run()
