@@ -8,7 +8,7 @@ from cct_tf import flags
 from cct_tf.errors import WRONG_INPUT, exit_status
 
 
-def run(main, argv, usage, fields, leave=sys.exit):
+def run(main, argv, usage, fields, leave=sys.exit, positional=None):
     """Run a command and leave the process with its status (cct_tf.errors lists them).
 
     Args:
@@ -17,22 +17,23 @@ def run(main, argv, usage, fields, leave=sys.exit):
         usage: the first lines of --help.
         fields: sequence of `fields.Field`, the command's flags.
         leave: function of the status that ends the process.
+        positional: as `flags.parse` takes it, for a command that documents positional arguments.
     """
     if flags.wants_help(argv):
         print(flags.help_text(usage, fields))
         sys.exit(0)
     debug = "--debug" in argv or "--debug=true" in argv
     try:
-        status = _status(main, argv, fields, debug)
+        status = _status(main, argv, fields, positional, debug)
     except Exception:
         traceback.print_exc()
         status = 1
     leave(status)
 
 
-def _status(main, argv, fields, debug):
+def _status(main, argv, fields, positional, debug):
     try:
-        main(flags.parse(argv, fields))
+        main(flags.parse(argv, fields, positional))
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output has left (`| head`): nothing to say and nobody to say it to.

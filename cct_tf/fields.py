@@ -27,7 +27,8 @@ def option(default, help, *, minimum=None, maximum=None, above=None, below=None,
 class Field:
     """One field as declared: what `flags`, `plan` and the checkpoint need to know of it.
 
-    `kind` is int, float, str, bool or tuple (of floats); `optional` says whether None is allowed.
+    `kind` is int, float, str, bool or tuple (of floats); `optional` says whether None is allowed; `bare` is the text
+    that a flag without `=` stands for, None where it needs a value.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Field:
     how: bool
     transient: bool
     length: tuple | None
+    bare: str | None = None
 
     def expectation(self):
         """What a value must be, in words: `an integer of at least 1`."""

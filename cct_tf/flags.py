@@ -1,7 +1,8 @@
 """absl flags from config fields, and back: the only reader of flags.
 
-Every command parses the same way: flags only (no positional arguments), `--flagfile` nests, and what names a flagfile
-wins over it, wherever it stands on the line. Differences from absl's own reading of flagfiles, each a trap there:
+Every command parses the same way: flags only (positional arguments where a command documents some), `--flagfile` nests,
+and what names a flagfile wins over it, wherever it stands on the line. Differences from absl's own reading of
+flagfiles, each a trap there:
 
 * a nested path is taken from the folder of the file that names it, then from the current folder;
 * a `#` after white space starts a comment, also behind a value;
@@ -86,10 +87,10 @@ def _make_flags(fields):
     return values
 
 
-def command_field(name, kind, default, help, *, choices=None, minimum=None, optional=False):
+def command_field(name, kind, default, help, *, choices=None, minimum=None, optional=False, bare=None):
     """A flag of one command that is no config field (evaluate's --split, say), as a `fields.Field`."""
     return Field(name, "command", "This command.", kind, optional or default is None, default, help, minimum,
-                            None, None, None, choices, how=True, transient=True, length=None)
+                            None, None, None, choices, how=True, transient=True, length=None, bare=bare)
 
 
 def _read_file(path, origin, stack):
@@ -127,12 +128,13 @@ def _nested_path(value, base):
     return beside if os.path.exists(beside) else value
 
 
-def expand(argv, known):
+def expand(argv, known, positional=None):
     """All arguments of a command line in the order in which later ones win.
 
     Args:
         argv: list of strings, without the program's name.
-        known: dict name -> whether the flag is boolean.
+        known: dict name -> whether the flag may stand without a value.
+        positional: list that takes the positional arguments; None refuses them. Behind `--` all are.
 
     Returns:
         list of Argument: flagfiles first, the rest after them.
@@ -140,14 +142,23 @@ def expand(argv, known):
     Raises:
         UserError: a positional argument, a flagfile that can't be read, a missing value.
     """
-    return _expand([(text, "") for text in argv], known, None, ())
+    argv = list(argv)
+    if positional is not None and "--" in argv:
+        mark = argv.index("--")
+        found = _expand([(text, "") for text in argv[:mark]], known, None, (), positional)
+        positional += argv[mark + 1:]
+        return found
+    return _expand([(text, "") for text in argv], known, None, (), positional)
 
 
-def _expand(tokens, known, base, stack):
+def _expand(tokens, known, base, stack, positional=None):
     from_files, own = [], []
     tokens = list(tokens)
     while tokens:
         text, origin = tokens.pop(0)
+        if positional is not None and (not text.startswith("-") or text == "-"):
+            positional.append(text)
+            continue
         if not text.startswith("-") or text in ("-", "--"):
             hint = f" (a config is named with --flagfile={text})" if text.endswith(".cfg") else ""
             raise UserError(f"{origin}expected flags only, found the argument {text!r}{hint}")
@@ -168,12 +179,13 @@ def _expand(tokens, known, base, stack):
     return from_files + own
 
 
-def parse(argv, fields):
+def parse(argv, fields, positional=None):
     """Values of a command line.
 
     Args:
         argv: list of strings, without the program's name.
         fields: sequence of `fields.Field`.
+        positional: the name under which the result holds the positional arguments, a list; None refuses them.
 
     Returns:
         dict of the flags that were given, name -> value.
@@ -183,15 +195,17 @@ def parse(argv, fields):
     """
     table = {field.name: field for field in fields}
     values = _make_flags(fields)
-    given = {}
-    for argument in expand(argv, {name: field.kind is bool for name, field in table.items()}):
+    given = {positional: []} if positional else {}
+    alone = {name: field.kind is bool or field.bare is not None for name, field in table.items()}
+    for argument in expand(argv, alone, given.get(positional)):
         name = argument.name
         if name not in table and name.startswith("no") and name[2:] in table and table[name[2:]].kind is bool:
             name = name[2:]
         if name not in table:
             raise UserError(f"{argument.origin}--{name}: expected a flag of this command, found none of that name"
                             f"{nearest(name, table)}")
-        text = f"--{argument.name}" if argument.value is None else f"--{argument.name}={argument.value}"
+        value = table[name].bare if argument.value is None else argument.value
+        text = f"--{argument.name}" if value is None else f"--{argument.name}={value}"
         try:
             values(["", text])
         except absl_flags.Error as error:
@@ -225,6 +239,8 @@ def help_text(usage, fields):
             group = field.group
             lines += ["", group]
         flag = f"--[no]{field.name}" if field.kind is bool else f"--{field.name}={_show(field.default)}"
+        if field.bare is not None:
+            flag = f"--{field.name}[={field.bare}]"
         choices = f" ({'|'.join(field.choices)})" if field.choices else ""
         body = textwrap.wrap(field.help + choices, width=76)
         lines.append(f"  {flag}")

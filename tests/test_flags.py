@@ -87,3 +87,24 @@ def test_a_field_added_later_counts_as_its_default_in_old_checkpoints():
     del old["crop_padding"]
     assert config.differences(old, config.from_dict({}).as_dict()) == ([], [])
     assert config.differences(old, config.from_dict({"crop_padding": 4}).as_dict())[0] == [("crop_padding", 0, 4)]
+
+
+PLACED = [*FIELDS, flags.command_field("attention", str, None, "a folder", bare="here")]
+
+
+@pytest.mark.parametrize(("argv", "expected"), [
+    (["a.png", "--seed=3", "b.png"], {"images": ["a.png", "b.png"], "seed": 3}),
+    (["--seed", "3", "a.cfg"], {"images": ["a.cfg"], "seed": 3}),
+    (["--attention", "a.png"], {"images": ["a.png"], "attention": "here"}),  # a flag that may stand alone takes nothing
+    (["--attention=there", "a.png"], {"images": ["a.png"], "attention": "there"}),
+    (["a.png", "--", "--seed=3", "-"], {"images": ["a.png", "--seed=3", "-"]}),
+    ([], {"images": []}),
+])
+def test_positional_arguments_of_a_command_that_takes_some(argv, expected):
+    assert flags.parse(argv, PLACED, "images") == expected
+
+
+def test_a_flagfile_holds_no_positional_arguments(tmp_path):
+    (tmp_path / "a.cfg").write_text("a.png\n")
+    with pytest.raises(UserError, match="a.cfg:1: expected --flag=value, found 'a.png'"):
+        flags.parse([f"--flagfile={tmp_path}/a.cfg"], PLACED, "images")

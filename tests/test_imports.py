@@ -36,7 +36,7 @@ ALLOWED = {
     "commands": ("benchmarks", "training", "convert", "data", "models", "checks", "command", "flags", "config",
                  "runtime", "workers", "compile_cache", "errors"),
 }
-COMMANDS = ("train", "evaluate", "benchmark", "preview", "checkpoints", "convert_torch")
+COMMANDS = ("train", "evaluate", "predict", "benchmark", "preview", "checkpoints", "convert_torch")
 
 
 def _all_modules():
@@ -104,11 +104,11 @@ def test_only_commands_and_the_work_folder_read_flags():
 
 def test_what_judges_first_imports_without_tensorflow():
     light = ["config", "flags", "plan", "errors", "command", "checks", "models", "models.variants", "models.cost",
-             "augment", "augment.policies", "data.registry", "data.tree", "data.npz", "optim.schedules",
+             "augment", "augment.policies", "data.registry", "data.tree", "data.npz", "data.listing", "optim.schedules",
              "training.workdir", "training.resume", "training.checkpoint", "training.console", "training.interrupts",
              "training.standing", "training.divergence", "training.profiling", "training.memory", "training.inventory",
-             "compile_cache", "convert", "layers.sines", "train", "evaluate", "preview", "benchmark", "checkpoints",
-             "convert_torch"]
+             "compile_cache", "convert", "layers.sines", "train", "evaluate", "predict", "preview", "benchmark",
+             "checkpoints", "convert_torch"]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
     code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -148,7 +148,7 @@ def _split_files(root, folder, class_names, split):
                         f"unknown one" + nearest(unknown[0], class_names))
     files = []
     for name in names:
-        found, skipped = _images(os.path.join(path, name))
+        found, skipped = images_below(os.path.join(path, name))
         ignored += skipped
         label = class_names.index(name)
         if split == "train" and not found:
@@ -160,15 +160,19 @@ def _split_files(root, folder, class_names, split):
     return sorted(files, key=lambda file: os.fsencode(file[0])), ignored
 
 
-def _images(folder):
-    """([(path, bytes)] of the images in a folder and the folders below it, number of entries ignored)."""
+def images_below(folder, above=()):
+    """([(path, bytes)] of the images in a folder and the folders below it, number of entries ignored).
+
+    `above` holds the real paths of the folders on the way here: links back to them are ignored.
+    """
+    above = (*above, os.path.realpath(folder))
     found, ignored = [], 0
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or (entry.is_dir() and os.path.realpath(entry.path) in above):
                 ignored += 1
             elif entry.is_dir():
-                deeper, skipped = _images(entry.path)
+                deeper, skipped = images_below(entry.path, above)
                 found += deeper
                 ignored += skipped
             elif entry.name.lower().endswith(SUFFIXES):

@@ -12,6 +12,12 @@ def wide_dtype(dtype):
     return tf.float64 if tf.as_dtype(dtype) == tf.float64 else tf.float32
 
 
+def _softmax(query, key):
+    """Scaled queries and keys [B, h, N, K] -> shares [B, h, N, N] in `wide_dtype`."""
+    scores = tf.matmul(query, key, transpose_b=True)
+    return tf.nn.softmax(tf.cast(scores, wide_dtype(scores.dtype)))
+
+
 @keras.saving.register_keras_serializable("cct_tf")
 class Attention(keras.layers.Layer):
     """softmax(Q K^T / sqrt(head_dim)) V for each head, then an output projection (arXiv:1706.03762 Eq. 1).
@@ -64,20 +70,28 @@ class Attention(keras.layers.Layer):
 
     def call(self, x, seeds=None, training=None):
         N, h = x.shape[1], self.num_heads
-        K = self.projection.kernel.shape[0] // h
-        qkv = tf.reshape(self.qkv(x), [-1, N, 3, h, K])  # [B, N, 3hK] -> [B, N, 3, h, K]
-        query, key, value = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]))  # each [B, h, N, K]
-        y = self._attend(query * K**-0.5, key, value, seeds, training)
+        query, key, value = self._heads(x)
+        shares = tf.cast(_softmax(query, key), query.dtype)
+        y = tf.matmul(self.dropout(shares, seeds=seeds, training=training), value)
         y = tf.transpose(y, [0, 2, 1, 3])  # [B, h, N, K] -> [B, N, h, K]
-        y = self.projection(tf.reshape(y, [-1, N, h * K]))
+        y = self.projection(tf.reshape(y, [-1, N, h * query.shape[-1]]))
         return self.projection_dropout(y, seeds=seeds, training=training)
 
-    def _attend(self, query, key, value, seeds, training):
-        """Scaled queries, keys and values [B, h, N, K] -> [B, h, N, K]."""
-        scores = tf.matmul(query, key, transpose_b=True)  # [B, h, N, N]
-        weights = tf.nn.softmax(tf.cast(scores, wide_dtype(scores.dtype)))
-        weights = self.dropout(tf.cast(weights, scores.dtype), seeds=seeds, training=training)
-        return tf.matmul(weights, value)
+    def attention(self, x):
+        """How much each token (row) takes of each other (column), without dropout.
+
+        [B, N, D] -> [B, h, N, N], rows with sum 1; float32 (float64 for float64 tokens).
+        """
+        query, key, _ = self._heads(x)
+        return _softmax(query, key)
+
+    def _heads(self, x):
+        """[B, N, D] -> scaled queries, keys and values, each [B, h, N, K]."""
+        N, h = x.shape[1], self.num_heads
+        K = self.projection.kernel.shape[0] // h
+        qkv = tf.reshape(self.qkv(x), [-1, N, 3, h, K])  # [B, N, 3hK] -> [B, N, 3, h, K]
+        query, key, value = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]))
+        return query * K**-0.5, key, value
 
     def compute_output_shape(self, input_shape):
         return input_shape

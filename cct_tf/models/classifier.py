@@ -110,13 +110,21 @@ class TransformerClassifier(keras.Model):
         """The second part of `call`: what `tokenizer` makes of the images, [B, side * side, D] -> [B, num_classes]."""
         return self.head(self._pool(self._encode_tokens(tokens, seeds, training)))
 
-    def _encode_tokens(self, tokens, seeds, training):
-        """The tokenizer's tokens -> tokens [B, N, D], class token included, before the final LayerNorm."""
+    def embed(self, images):
+        """What the first block gets in evaluation: images [B, S, S, 3] -> tokens [B, N, D], class token included."""
+        return self._place_tokens(self.tokenizer(self._checked(images)), None, False)
+
+    def _place_tokens(self, tokens, seeds, training):
+        """The tokenizer's tokens -> tokens [B, N, D] with class token and positions, dropout applied."""
         if self.class_token:
             tokens = self.class_token(tokens)
         if self.positions:
             tokens = self.positions(tokens)
-        tokens = self.token_dropout(tokens, seeds=seeds, training=training)
+        return self.token_dropout(tokens, seeds=seeds, training=training)
+
+    def _encode_tokens(self, tokens, seeds, training):
+        """The tokenizer's tokens -> tokens [B, N, D], class token included, before the final LayerNorm."""
+        tokens = self._place_tokens(tokens, seeds, training)
         if training and is_compiling("CPU") and features_first.pays(tokens):
             return features_first.encode(self.blocks, tokens, seeds)
 

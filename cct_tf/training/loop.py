@@ -33,6 +33,7 @@ from cct_tf.training import (
 from cct_tf.training.console import Console, Progress
 from cct_tf.training.evaluation import Evaluator
 from cct_tf.training.forward import Forward
+from cct_tf.training.inspection import Inspection
 from cct_tf.training.profiling import Profiler, parse_steps
 from cct_tf.training.step import MOST_STEPS
 from cct_tf.training.summaries import NoSummaries, Summaries
@@ -79,6 +80,7 @@ class Training:
         if self.transform.fits_once:
             with console.phase("preparing the training images"):
                 self.train_split = pipeline.hold_at_size(self.train_split, self.transform)
+        self.inspection = Inspection(source.splits[source.evaluated_split], self.transform, source.class_names)
         self.trackable = checkpoint.make_trackable(self.model, self.optimizer, self.state, self.averaged)
         self.start, self.standing = together.restore(start, self.trackable, config, workdir, console, self.peers)
         now = saver.resolve(config, self.images, self.plan, self.model, self.devices, self.tuning)
@@ -135,6 +137,14 @@ class Training:
                                    _SHEET)
         return {"train/batch": first, "train/preview": plots.as_array(contact_sheet.figure(sheet))[None]}
 
+    def _attention(self, name):
+        """What the network of an evaluation looks at, {tag: uint8 [height, width, 3]}."""
+        return {"eval/pooling_attention": self.inspection.attention(self.evaluated[name])}
+
+    def _write_features(self):
+        """The pooled features of the network that is judged, for TensorBoard's projector."""
+        self.inspection.write_features(self.evaluated[self.judged], self.workdir.path / self.judged)
+
     @property
     def judged(self):
         """Which evaluation chooses the best: of the averaged weights, where the run keeps an average."""
@@ -154,7 +164,8 @@ class Training:
         if results is None:
             return
         is_best = self.standing.take(step, results[self.judged])
-        summaries.write_evaluation(step, results, last=step == self.plan.total_steps or self.standing.is_over)
+        summaries.write_evaluation(step, results, last=step == self.plan.total_steps or self.standing.is_over,
+                                   pictures=self._attention)
         if is_best:
             self._save.keep_best(step)
         self._save(step, self.standing)
@@ -290,6 +301,8 @@ class Training:
         """After the last step: test the best weights, if the best was chosen on a validation split."""
         if step < self.plan.total_steps:
             progress.say(report.early_stop_line(step, self.plan, self.standing))
+        if self.peers.is_chief:
+            self._write_features()
         test = None
         splits = self.images.source.splits
         if "validation" in splits and "test" in splits:

@@ -7,6 +7,7 @@ from cct_tf.errors import UserError, storage_fault
 
 TRAINING = ("batch_size", "a higher --accumulate_steps, --recompute or a smaller --batch_size")
 EVALUATION = ("eval_batch_size", "a smaller --eval_batch_size")
+PREDICTION = ("batch_size", "a smaller --batch_size")
 
 
 def is_out(error):
@@ -24,7 +25,7 @@ def named_when_out(part, found):
     (status 137) without a word.
 
     Args:
-        part: TRAINING or EVALUATION.
+        part: TRAINING, EVALUATION or PREDICTION.
         found: int, images of its batch.
 
     Raises:

@@ -91,3 +91,41 @@ def curves_figure(records):
             axes.legend(frameon=False)
     panels[-1].set_ylim(bottom=0.0)
     return figure
+
+
+_CAPTION_LETTERS = 36
+
+
+def attention_figure(images, maps, captions, pools):
+    """Images beside the maps of `attention_maps`, a row for each.
+
+    Args:
+        images: uint8 [R, S, S, 3].
+        maps: dict {"pooling", "rollout"} of [R, h, w], each map with sum 1; enlarged bilinearly, its largest value in
+            the brightest colour.
+        captions: R strings, above the images; long lines are cut.
+        pools: whether the network pools the sequence; else it has a class token.
+
+    Returns:
+        matplotlib Figure.
+    """
+    rows, side = images.shape[:2]
+    titles = {"pooling": "sequence pooling" if pools else "class token, last block", "rollout": "attention rollout"}
+    figure = _figure(2.6 * (1 + len(maps)), 3.1 * rows)
+    panels = figure.subplots(rows, 1 + len(maps), squeeze=False)
+    for row, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        panels[row, 0].imshow(image, interpolation="nearest")
+        lines = (line if len(line) <= _CAPTION_LETTERS else f"{line[:_CAPTION_LETTERS - 1]}…"
+                 for line in caption.split("\n"))
+        panels[row, 0].set_title("\n".join(lines), fontsize=9, parse_math=False)
+        for axes, (name, values) in zip(panels[row, 1:], maps.items(), strict=True):
+            shares = values[row]
+            axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=400, interpolation="nearest")  # dim, or it blinds
+            axes.imshow(shares, cmap="inferno", alpha=0.65, vmin=0, vmax=shares.max(), interpolation="bilinear",
+                        extent=(-0.5, side - 0.5, side - 0.5, -0.5))
+            axes.set_title(titles[name], fontsize=9)
+            axes.set_xlabel(f"at most {100 * shares.max():.2g}%, even {100 / shares.size:.2g}%", fontsize=8)
+    for axes in panels.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return figure

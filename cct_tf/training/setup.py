@@ -21,7 +21,7 @@ class Images:
     """A data set and how its images are prepared.
 
     Attributes:
-        source: `source.Source`.
+        source: `source.Source`; None for images that are not of the run's data set.
         mean, std: tuples of floats of pixels in [0, 1].
         statistics_from: where they come from, for the plan.
     """
@@ -54,6 +54,11 @@ def open_images(config, console, known=None):
     with console.phase("computing mean and standard deviation", with_progress=True):
         mean, std = channel_statistics(source.splits["train"], console.stream)
     return Images(source, mean, std, "computed from the training images")
+
+
+def recorded_images(resolved):
+    """`Images` prepared as those of a run were, without opening its data set: `resolved` of its record."""
+    return Images(None, tuple(resolved["mean"]), tuple(resolved["std"]), "the run")
 
 
 # Keras' policies: what is added in the name is that variables stay float32.

@@ -72,7 +72,7 @@ class Summaries:
             self._write_events("train", step, values)
             self._metrics.write(step, values)
 
-    def write_evaluation(self, step, evaluations, last=False):
+    def write_evaluation(self, step, evaluations, last=False, pictures=lambda name: {}):
         """An evaluation at `step`, with its pictures. One record, and event files in a folder for each name.
 
         Args:
@@ -81,6 +81,7 @@ class Summaries:
                 The last one is drawn in `plots/`.
             last: whether it is the run's last of its kind: then the pictures are drawn in any case. Others only some
                 time after the ones before, because on a small data set they cost more than the evaluation.
+            pictures: function of a name that gives more of them for TensorBoard, {tag: uint8 [height, width, 3]}.
         """
         with storage_faults(self._workdir.path):
             values = {}
@@ -92,13 +93,16 @@ class Summaries:
             if last or time.monotonic() - self._drawn_at > _SECONDS_BETWEEN_PICTURES:
                 for name, evaluation in evaluations.items():
                     self._draw(step, evaluation, name)
+                    with self._writer(name).as_default(step=step):
+                        for tag, pixels in pictures(name).items():
+                            tf.summary.image(tag, pixels[None])
+                    self._writer(name).flush()
                 self._drawn_at = time.monotonic()
 
     def _draw(self, step, evaluation, name):
         confusion = plots.as_array(plots.confusion_figure(evaluation.confusion, self._class_names))
         with self._writer(name).as_default(step=step):
             tf.summary.image(f"{_tag(name)}/confusion_matrix", confusion[None])
-        self._writer(name).flush()
         plots.save(confusion, self._workdir.plots / "confusion_matrix.png")
         plots.save(plots.as_array(plots.curves_figure(self._metrics.read())), self._workdir.plots / "curves.png")
 
@@ -136,7 +140,7 @@ class NoSummaries:
     def write_train(self, step, values):
         """As `Summaries.write_train`."""
 
-    def write_evaluation(self, step, evaluations, last=False):
+    def write_evaluation(self, step, evaluations, last=False, pictures=None):
         """As `Summaries.write_evaluation`."""
 
     def last_evaluation(self, name):

@@ -80,11 +80,12 @@ def _tokens(images, weights, patch):
     return x.reshape(*x.shape[:2], -1).transpose(0, 2, 1)  # [B, C, h, w] -> [B, N, C]
 
 
-def _attention(x, weights, name, num_heads):
+def _attention(x, weights, name, num_heads, seen):
     batch, tokens, width = x.shape
     qkv = _linear(x, weights, name + ".qkv").reshape(batch, tokens, 3, num_heads, width // num_heads)
     query, key, value = qkv.transpose(2, 0, 3, 1, 4)
     shares = _softmax(query @ key.swapaxes(-1, -2) * (width // num_heads) ** -0.5)
+    seen.append(shares)
     y = (shares @ value).transpose(0, 2, 1, 3).reshape(batch, tokens, width)
     return _linear(y, weights, name + ".proj")
 
@@ -99,8 +100,12 @@ def sines(tokens, width):
     return x
 
 
-def forward(images, weights, num_heads, patch=False, sine=False):
-    """Logits of images [B, S, S, 3], float64 [B, classes], in evaluation."""
+def forward(images, weights, num_heads, patch=False, sine=False, seen=None):
+    """Logits of images [B, S, S, 3], float64 [B, classes], in evaluation.
+
+    `seen`, a list, gets the attention of each block, [B, heads, N, N], and that of the sequence pooling, [B, N].
+    """
+    seen = [] if seen is None else seen
     weights = {name: array.astype(np.float64) for name, array in weights.items()}
     x = _tokens(images.astype(np.float64), weights, patch)
     if "classifier.class_emb" in weights:
@@ -112,7 +117,7 @@ def forward(images, weights, num_heads, patch=False, sine=False):
         x = x + sines(*x.shape[1:])
     block = 0
     while (name := f"classifier.blocks.{block}") + ".norm1.weight" in weights:
-        x = x + _attention(_layer_norm(x, weights, name + ".pre_norm"), weights, name + ".self_attn", num_heads)
+        x = x + _attention(_layer_norm(x, weights, name + ".pre_norm"), weights, name + ".self_attn", num_heads, seen)
         x = _layer_norm(x, weights, name + ".norm1")
         hidden = _linear(x, weights, name + ".linear1")
         x = x + _linear(0.5 * hidden * (1.0 + _ERF(hidden / math.sqrt(2.0))), weights, name + ".linear2")
@@ -120,6 +125,7 @@ def forward(images, weights, num_heads, patch=False, sine=False):
     x = _layer_norm(x, weights, "classifier.norm")
     if "classifier.attention_pool.weight" in weights:
         shares = _softmax(_linear(x, weights, "classifier.attention_pool"), axis=1)  # [B, N, 1]
+        seen.append(shares[..., 0])
         x = (shares * x).sum(1)
     else:
         x = x[:, 0]

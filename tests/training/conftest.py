@@ -19,3 +19,5 @@ def _no_pictures(request, monkeypatch):
     if "summaries" not in request.module.__name__:
         request.getfixturevalue("drawn")
         monkeypatch.setattr(Training, "_pictures", lambda self: {})
+        monkeypatch.setattr(Training, "_attention", lambda self, name: {})
+        monkeypatch.setattr(Training, "_write_features", lambda self: None)

@@ -119,8 +119,8 @@ def _at(count, function):
 
 
 def _after_test(write):
-    def replacement(summaries, step, evaluations, last=False):
-        write(summaries, step, evaluations, last)
+    def replacement(summaries, step, evaluations, **more):
+        write(summaries, step, evaluations, **more)
         if "test" in evaluations:
             raise KeyboardInterrupt
 

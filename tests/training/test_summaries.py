@@ -30,6 +30,9 @@ def test_a_run_writes_every_tag_of_the_design(tmp_path):
     for folder, name in (("eval", "eval"), ("eval_ema", "eval"), ("test", "test")):
         assert {f"{name}/top1", f"{name}/top5", f"{name}/loss"} <= _tags(tmp_path / folder, "scalars")
         assert f"{name}/confusion_matrix" in _tags(tmp_path / folder, "images")
+    for folder in ("eval", "eval_ema"):
+        assert "eval/pooling_attention" in _tags(tmp_path / folder, "images")
+    assert (tmp_path / "eval_ema/projector_config.pbtxt").exists()  # of the network that is judged
     for name in ("curves.png", "confusion_matrix.png"):
         pixels = np.asarray(Image.open(tmp_path / "plots" / name))
         assert pixels.std() > 10  # something is drawn on it

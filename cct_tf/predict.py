@@ -1,0 +1,191 @@
+"""Classify image files: `python -m cct_tf.predict --workdir=runs/quickstart photos/*.png`."""
+
+import csv
+import json
+import os
+import pathlib
+import sys
+
+from cct_tf import checks, command, config, flags, runtime
+from cct_tf.data import listing, tree
+from cct_tf.errors import UserError
+from cct_tf.training import memory, run_record
+from cct_tf.training.console import Console
+from cct_tf.training.workdir import Workdir
+
+_USAGE = """usage: python -m cct_tf.predict --workdir=DIR IMAGE|FOLDER|PATTERN ... [--top=5] [--csv|--json]
+           [--attention[=DIR]] [--checkpoint=best|last|PATH] [--weights=auto]
+
+The most probable classes of image files, by a run of cct_tf.train, whose data set need not be there. Images may have
+any size and any format that TensorFlow or Pillow reads; they are decoded, resized and cropped as in its evaluation. A
+folder is searched with the folders below it; quote a pattern ('photos/**/*.jpg') that the shell is to leave alone. A
+broken file is named on stderr and left out; the exit status is 2 if none can be read."""
+
+_FIELDS = [
+    config.FIELDS["workdir"],
+    flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder"),
+    flags.command_field("weights", str, "auto", "raw, ema (their moving average), or auto: ema where the run kept one",
+                        choices=("auto", "raw", "ema")),
+    flags.command_field("top", int, 5, "classes to show of each image, at most all", minimum=1),
+    flags.command_field("csv", bool, False, "print comma-separated values, and nothing else, on stdout"),
+    flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
+    flags.command_field("attention", str, None, "a folder, made if needed: write each image beside what the pooling "
+                        "and, by attention rollout, the whole encoder look at, as PNG files", bare="attention"),
+    flags.command_field("batch_size", int, 32, "images computed together", minimum=1),
+    config.FIELDS["debug"],
+]
+
+
+class _Table:
+    """Lines for a person: a row for each image."""
+
+    def __init__(self, console, paths, class_names, top):
+        self._console = console
+        self._path_width = min(max(len(tree.shown(path)) for path in paths), 60)
+        self._class_width = min(max(map(len, class_names)), 24)
+
+    def start(self, loaded):
+        weights = "EMA" if loaded.weights == "ema" else "raw"
+        self._console.say(f"{loaded.path}, {weights} weights")
+
+    def add(self, name, classes, picture):
+        shown = "   ".join(f"{label:<{self._class_width}} {100 * share:6.2f}%" for label, share in classes)
+        self._console.say(f"  {name:<{self._path_width}}   {shown}")
+
+    def end(self, broken):
+        """Nothing more: stderr has named the broken ones."""
+
+
+class _Csv:
+    """A head, then a row for each image."""
+
+    def __init__(self, top):
+        self._top = top
+        self._writer = csv.writer(sys.stdout, lineterminator="\n")
+
+    def start(self, loaded):
+        ranks = range(1, self._top + 1)
+        self._writer.writerow(["image", *(f"{what}_{rank}" for rank in ranks for what in ("class", "probability"))])
+
+    def add(self, name, classes, picture):
+        self._writer.writerow([name, *(part for label, share in classes for part in (label, f"{share:.6f}"))])
+
+    def end(self, broken):
+        """Nothing more: stderr has named the broken ones."""
+
+
+class _Json:
+    """One object, when all is known."""
+
+    def start(self, loaded):
+        self._found = {"checkpoint": str(loaded.path), "step": loaded.record.step, "weights": loaded.weights,
+                       "images": []}
+
+    def add(self, name, classes, picture):
+        row = {"image": name, "predictions": [{"class": label, "probability": share} for label, share in classes]}
+        self._found["images"].append(row | ({"attention": tree.shown(picture)} if picture else {}))
+
+    def end(self, broken):
+        print(json.dumps(self._found | {"broken": broken}))
+
+
+def _check_folder(name):
+    """Raise UserError if pictures can't be written there; makes the folder."""
+    probe = pathlib.Path(name) / f".cct_tf-{os.getpid()}"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--attention: expected a folder that can be written, found {name!r} "
+                        f"({error.strerror})") from None
+
+
+def _picture_paths(folder, paths):
+    """{image: pathlib.Path of its picture}, no two alike, and none of them one of the images."""
+    taken, pictures = {os.path.realpath(path) for path in paths}, {}
+    for path in paths:
+        stem = f"{pathlib.Path(path).stem[:100]}_attention"
+        target, number = pathlib.Path(folder) / f"{stem}.png", 1
+        while os.path.realpath(target) in taken:
+            number += 1
+            target = pathlib.Path(folder) / f"{stem}_{number}.png"
+        taken.add(os.path.realpath(target))
+        pictures[path] = target
+    return pictures
+
+
+def _draw(found, name, class_name, share, pools, picture):
+    """Write one image beside its maps."""
+    from cct_tf.training import plots
+    maps = {kind: values[None] for kind, values in found.maps.items()}
+    caption = f"{os.path.basename(name)}\n{class_name} {100 * share:.1f}%"
+    plots.save(plots.as_array(plots.attention_figure(found.image[None], maps, [caption], pools)), picture)
+
+
+def _predict(predictor, paths, pictures, class_names, top, output, console):
+    """Send all images through the network and the output; returns the broken ones, [{"image", "reason"}]."""
+    broken = []
+    for batch in predictor(paths):
+        for found in batch:
+            name = tree.shown(found.path)
+            if found.broken:
+                console.warn(str(found.broken))
+                reason = str(found.broken).removeprefix(f"broken image: {name}: ")
+                broken.append({"image": name, "reason": reason})
+                continue
+            classes = [(class_names[index], share) for index, share in found.top(top)]
+            picture = pictures.get(found.path)
+            if picture:
+                _draw(found, name, *classes[0], predictor.pools, picture)
+            output.add(name, classes, picture)
+    output.end(broken)
+    return broken
+
+
+def main(given):
+    """Predict as the flags say."""
+    values = {field.name: field.default for field in _FIELDS} | given
+    checks.check_workdir(values["workdir"])
+    runtime.check_backend()
+    if values["csv"] and values["json"]:
+        raise UserError("--csv: expected one of --csv and --json, found both")
+    paths = listing.list_images(values["images"])
+
+    def choose():
+        return run_record.find_checkpoint(Workdir(values["workdir"]), values["checkpoint"])
+
+    _, record = choose()
+    run_record.choose_weights(record, values["weights"])
+    settings = config.from_dict(record.config | {"num_replicas": None, "accumulate_steps": None})
+    checks.check_model(settings.model, settings.augment.image_size)
+    if values["attention"]:
+        _check_folder(values["attention"])
+    console = Console(quiet=values["csv"] or values["json"])
+    with console.phase("starting TensorFlow"):
+        runtime.start_tensorflow()
+        from cct_tf.training import prediction
+    class_names = record.resolved["classes"]
+    top, size = min(values["top"], len(class_names)), min(values["batch_size"], len(paths))
+    output = _Json() if values["json"] else _Csv(top) if values["csv"] else _Table(console, paths, class_names, top)
+    with memory.named_when_out(memory.PREDICTION, size):
+        with console.phase("loading the weights"):
+            predictor, loaded = prediction.load(settings, record, choose, values["weights"], size,
+                                                bool(values["attention"]))
+        output.start(loaded)
+        pictures = _picture_paths(values["attention"], paths) if values["attention"] else {}
+        broken = _predict(predictor, paths, pictures, class_names, top, output, console)
+    if len(broken) == len(paths):
+        raise UserError(f"IMAGE: expected at least one image that can be read, found {len(broken)} broken")
+    if pictures:
+        count = len(paths) - len(broken)
+        console.say(f"wrote {count} {'picture' if count == 1 else 'pictures'} to {values['attention']}")
+
+
+def run():
+    """Entry point of `cct-predict`."""
+    command.run(main, sys.argv[1:], _USAGE, _FIELDS, positional="images")
+
+
+if __name__ == "__main__":
+    run()
