@@ -1,5 +1,8 @@
 """What can be judged of a config before TensorFlow is imported, so that a wrong flag is answered at once."""
 
+import os
+import pathlib
+
 from cct_tf.augment import policies
 from cct_tf.data import registry
 from cct_tf.errors import UserError
@@ -44,3 +47,36 @@ def check_config(config):
     """Judge a whole config, of a run. Raises UserError."""
     check_workdir(config.run.workdir)
     check_inputs(config)
+
+
+def check_output(flag, name, suffix):
+    """Raise UserError unless a file can be written.
+
+    Args:
+        flag: the flag that names it, with dashes.
+        name: its path, text.
+        suffix: how it has to end, such as ".png".
+    """
+    path = pathlib.Path(name)
+    if path.suffix.lower() != suffix or path.is_dir():
+        raise UserError(f"{flag}: expected the name of a file that ends in {suffix}, found {name!r}")
+    _probe(path.with_name(f".{path.name}-{os.getpid()}"), f"{flag}: expected a file in a folder that can be written, "
+           f"found {name!r}")
+
+
+def make_output_dir(flag, name):
+    """Make a folder for results, or raise UserError; arguments as for `check_output`."""
+    path, complaint = pathlib.Path(name), f"{flag}: expected a folder that can be written, found {name!r}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{complaint} ({error.strerror})") from None
+    _probe(path / f".writable-{os.getpid()}", complaint)
+
+
+def _probe(path, complaint):
+    try:
+        path.touch()
+        path.unlink()
+    except OSError as error:
+        raise UserError(f"{complaint} ({error.strerror})") from None

@@ -2,22 +2,21 @@
 
 import dataclasses
 import json
-import math
+import pathlib
 import sys
 
 from cct_tf import checks, command, compile_cache, config, flags, runtime
 from cct_tf.errors import UserError
-from cct_tf.training import memory, run_record
+from cct_tf.training import evaluation_report, memory, run_record
 from cct_tf.training.console import Console
 from cct_tf.training.workdir import Workdir
 
 _USAGE = """usage: python -m cct_tf.evaluate --workdir=DIR [--checkpoint=best|last|PATH] [--split=test] [--weights=auto]
-           [--tta=none] [--json]
+           [--tta=none] [--output_dir=DIR] [--json]
+       python -m cct_tf.evaluate --compare=WORKDIR_A,WORKDIR_B [--checkpoint=best|last] [--split=test] [--json]
 
 Evaluates a run of cct_tf.train on one of its splits. The data set, the network and the preparation of the images are
-those of the run."""
-
-_MOST_CLASSES = 40  # rows of the table of classes
+those of the run. --compare asks whether one of two runs is better on the same images by more than chance."""
 
 _FIELDS = [
     config.FIELDS["workdir"],
@@ -29,47 +28,16 @@ _FIELDS = [
                         "and its mirror image; shifts, both, each also moved up-left and down-right; or none",
                         choices=("none", "flip", "shifts")),
     flags.command_field("tta_shift", int, 1, "pixels of --tta=shifts", minimum=1),
+    flags.command_field("output_dir", str, None, "folder for the pictures SPLIT_STEP_confusion_matrix.png, "
+                        "..._reliability.png and ..._worst_mistakes.png; made if there is none. Without it nothing is "
+                        "written. WORKDIR/plots will do"),
+    flags.command_field("mistakes", int, 40, "how many of the wrong predictions, those of the highest loss, "
+                        "..._worst_mistakes.png and --json show", minimum=1, maximum=400),
+    flags.command_field("compare", str, None, "two work folders, A,B, instead of --workdir: which images only one of "
+                        "them gets right, and McNemar's test; with --tta, of the averaged results"),
     flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
     *(config.FIELDS[name] for name in ("data_dir", "eval_batch_size", "num_replicas", "compile_cache", "debug")),
 ]
-
-
-def _accuracy(result):
-    return (f"top-1 {100 * result.top1:.2f}%   top-{min(5, result.num_classes)} {100 * result.top5:.2f}%   "
-            f"loss {result.loss:.4f}")
-
-
-def _show(console, evaluated, split, tta):
-    result, loaded, class_names = evaluated.plain, evaluated.loaded, evaluated.class_names
-    console.say(f"{loaded.path}, {'EMA' if loaded.weights == 'ema' else 'raw'} weights, {split} split: "
-                f"{result.examples:,} images")
-    console.say(f"  {_accuracy(result)}   balanced {100 * result.balanced_accuracy:.2f}%")
-    if evaluated.averaged:
-        console.say(f"  with test-time augmentation ({tta}, {evaluated.num_views} views):")
-        console.say(f"  {_accuracy(evaluated.averaged)}")
-    rows = list(zip(class_names, result.per_class, result.confusion.sum(axis=1), strict=True))
-    if len(rows) > _MOST_CLASSES:
-        rows = sorted((row for row in rows if row[2]), key=lambda row: row[1])[:_MOST_CLASSES]
-        console.say(f"  the {len(rows)} worst of {len(class_names)} classes (all of them: --json)")
-    width = max(len(name) for name, _, _ in rows)
-    for name, accuracy, count in rows:
-        shown = f"{100 * accuracy:6.2f}%" if count else "      -"
-        console.say(f"  {name:<{width}} {shown}  of {count:,}")
-
-
-def _as_json(evaluated, split, tta):
-    result, loaded = evaluated.plain, evaluated.loaded
-    found = {"step": loaded.record.step, "split": split, "weights": loaded.weights, "examples": result.examples,
-             "top1": result.top1, "top5": result.top5, "loss": result.loss,
-             "balanced_accuracy": result.balanced_accuracy,
-             "per_class": {name: None if math.isnan(accuracy) else float(accuracy)
-                           for name, accuracy in zip(evaluated.class_names, result.per_class, strict=True)},
-             "checkpoint": str(loaded.path)}
-    if evaluated.averaged:
-        averaged = evaluated.averaged
-        found["tta"] = {"kind": tta, "views": evaluated.num_views, "top1": averaged.top1, "top5": averaged.top5,
-                        "loss": averaged.loss}
-    return json.dumps(found)
 
 
 def _check(values, record):
@@ -86,15 +54,51 @@ def _check(values, record):
                         f"{values['tta_shift']}")
 
 
-def main(given):
-    """Evaluate as the flags say."""
-    values = {field.name: field.default for field in _FIELDS} | given
-    checks.check_workdir(values["workdir"])
-    runtime.check_backend()
-    compile_cache.check(values["compile_cache"])
+def _pair(values):
+    """The two work folders of --compare."""
+    folders = values["compare"].split(",")
+    if len(folders) != 2 or not all(folders):
+        raise UserError(f"--compare: expected two work folders, A,B, found {values['compare']!r}")
+    if pathlib.Path(folders[0]).resolve() == pathlib.Path(folders[1]).resolve():
+        raise UserError(f"--compare: expected two different work folders, found {folders[0]} twice")
+    for name in ("workdir", "output_dir"):
+        if values[name]:
+            raise UserError(f"--{name}: expected none beside --compare, found {values[name]!r}")
+    if values["checkpoint"] not in ("best", "last"):
+        raise UserError(f"--checkpoint: expected best or last beside --compare, found {values['checkpoint']!r}")
+    return folders
+
+
+def _check_same(folders, records):
+    """Refuse runs whose images or splits differ."""
+    said = []
+    for folder, record in zip(folders, records, strict=True):
+        # Of a tree sorted by classes, the labels of a validation split are the same for every --split_seed.
+        seed = record.config.get("split_seed", 0) if record.config.get("validation_fraction") else None
+        counts = ", ".join(f"{name} {count:,}" for name, count in record.resolved["num_examples"].items())
+        said.append((f"fingerprint {record.resolved.get('fingerprint', 'unknown')[:12]}, {counts}"
+                     + (f", --split_seed={seed}" if seed is not None else ""), folder))
+    (first, a), (second, b) = said
+    if first != second:
+        raise UserError(f"--compare: expected two runs on the same images and splits, found {a} ({first}) and {b} "
+                        f"({second})")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """One checkpoint to evaluate: its record, the function that finds it, and the config to do it with."""
+
+    record: run_record.Record
+    choose: object
+    settings: config.Config
+
+
+def _choose(workdir, values, given):
+    """What a work folder gives for these flags, judged: _Chosen."""
+    checks.check_workdir(workdir)
 
     def choose():
-        return run_record.find_checkpoint(Workdir(values["workdir"]), values["checkpoint"])
+        return run_record.find_checkpoint(Workdir(workdir), values["checkpoint"])
 
     _, record = choose()
     _check(values, record)
@@ -103,18 +107,83 @@ def main(given):
     settings = config.from_dict(record.config | changed)
     settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, num_replicas=values["num_replicas"]))
     checks.check_config(settings)
+    return _Chosen(record, choose, settings)
+
+
+def _evaluate(chosen, values, console):
+    from cct_tf.training import evaluation
+    with memory.named_when_out(memory.EVALUATION, chosen.settings.run.eval_batch_size):
+        return evaluation.evaluate_checkpoint(chosen.settings, chosen.record, chosen.choose, values["split"], console,
+                                              weights=values["weights"], tta=values["tta"],
+                                              tta_shift=values["tta_shift"])
+
+
+def _draw(evaluated, places, values, console):
+    """Write the pictures of --output_dir; returns their paths."""
+    from cct_tf.training import mistakes, plots
+    from cct_tf.training.calibration import calibrate
+    result, loaded, split = evaluated.plain, evaluated.loaded, values["split"]
+    title = f"{loaded.path}, {loaded.weights} weights, {split}: {result.examples:,} images"
+    start = f"{split}_{loaded.path.name}{'_raw' * (loaded.record.keeps_average and loaded.weights == 'raw')}"
+    pictures = {"confusion_matrix": plots.confusion_figure(result.confusion, evaluated.class_names, title),
+                "reliability": plots.reliability_figure(calibrate(result.confidences, result.is_right), title)}
+    if len(places):
+        wrong = int((~result.is_right).sum())
+        pictures["worst_mistakes"] = mistakes.sheet(
+            evaluated, places, f"{title}. The {len(places)} worst of {wrong:,} mistakes: the class, the prediction "
+            "with its probability, the loss, the place of the image in the split")
+    paths = [pathlib.Path(values["output_dir"]) / f"{start}_{name}.png" for name in pictures]
+    for path, figure in zip(paths, pictures.values(), strict=True):
+        plots.save(plots.as_array(figure), path)
+        console.say(f"wrote {path}")
+    if not len(places):
+        console.say("no mistakes to show")
+    return [str(path) for path in paths]
+
+
+def _report(evaluated, values, console):
+    from cct_tf.training import mistakes
+    for line in evaluation_report.lines(evaluated, values["split"], values["tta"]):
+        console.say(line)
+    places = mistakes.worst(evaluated.plain, values["mistakes"])
+    pictures = _draw(evaluated, places, values, console) if values["output_dir"] else []
+    shown = [(place, mistakes.origin_of(evaluated.split, place)) for place in places]
+    return evaluation_report.as_dict(evaluated, values["split"], values["tta"], shown) | {"pictures": pictures}
+
+
+def _compare(folders, chosen, values, console):
+    results = []
+    for folder, one in zip(folders, chosen, strict=True):
+        evaluated = _evaluate(one, values, console)
+        results.append((folder, evaluated.loaded, evaluated.averaged or evaluated.plain))
+    found = evaluation_report.compared(results, values["split"]) | {"tta": values["tta"]}
+    for line in evaluation_report.compared_lines(found):
+        console.say(line)
+    return found
+
+
+def main(given):
+    """Evaluate as the flags say."""
+    values = {field.name: field.default for field in _FIELDS} | given
+    folders = _pair(values) if values["compare"] else [values["workdir"]]
+    checks.check_workdir(folders[0])
+    runtime.check_backend()
+    compile_cache.check(values["compile_cache"])
+    chosen = [_choose(folder, values, given) for folder in folders]
+    if values["compare"]:
+        _check_same(folders, [one.record for one in chosen])
+    if values["output_dir"]:
+        checks.make_output_dir("--output_dir", values["output_dir"])
     console = Console(quiet=values["json"])
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow(values["compile_cache"], console.warn)
-        from cct_tf.training import evaluation
-    with memory.named_when_out(memory.EVALUATION, settings.run.eval_batch_size):
-        evaluated = evaluation.evaluate_checkpoint(settings, record, choose, values["split"], console,
-                                                   weights=values["weights"], tta=values["tta"],
-                                                   tta_shift=values["tta_shift"])
-    if values["json"]:
-        print(_as_json(evaluated, values["split"], values["tta"]))
+        from cct_tf.training import evaluation  # noqa: F401, counted as a part of the start
+    if values["compare"]:
+        found = _compare(folders, chosen, values, console)
     else:
-        _show(console, evaluated, values["split"], values["tta"])
+        found = _report(_evaluate(chosen[0], values, console), values, console)
+    if values["json"]:
+        print(json.dumps(found))
 
 
 def run():

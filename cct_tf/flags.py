@@ -28,12 +28,12 @@ class Argument:
     """One flag as written somewhere.
 
     Attributes:
-        name: without dashes; as written, so possibly with a leading "no".
+        name: without dashes; as written, so possibly with a leading "no". None of a positional argument.
         value: text, or None where there was no `=`.
         origin: "" for the command line, "FILE:LINE: " for a flagfile.
     """
 
-    name: str
+    name: str | None
     value: str | None
     origin: str
 
@@ -87,10 +87,10 @@ def _make_flags(fields):
     return values
 
 
-def command_field(name, kind, default, help, *, choices=None, minimum=None, optional=False, bare=None):
+def command_field(name, kind, default, help, *, choices=None, minimum=None, maximum=None, optional=False, bare=None):
     """A flag of one command that is no config field (evaluate's --split, say), as a `fields.Field`."""
     return Field(name, "command", "This command.", kind, optional or default is None, default, help, minimum,
-                            None, None, None, choices, how=True, transient=True, length=None, bare=bare)
+                 maximum, None, None, choices, how=True, transient=True, length=None, bare=bare)
 
 
 def _read_file(path, origin, stack):
@@ -140,7 +140,7 @@ def expand(argv, known, positional=None):
         list of Argument: flagfiles first, the rest after them.
 
     Raises:
-        UserError: a positional argument, a flagfile that can't be read, a missing value.
+        UserError: a positional argument where there can be none, a flagfile that can't be read, a missing value.
     """
     argv = list(argv)
     if positional is not None and "--" in argv:
@@ -173,7 +173,7 @@ def _expand(tokens, known, base, stack, positional=None):
         if name == "flagfile":
             path = value if base is None else _nested_path(value, base)
             inner, real = _read_file(path, origin, stack)
-            from_files += _expand(inner, known, os.path.dirname(path), (*stack, real))
+            from_files += _expand(inner, known, os.path.dirname(path), (*stack, real), positional)
         else:
             own.append(Argument(name, value, origin))
     return from_files + own
@@ -188,7 +188,7 @@ def parse(argv, fields, positional=None):
         positional: the name under which the result holds the positional arguments, a list; None refuses them.
 
     Returns:
-        dict of the flags that were given, name -> value.
+        dict of the flags that were given, name -> value; positional arguments are a list of strings.
 
     Raises:
         UserError: one line naming the flag (and the file and line, if it stands in a flagfile).

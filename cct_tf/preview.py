@@ -1,7 +1,6 @@
 """Look at what the network will see: `python -m cct_tf.preview --flagfile=configs/quickstart.cfg`."""
 
 import dataclasses
-import os
 import pathlib
 import sys
 
@@ -24,20 +23,6 @@ _FIELDS = [*_OWN, *config.FIELDS.values()]
 _MOST_CELLS = 1000
 
 
-def _check_output(name):
-    """Raise UserError if the picture can't be written there."""
-    path = pathlib.Path(name)
-    if path.suffix.lower() != ".png" or path.is_dir():
-        raise UserError(f"--output: expected the name of a file that ends in .png, found {name!r}")
-    probe = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--output: expected a file in a folder that can be written, found {name!r} "
-                        f"({error.strerror})") from None
-
-
 def _check(values, settings):
     """What can be judged without TensorFlow."""
     if values["rows"] * values["columns"] > _MOST_CELLS:
@@ -47,7 +32,7 @@ def _check(values, settings):
         raise UserError("--rows: expected an even number for --mixup_alpha and --cutmix_alpha, which mix neighbours, "
                         f"found {values['rows']}")
     checks.check_inputs(settings)
-    _check_output(values["output"])
+    checks.check_output("--output", values["output"], ".png")
 
 
 def _heading(settings):

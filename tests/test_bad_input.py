@@ -156,6 +156,32 @@ OTHERS = [
      "none, flip, shifts", "did you mean"),
     ("evaluate with a move of nothing", "evaluate", "--workdir={scene}/done --tta=shifts --tta_shift=0", "--tta_shift",
      "at least 1"),
+    ("compare one run", "evaluate", "--compare={scene}/done", "--compare", "A,B", "{scene}/done"),
+    ("compare a run with itself", "evaluate", "--compare={scene}/done,{scene}/./done", "--compare", "twice"),
+    ("compare with a third one", "evaluate", "--compare={scene}/done,{scene}/used --workdir={scene}/other",
+     "--workdir", "--compare", "{scene}/other"),
+    ("compare and draw", "evaluate", "--compare={scene}/done,{scene}/used --output_dir={scene}/new", "--output_dir"),
+    ("compare one checkpoint", "evaluate", "--compare={scene}/done,{scene}/used --checkpoint={scene}/done/best",
+     "--checkpoint", "best or last"),
+    ("compare with a missing folder", "evaluate", "--compare={scene}/done,{scene}/none", "{scene}/none"),
+    ("compare on other data", "evaluate", "--compare={scene}/done,{scene}/other", "--compare", "{scene}/done (",
+     "{scene}/other (", "aaaa", "bbbb"),
+    ("compare on other validation images", "evaluate", "--compare={scene}/one_split,{scene}/other_split", "--compare",
+     "--split_seed=0", "--split_seed=1"),
+    ("pictures where there can be none", "evaluate", "--workdir={scene}/done --output_dir=/proc/cct_tf",
+     "--output_dir", "/proc/cct_tf"),
+    ("pictures in a file", "evaluate", "--workdir={scene}/done --output_dir={scene}/binary.cfg", "--output_dir",
+     "binary.cfg"),
+    ("no mistakes wanted", "evaluate", "--workdir={scene}/done --mistakes=0", "--mistakes", "at least 1"),
+    ("compare no runs", "compare", "", "WORKDIR"),
+    ("compare runs one of which is missing", "compare", "{scene}/done {scene}/none", "{scene}/none", "no such folder"),
+    ("compare what is no run", "compare", "{scene}/done {scene}/empty", "{scene}/empty", "none of these"),
+    ("compare a file", "compare", "{scene}/binary.cfg", "{scene}/binary.cfg"),
+    ("compare a run twice", "compare", "{scene}/done {scene}/other/../done", "WORKDIR", "once"),
+    ("compare into no table", "compare", "{scene}/done --csv={scene}/x.txt", "--csv", ".csv", "x.txt"),
+    ("compare into no picture", "compare", "--plot={scene}/x.svg {scene}/done", "--plot", ".png", "x.svg"),
+    ("compare into a locked folder", "compare", "{scene}/done --csv={locked}/x.csv", "--csv", "{locked}", "ermission"),
+    ("a misspelt flag of compare", "compare", "{scene}/done --cvs=x.csv", "--cvs", "csv"),
     ("cache of evaluate that is a word", "evaluate", "--workdir={scene}/done --compile_cache=on", "--compile_cache"),
     ("a flag of training", "evaluate", "--workdir={scene}/done --epochs=3", "--epochs"),
     ("predict with nothing", "predict", "", "--workdir"),
@@ -266,6 +292,9 @@ FINE = [  # no error: status 0, nothing on stderr, these words on stdout
     ("help for predict", "predict", "--help", "PATTERN", "--attention[=attention]", "--top=5", "--[no]csv"),
     ("help for preview", "preview", "--help", "--output", "--rows", "--columns", "--[no]ops", "--auto_augment"),
     ("help for convert_torch", "convert_torch", "--help", "--input", "--[no]infer_model", "--state", "--[no]to_torch"),
+    ("help for compare", "compare", "--help", "WORKDIR", "--csv", "--plot", "--[no]json"),
+    ("runs side by side", "compare", "{scene}/done {scene}/used {scene}/other --csv={scene}/x.csv", "finished",
+     "--keep_checkpoints (changes no result)", "no metrics.jsonl", "can't be compared", "aaaa", "bbbb", "wrote"),
     ("help for checkpoints", "checkpoints", "--help", "--[no]verify", "--prune", "best/"),
     ("checkpoints of a run", "checkpoints", "--workdir={scene}/done", "50.00% (step 4)", "run finished"),
     ("what would go, while a run goes on", "checkpoints", "--workdir={scene}/used --prune=1 --dry_run",
@@ -296,16 +325,16 @@ def _write_archives(scene):
     (scene / "cut.npz").write_bytes((scene / "gap.npz").read_bytes()[:-200])
 
 
-def _write_run(workdir):
+def _write_run(workdir, fingerprint="a" * 64, **changes):
     """A finished run as far as its records tell: two checkpoints and the best."""
-    settings = config.from_dict(FINISHED | {"workdir": str(workdir)})
+    settings = config.from_dict(FINISHED | {"workdir": str(workdir)} | changes)
     for name, step in (("checkpoints", 2), ("checkpoints", 4), ("best", 4)):
         folder = workdir / name / f"step_{step:08d}"
         folder.mkdir(parents=True)
         (folder / "weights.index").write_bytes(b"index")
         (folder / "weights.data-00000-of-00001").write_bytes(b"data")
         run_record.write_record(folder, run_record.Record(
-            settings.as_dict(), {"num_examples": {"train": 1438, "test": 359}}, step, step,
+            settings.as_dict(), {"num_examples": {"train": 1438, "test": 359}, "fingerprint": fingerprint}, step, step,
             {"step": step, "top1": 0.5, "loss": 1.0}, step == 4, {}))
 
 
@@ -342,6 +371,9 @@ def scene(tmp_path_factory):
     _write_weights(folder)
     for name in ("done", "damaged", "used"):
         _write_run(folder / name)
+    _write_run(folder / "other", "b" * 64, keep_checkpoints=4)
+    for name, seed in (("one_split", 0), ("other_split", 1)):
+        _write_run(folder / name, validation_fraction=0.1, split_seed=seed)
     (folder / "damaged/checkpoints/step_00000004/weights.index").write_bytes(b"inDex")
     (folder / "damaged/checkpoints/step_00000002/run.json").write_text('{"format": 1, "con')
     return folder

@@ -36,7 +36,7 @@ ALLOWED = {
     "commands": ("benchmarks", "training", "convert", "data", "models", "checks", "command", "flags", "config",
                  "runtime", "workers", "compile_cache", "errors"),
 }
-COMMANDS = ("train", "evaluate", "predict", "benchmark", "preview", "checkpoints", "convert_torch")
+COMMANDS = ("train", "evaluate", "predict", "compare", "benchmark", "preview", "checkpoints", "convert_torch")
 
 
 def _all_modules():
@@ -99,6 +99,7 @@ def test_only_commands_and_the_work_folder_read_flags():
     readers = {module for path, module in MODULES if any(name.startswith("cct_tf.flags") for name in _imports(path))}
     allowed = {f"cct_tf.{name}" for name in (*COMMANDS, "command", "models.__main__")}
     allowed |= {"cct_tf.training.report", "cct_tf.training.summaries"}  # these write flagfiles and command lines
+    allowed |= {"cct_tf.training.runs"}  # this reads the config.cfg of other runs
     assert readers <= allowed
 
 
@@ -107,8 +108,9 @@ def test_what_judges_first_imports_without_tensorflow():
              "augment", "augment.policies", "data.registry", "data.tree", "data.npz", "data.listing", "optim.schedules",
              "training.workdir", "training.resume", "training.checkpoint", "training.console", "training.interrupts",
              "training.standing", "training.divergence", "training.profiling", "training.memory", "training.inventory",
-             "compile_cache", "convert", "layers.sines", "train", "evaluate", "predict", "preview", "benchmark",
-             "checkpoints", "convert_torch"]
+             "training.runs", "training.plots", "training.metrics", "training.calibration", "training.significance",
+             "training.evaluation_report", "compile_cache", "convert", "layers.sines", "train", "evaluate", "predict",
+             "compare", "preview", "benchmark", "checkpoints", "convert_torch"]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
     code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

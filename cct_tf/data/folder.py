@@ -66,7 +66,7 @@ def open_images(paths, names, num_bytes, config, what, stream):
         try:
             images, good = loading.decode_uniform(paths, names, True, shape, on_bad, what, stream)
             held = loading.on_cpu(images)
-            return lambda indices: source.Held(held, indices), good
+            return lambda indices: source.Held(held, indices, names=names), good
         except loading.MixedSizes:
             progress.say(stream, "images of mixed sizes: each is decoded when it is used")
     on_disk = num_bytes > limit

@@ -26,11 +26,13 @@ class Held:
             copied into the graph).
         indices: int64 [n'] NumPy array, the images of the tensor that belong to this split (splits share tensors).
         fitted: whether they are what the network takes already (`pipeline.hold_at_size`).
+        names: list of n paths, for messages; None where the images were no files.
     """
 
     images: tf.Tensor
     indices: np.ndarray
     fitted: bool = False
+    names: list | None = None
 
     @property
     def image_shape(self):

@@ -216,7 +216,7 @@ def _hold(contents, names, config, stream):
         try:
             images, good = loading.decode_uniform(contents, names, False, shape, on_bad, what, stream)
             held = loading.on_cpu(images)
-            return lambda indices: source.Held(held, indices), good
+            return lambda indices: source.Held(held, indices, names=names), good
         except loading.MixedSizes:
             progress.say(stream, "images of mixed sizes: each is decoded when it is used")
     good = loading.find_broken(contents, names, False, on_bad, what, stream)

@@ -16,6 +16,14 @@ def duration(seconds):
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
+def shortened(name, letters):
+    """A name of at most so many letters, its middle left out: names that begin alike often end differently."""
+    if len(name) <= letters:
+        return name
+    head = (letters - 1) // 2
+    return f"{name[:head]}…{name[len(name) - (letters - 1 - head):]}"
+
+
 class Console:
     """Lines for a person.
 

@@ -17,8 +17,8 @@ from cct_tf.data import decode, pipeline, windowed
 from cct_tf.data.source import Held, Windowed
 
 _CELL, _LARGEST_CELL = 96, 192  # pixels of the sheet that an image is enlarged to at least, or reduced to
-_GAP, _LINE = 8, 13
-_TITLE_LETTERS, _LETTER = 18, 7.5
+GAP, LINE = 8, 13
+_TITLE_LETTERS, LETTER = 18, 7.5
 
 # What is shown of each operation: (argument, the words below it, interpolation). Shifts are shares of the side.
 _ONCE = ((0.0, "", NEAREST),)
@@ -75,7 +75,7 @@ def draw(split, class_names, transform, stream, rows, columns):
     """
     with tf.device("CPU:0"), decode.broken_images_named():
         chosen = _first_images(split, stream.seed, rows)
-        originals, classes = _unchanged(split, transform, chosen)
+        originals, classes = unchanged(split, transform, chosen)
         batches = tf.data.Dataset.from_generator(
             lambda: (_draws_of(chosen, split, stream, epoch) for epoch in range(columns)),
             output_signature={name: tf.TensorSpec([rows], value.dtype)
@@ -93,7 +93,7 @@ def draw(split, class_names, transform, stream, rows, columns):
 def first_image(split, transform, seed):
     """The first image of the training as the evaluation would prepare it, uint8 [S, S, 3]."""
     with tf.device("CPU:0"), decode.broken_images_named():
-        return _unchanged(split, transform, _first_images(split, seed, 1))[0][0]
+        return unchanged(split, transform, _first_images(split, seed, 1))[0][0]
 
 
 def _first_images(split, seed, count):
@@ -118,7 +118,7 @@ def _draws_of(chosen, split, stream, epoch):
                      "seed": rng.fold(stream.seed, rng.Stream.EXAMPLE, position)}
 
 
-def _unchanged(split, transform, chosen):
+def unchanged(split, transform, chosen):
     """The images as the evaluation would prepare them, uint8 [R, S, S, 3], and their classes, list of R ints."""
     reader, index = split.reader, chosen["index"].numpy()
     if isinstance(reader, Windowed):
@@ -173,7 +173,7 @@ def operations(image, mean):
     return Sheet(np.tile(image, [len(SHOWN), 1, 1, 1]), draws, titles, (), tuple(map(tuple, captions)))
 
 
-def _shown(images):
+def enlarged(images):
     """As on the sheet, with whole pixels enlarged: float32 [N, S, S, 3] in [0, 1] or NaN -> uint8 [N, P, P, 3]."""
     side, images = images.shape[1], np.nan_to_num(images, nan=1.0)
     if side > _LARGEST_CELL:
@@ -198,36 +198,36 @@ def figure(sheet, heading=""):
     """
     rows, columns, side = sheet.draws.shape[:3]
     cells = np.concatenate([sheet.originals[:, None] / np.float32(255.0), sheet.draws], axis=1)  # [R, C + 1, S, S, 3]
-    cells = _shown(cells.reshape(-1, side, side, 3))
+    cells = enlarged(cells.reshape(-1, side, side, 3))
     cell = cells.shape[1]
     lines = max((text.count("\n") + 1 for row in sheet.captions for text in row if text), default=0)
-    left = round(max(map(len, (_short(title, _TITLE_LETTERS) for title in sheet.titles))) * _LETTER) + 2 * _GAP
-    step_x, step_y = cell + _GAP, cell + _GAP + lines * _LINE
-    width = left + (columns + 1) * step_x + _GAP
-    heading = textwrap.wrap(heading, round((width - 2 * _GAP) / _LETTER), break_on_hyphens=False)
-    top = _GAP + (2 + len(heading)) * _LINE
+    left = round(max(map(len, (_short(title, _TITLE_LETTERS) for title in sheet.titles))) * LETTER) + 2 * GAP
+    step_x, step_y = cell + GAP, cell + GAP + lines * LINE
+    width = left + (columns + 1) * step_x + GAP
+    heading = textwrap.wrap(heading, round((width - 2 * GAP) / LETTER), break_on_hyphens=False)
+    top = GAP + (2 + len(heading)) * LINE
     height = top + rows * step_y
     canvas = np.full([height, width, 3], 255, np.uint8)
-    corners = [(top + row * step_y, left + column * step_x + (_GAP if column else 0))
+    corners = [(top + row * step_y, left + column * step_x + (GAP if column else 0))
                for row in range(rows) for column in range(columns + 1)]  # a little more room behind the originals
     for image, (y, x) in zip(cells, corners, strict=True):
         canvas[y:y + cell, x:x + cell] = image
-    axes = _axes(canvas)
+    axes = pixel_axes(canvas)
     for line, text in enumerate(heading):
-        _write(axes, _GAP, _GAP + (line + 0.5) * _LINE, text, 8)
+        write(axes, GAP, GAP + (line + 0.5) * LINE, text, 8)
     for column, text in enumerate(("original", *sheet.columns)):
-        _write(axes, corners[column][1], top - _LINE, text, 8)
+        write(axes, corners[column][1], top - LINE, text, 8)
     for row, title in enumerate(sheet.titles):
         y = corners[row * (columns + 1)][0]
-        _write(axes, left - _GAP, y + cell // 2, _short(title, _TITLE_LETTERS), 9, ha="right")
+        write(axes, left - GAP, y + cell // 2, _short(title, _TITLE_LETTERS), 9, ha="right")
         for column, text in enumerate(sheet.captions[row] if sheet.captions else ()):
             x = corners[row * (columns + 1) + column + 1][1]
             for line, part in enumerate(text.split("\n")):
-                _write(axes, x, y + cell + (line + 0.5) * _LINE, _short(part, round(cell / 5.5)), 7)
+                write(axes, x, y + cell + (line + 0.5) * LINE, _short(part, round(cell / 5.5)), 7)
     return axes.figure
 
 
-def _axes(canvas):
+def pixel_axes(canvas):
     """Axes that show float32 [H, W, 3] pixel by pixel, in its coordinates."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -240,6 +240,7 @@ def _axes(canvas):
     return axes
 
 
-def _write(axes, x, y, text, size, ha="left"):
+def write(axes, x, y, text, size, ha="left", color="black"):
+    """Write a line, `y` its middle."""
     # A class may be called "$5": that is no formula.
-    axes.text(x, y, text, fontsize=size, ha=ha, va="center_baseline", parse_math=False)
+    axes.text(x, y, text, fontsize=size, ha=ha, va="center_baseline", color=color, parse_math=False)

@@ -14,6 +14,8 @@ from cct_tf.training.metrics import Evaluation
 from cct_tf.training.views import AveragedViews
 from cct_tf.workers.peers import Alone
 
+_COLUMNS = ("label", "prediction", "rank", "loss", "confidence", "mask")  # a row for each example
+
 
 class Evaluator:
     """Evaluates models on one split, as often as asked. They share one pass over it, so it is read and prepared once.
@@ -50,6 +52,7 @@ class Evaluator:
                 "prediction": tf.argmax(logits, axis=1, output_type=tf.int32),
                 "rank": losses.rank_of_label(labels, logits),
                 "loss": losses.cross_entropy(labels, logits),
+                "confidence": losses.confidence(logits),
                 "mask": batch["mask"]}
 
     @tf.function
@@ -65,7 +68,7 @@ class Evaluator:
         Returns:
             dict name -> `metrics.Evaluation`, or None if this worker or another one stopped.
         """
-        found = {name: {"label": [], "prediction": [], "rank": [], "loss": [], "mask": []} for name in self._models}
+        found = {name: {column: [] for column in _COLUMNS} for name in self._models}
         stopped, num_batches = False, -(-self._examples // self._batch_size)
         batches = runtime.distribute(self._devices, self._batches, self._batch_size)
         for batch in itertools.islice(batches, num_batches):
@@ -104,7 +107,8 @@ class Evaluator:
         if int(real.sum()) != self._examples:
             raise RuntimeError(f"evaluated {int(real.sum())} of {self._examples} examples")
         table = {name: column[real] for name, column in table.items()}
-        return Evaluation(table["label"], table["prediction"], table["rank"], table["loss"], self._num_classes)
+        return Evaluation(table["label"], table["prediction"], table["rank"], table["loss"], self._num_classes,
+                          table["confidence"])
 
 
 def _joined(columns):
@@ -122,6 +126,8 @@ class Evaluated:
         num_views: int, its views of each image; 1 without.
         class_names: tuple of strings.
         loaded: `setup.Loaded`, the checkpoint.
+        split: `source.Split` evaluated; its order is that of the results.
+        transform: `transform.Transform` that prepared its images.
     """
 
     plain: Evaluation
@@ -129,6 +135,8 @@ class Evaluated:
     num_views: int
     class_names: tuple
     loaded: setup.Loaded
+    split: object
+    transform: object
 
 
 def evaluate_checkpoint(config, record, choose, split, console, *, weights="auto", tta="none", tta_shift=1):
@@ -160,8 +168,10 @@ def evaluate_checkpoint(config, record, choose, split, console, *, weights="auto
     if tta != "none":
         models["averaged"] = AveragedViews(models["plain"], tta, tta_shift)
         num_views = models["averaged"].num_views
-    evaluator = Evaluator(devices, models, source.splits[split], setup.make_transform(config, images, loaded.model),
-                          num_classes=source.num_classes, batch_size=config.run.eval_batch_size)
+    transform = setup.make_transform(config, images, loaded.model)
+    evaluator = Evaluator(devices, models, source.splits[split], transform, num_classes=source.num_classes,
+                          batch_size=config.run.eval_batch_size)
     with decode.broken_images_named():
         found = evaluator()
-    return Evaluated(found["plain"], found.get("averaged"), num_views, source.class_names, loaded)
+    return Evaluated(found["plain"], found.get("averaged"), num_views, source.class_names, loaded,
+                     source.splits[split], transform)

@@ -11,6 +11,11 @@ def cross_entropy(labels, logits):
     return -tf.reduce_sum(labels * tf.nn.log_softmax(logits), axis=1)
 
 
+def confidence(logits):
+    """The highest probability of each row: float32 [B, K] -> float32 [B]."""
+    return tf.exp(tf.reduce_max(tf.nn.log_softmax(logits), axis=1))  # shares the log-softmax of `cross_entropy`
+
+
 def binary_cross_entropy(labels, logits):
     """Binary cross-entropy of soft targets, the mean over the classes (arXiv:2110.00476): as `cross_entropy`."""
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits), axis=1)

@@ -9,6 +9,30 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
+class ClassScores:
+    """What scikit-learn's classification_report says of each class. K classes.
+
+    Attributes:
+        precision: float64 [K], share of the predictions of a class that are right; NaN where there are none.
+        recall: float64 [K], share of the examples of a class that are found, its accuracy; NaN where there are none.
+        f1: float64 [K], harmonic mean of both; NaN for a class that neither occurs nor is predicted.
+        support: int64 [K], examples of the class.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+    support: np.ndarray
+
+    def means(self):
+        """{"macro": (precision, recall, f1), "weighted": ...}: over the classes that occur or are predicted, alike and
+        by support. What is undefined counts as 0, as in scikit-learn."""
+        scores = np.nan_to_num(np.stack([self.precision, self.recall, self.f1]))
+        return {"macro": tuple(scores[:, ~np.isnan(self.f1)].mean(axis=1).tolist()),
+                "weighted": tuple((scores @ self.support / self.support.sum()).tolist())}
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Result of one evaluation of one split. n examples, K classes.
 
@@ -17,6 +41,7 @@ class Evaluation:
         ranks: int64 [n], classes placed before the labelled one (`losses.rank_of_label`).
         losses: float32 [n], plain cross-entropy.
         num_classes: int K.
+        confidences: float32 [n], the probability of each prediction; NaN where the network's answer is not finite.
     """
 
     labels: np.ndarray
@@ -24,15 +49,21 @@ class Evaluation:
     ranks: np.ndarray
     losses: np.ndarray
     num_classes: int
+    confidences: np.ndarray | None = None
 
     @property
     def examples(self):
         return len(self.labels)
 
     @property
+    def is_right(self):
+        """bool [n]: whether the label is placed first."""
+        return self.ranks == 0
+
+    @property
     def top1(self):
         """Share of examples whose label is placed first."""
-        return int(np.sum(self.ranks == 0)) / self.examples
+        return int(np.sum(self.is_right)) / self.examples
 
     @property
     def top5(self):
@@ -61,6 +92,15 @@ class Evaluation:
     def balanced_accuracy(self):
         """Mean of the classes' accuracies, over the classes that have examples."""
         return float(np.nanmean(self.per_class))
+
+    @property
+    def class_scores(self):
+        """`ClassScores`."""
+        support = np.bincount(self.labels, minlength=self.num_classes)
+        predicted = np.bincount(self.predictions, minlength=self.num_classes)
+        hits = np.bincount(self.labels[self.is_right], minlength=self.num_classes)
+        return ClassScores(*(np.where(below > 0, above / np.maximum(below, 1), np.nan) for above, below in (
+            (hits, predicted), (hits, support), (2 * hits, support + predicted))), support)
 
     def scalars(self, prefix):
         """{"PREFIX/top1": ..., "PREFIX/top5": ..., "PREFIX/loss": ...}."""

@@ -1,9 +1,11 @@
 """Pictures for plots/ and TensorBoard, drawn with matplotlib without a display."""
 
+import textwrap
 import warnings
 
 import numpy as np
 
+from cct_tf.training.console import shortened
 from cct_tf.training.workdir import naming
 
 
@@ -33,31 +35,48 @@ def save(pixels, path):
     temporary.replace(path)
 
 
-def confusion_figure(confusion, class_names):
-    """Confusion matrix, rows normalised.
+_LETTERS = 24  # of a class name that is longer
+_LEGEND_LETTERS, _LEGEND_LINES = 170, 30
+
+
+def _entitle(figure, title):
+    """A small title, broken into lines that fit the figure."""
+    letters = int(figure.get_figwidth() * 12)
+    # A path may hold a "$": that is no formula.
+    figure.suptitle("\n".join(textwrap.fill(line, letters) for line in title.split("\n")), fontsize=9,
+                    parse_math=False)
+
+
+def confusion_figure(confusion, class_names, title=None):
+    """Confusion matrix, rows normalised; colours go by the square root of the share, so that few mistakes are seen.
 
     Args:
         confusion: int [K, K], rows are labels.
         class_names: sequence of K strings.
+        title: words above it, or None.
 
     Returns:
-        matplotlib Figure. Names and numbers are written up to 30 classes.
+        matplotlib Figure. Numbers are written up to 30 classes, names up to 100.
     """
     classes = len(class_names)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(2.5 + 0.5 * classes, 5, 14))
     figure = _figure(side, side)
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0.0, vmax=1.0)
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
-    if classes <= 30:
+    if title:
+        _entitle(figure, title)
+    if classes <= 100:
         # A class may be called "$5": that is no formula.
-        axes.set_xticks(range(classes), class_names, rotation=90, parse_math=False)
-        axes.set_yticks(range(classes), class_names, parse_math=False)
+        names, size = [shortened(name, _LETTERS) for name in class_names], 10 if classes <= 30 else 6
+        axes.set_xticks(range(classes), names, rotation=90, fontsize=size, parse_math=False)
+        axes.set_yticks(range(classes), names, fontsize=size, parse_math=False)
+    if classes <= 30:
         for row, column in np.argwhere(confusion > 0):
             axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=8,
-                      color="white" if shares[row, column] > 0.5 else "black")
+                      color="white" if shares[row, column] > 0.25 else "black")
     return figure
 
 
@@ -128,4 +147,72 @@ def attention_figure(images, maps, captions, pools):
     for axes in panels.flat:
         axes.set_xticks([])
         axes.set_yticks([])
+    return figure
+
+
+def reliability_figure(calibration, title):
+    """Accuracy over confidence, and how many images each bin holds (Guo et al., arXiv:1706.04599 Fig. 1).
+
+    Args:
+        calibration: `calibration.Calibration`.
+        title: words above it.
+
+    Returns:
+        matplotlib Figure.
+    """
+    figure = _figure(5.6, 6.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    edges, counts = calibration.edges, calibration.counts
+    place, width = edges[:-1], np.diff(edges)
+    filled = counts > 0
+    accuracy, confidence = np.nan_to_num(calibration.accuracy), np.nan_to_num(calibration.confidence)
+    upper.bar(place, accuracy, width, align="edge", color="#9ecae1", edgecolor="white", label="accuracy")
+    upper.bar(place[filled], (confidence - accuracy)[filled], width[filled], accuracy[filled], align="edge",
+              color="none", edgecolor="#d62728", hatch="///", linewidth=0.8, label="gap to the mean confidence")
+    upper.plot((0, 1), (0, 1), color="black", linestyle="--", linewidth=1, label="perfect calibration")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    _entitle(figure, f"{title}\nexpected calibration error {100 * calibration.ece:.2f}%")
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    lower.bar(place, counts, width, align="edge", color="gray", edgecolor="white")
+    lower.set(xlabel="confidence of the prediction", ylabel="images")
+    lower.set_yscale("symlog")
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)  # the grid
+    return figure
+
+
+def comparison_figure(groups):
+    """Evaluation accuracy and training loss over the epochs, a line for each run and a colour for each group; the
+    legend names the first 30 groups.
+
+    Args:
+        groups: list of (label, list of `runs.Run`), at least one.
+
+    Returns:
+        matplotlib Figure.
+    """
+    figure = _figure(12, 4.6 + 0.19 * min(len(groups), _LEGEND_LINES))
+    panels = figure.subplots(1, 2)
+    from matplotlib import colormaps
+    palette = "tab10" if len(groups) <= 10 else "tab20" if len(groups) <= 20 else "turbo"
+    lines = []
+    for number, (label, members) in enumerate(groups):
+        colour = colormaps[palette](number / len(groups) if palette == "turbo" else number)
+        for axes, kind in zip(panels, ("top1", "loss"), strict=True):
+            for run in members:
+                points = run.curve(kind)
+                marker = "o" if kind == "top1" and len(points) < 40 else None
+                line, = axes.plot(*zip(*points, strict=True) if points else ((), ()), color=colour, marker=marker,
+                                  markersize=3, linewidth=1.2, alpha=0.85, label=label)
+        lines.append(line)
+    for axes, title in zip(panels, ("evaluation: top-1", "training loss (augmented, smoothed)"), strict=True):
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+    names = [shortened(label, _LEGEND_LETTERS) for label, _ in groups]
+    legend = figure.legend(lines[:_LEGEND_LINES], names[:_LEGEND_LINES], loc="outside lower left", frameon=False,
+                           fontsize=8)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure

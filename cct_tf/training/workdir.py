@@ -111,6 +111,17 @@ class Workdir:
                     f"--workdir: expected a folder no other run is using, found {self.path} in use{holder}")
             time.sleep(1.0)
 
+    def is_in_use(self):
+        """Whether a process of this machine holds the lock, as far as the system tells. Takes no lock to find out: a
+        run that starts at that moment would be refused."""
+        try:
+            inode = (self.path / ".lock").stat().st_ino
+            held = pathlib.Path("/proc/locks").read_text(encoding="ascii").splitlines()
+        except OSError:
+            return False
+        # 1: FLOCK  ADVISORY  WRITE 4711 fe:00:16040470 0 EOF
+        return any(" FLOCK " in line and line.split()[5].endswith(f":{inode}") for line in held if "->" not in line)
+
     def set_aside_results(self):
         """Move what a run wrote, less its checkpoints, into a folder of its own; returns that."""
         number = 1
