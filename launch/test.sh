@@ -12,7 +12,7 @@ source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/setup.sh"
 setup_venv test
 "$PYTHON" -P -m ruff check --quiet --config "$ROOT/pyproject.toml" "$ROOT" ||
   die 1 "ruff check: the faults above; tests not run"
-paths=(-n 2 --dist=loadfile "$ROOT/tests")
+paths=(-n 2 --dist=loadfile --no-loadscope-reorder "$ROOT/tests")
 for arg in "$@"; do
   [[ ! -e ${arg%%::*} ]] || paths=()
 done
