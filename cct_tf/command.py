@@ -19,21 +19,21 @@ def run(main, argv, usage, fields, leave=sys.exit, positional=None):
         leave: function of the status that ends the process.
         positional: as `flags.parse` takes it, for a command that documents positional arguments.
     """
-    if flags.wants_help(argv):
-        print(flags.help_text(usage, fields))
-        sys.exit(0)
     debug = "--debug" in argv or "--debug=true" in argv
     try:
-        status = _status(main, argv, fields, positional, debug)
+        status = _status(main, argv, usage, fields, positional, debug)
     except Exception:
         traceback.print_exc()
         status = 1
     leave(status)
 
 
-def _status(main, argv, fields, positional, debug):
+def _status(main, argv, usage, fields, positional, debug):
     try:
-        main(flags.parse(argv, fields, positional))
+        if flags.wants_help(argv):
+            print(flags.help_text(usage, fields))
+        else:
+            main(flags.parse(argv, fields, positional))
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output has left (`| head`): nothing to say and nobody to say it to.

@@ -107,9 +107,9 @@ class Launched:
 
 @contextlib.contextmanager
 def small_disk(folder):
-    """A file system of 24 MB."""
+    """A file system of 64 MB."""
     folder.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=True)
     try:
         yield folder
     finally:

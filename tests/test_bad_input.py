@@ -196,7 +196,7 @@ OTHERS = [
      "--weights", "--ema_decay"),
     ("predict no class", "predict", "--workdir={scene}/done --top=0 {scene}/one", "--top", "at least 1"),
     ("predict in two forms", "predict", "--workdir={scene}/done --csv --json {scene}/one", "--csv", "--json"),
-    ("pictures where there can be none", "predict", "--workdir={scene}/done --attention=/proc/cct_tf {scene}/one",
+    ("maps where there can be none", "predict", "--workdir={scene}/done --attention=/proc/cct_tf {scene}/one",
      "--attention", "/proc/cct_tf"),
     ("pictures into a file", "predict", "--workdir={scene}/done --attention={scene}/binary.cfg {scene}/one",
      "--attention", "{scene}/binary.cfg"),

@@ -326,7 +326,7 @@ def test_requirements_name_every_imported_package():
 def test_console_commands_name_functions_without_arguments():
     scripts = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["scripts"]
     assert set(scripts) == {"cct-train", "cct-evaluate", "cct-preview", "cct-benchmark", "cct-models",
-                            "cct-checkpoints"}
+                            "cct-checkpoints", "cct-predict", "cct-compare", "cct-convert-torch"}
     for target in scripts.values():
         module, _, name = target.partition(":")
         tree = ast.parse((REPO / (module.replace(".", "/") + ".py")).read_text())
