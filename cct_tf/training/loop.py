@@ -212,14 +212,10 @@ class Training:
             OutsideFault: a checkpoint could not be saved.
         """
         plan, step = self.plan, int(self.state.step.numpy())
-        is_chief = self.peers.is_chief
-        summaries = (Summaries if is_chief else NoSummaries)(self.workdir, self.config, self.images.source.class_names)
         with self.console.phase("preparing evaluation and the first batch"):
             evaluator = self.evaluator(self.images.source.evaluated_split, self.evaluated)
-            shown = self._pictures() if step == 0 and is_chief else {}
-        progress, timer = Progress(self.console if is_chief else Console(quiet=True), plan, step), Timer()
-        profiled = parse_steps(self.config.run.profile_steps) if is_chief else None
-        profiler = Profiler(profiled, self.workdir.path / "train", progress.say)
+            shown = self._pictures() if step == 0 and self.peers.is_chief else {}
+        timer, (summaries, progress, profiler) = Timer(), self._outputs(step)
         summaries.start(step, self.standing, shown)
         self.standing.last = summaries.last_evaluation(self.judged)
         iterator = self._iterator(step)
@@ -243,15 +239,20 @@ class Training:
                     self._save(step, self.standing)
                 if plan.evaluate.is_due(step):
                     self._evaluate(step, evaluator, summaries, progress, interrupts)
-            if self._is_asked_to_stop(interrupts):
-                self._save(step, self.standing)
-                self.peers.wait_for_chief()
-                interrupts.check(f"saved step {step:,} of {plan.total_steps:,}; the same command goes on from it")
+            self._stop_if_asked(step, interrupts)
             return self._finish(step, summaries, progress, interrupts)
         finally:
             profiler.close(step)
             progress.close()
             summaries.close()
+
+    def _outputs(self, step):
+        """What a run shows and writes from `step` on, worker 0 alone: (summaries, progress, profiler)."""
+        is_chief, source = self.peers.is_chief, self.images.source
+        summaries = (Summaries if is_chief else NoSummaries)(self.workdir, self.config, source.class_names)
+        progress = Progress(self.console if is_chief else Console(quiet=True), self.plan, step)
+        profiled = parse_steps(self.config.run.profile_steps) if is_chief else None
+        return summaries, progress, Profiler(profiled, self.workdir.path / "train", progress.say)
 
     def _before_first_step(self, step, *args):
         """A new run that may be rolled back saves its start; one that goes on does the evaluation owed, if any."""
@@ -275,6 +276,13 @@ class Training:
         if asked and interrupts.requested is None:
             interrupts.requested = asked[0]
         return bool(asked)
+
+    def _stop_if_asked(self, step, interrupts):
+        """Save the state of `step` and raise Interrupted, on all workers, if one of them is asked to stop."""
+        if self._is_asked_to_stop(interrupts):
+            self._save(step, self.standing)
+            self.peers.wait_for_chief()
+            interrupts.check(f"saved step {step:,} of {self.plan.total_steps:,}; the same command goes on from it")
 
     def _chunk(self, step, count, iterator, timer, progress):
         """`count` steps; returns the number of completed steps."""
