@@ -4,9 +4,11 @@ import os
 import pathlib
 
 from cct_tf.augment import policies
+from cct_tf.convert import names
 from cct_tf.data import registry
 from cct_tf.errors import UserError
 from cct_tf.models import variants
+from cct_tf.optim import freezing
 
 
 def check_workdir(path):
@@ -47,6 +49,15 @@ def check_config(config):
     """Judge a whole config, of a run. Raises UserError."""
     check_workdir(config.run.workdir)
     check_inputs(config)
+    _check_freeze(config)
+
+
+def _check_freeze(config):
+    """Judge --freeze for the authors' networks; for others their variables tell, when they are built."""
+    model = config.model
+    variant = variants.resolve(model.model, config.augment.image_size, model.positional_embedding, model.norm_order)
+    if names.is_authors(variant):
+        freezing.frozen_paths([weight.ours for weight in names.weights(variant)], model.freeze, variant.name)
 
 
 def check_output(flag, name, suffix):

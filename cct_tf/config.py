@@ -91,6 +91,14 @@ class ModelConfig:
                                                   minimum=0.0, below=1.0)
     drop_path_rate: float | None = option(None, "stochastic depth of the last block; default: the model's own",
                                           minimum=0.0, below=1.0)
+    init_from: str | None = option(None, "weights to start from: a work folder (its best), a checkpoint folder, a "
+                                   ".keras, .pth or .safetensors file; positions are resized, a head for other classes "
+                                   "is new")
+    init_weights: str = option("auto", "which of them: raw, ema (their moving average), or auto: ema where a run kept "
+                               "one, and of a .pth file the only ones", choices=("auto", "raw", "ema"))
+    freeze: str | None = option(None, "weights that do not learn: tokenizer, encoder (class token, positions, blocks, "
+                                "final norm), all_but_head, or patterns of their paths such as block_[0-3]; several "
+                                "with commas")
     precision: str = option("float32", "what the network computes in, in training and evaluation; weights, optimizer, "
                             "norms, softmax, logits and loss stay float32. float16 scales the loss",
                             choices=("float32", "bfloat16", "float16"))

@@ -21,7 +21,7 @@ def main(given):
     began = time.perf_counter()
     settings = config.from_dict(given)
     from cct_tf import checks
-    from cct_tf.training import profiling
+    from cct_tf.training import initial, profiling, run_record
     from cct_tf.training.console import Console
     from cct_tf.training.interrupts import Interrupts
     from cct_tf.training.workdir import Workdir
@@ -40,6 +40,8 @@ def main(given):
             checks.check_config(settings)
         workdir, console = Workdir(settings.run.workdir), Console()
         workdir.check()
+        if not run_record.list_checkpoints(workdir.checkpoints):
+            initial.find(settings)
         if cluster is not None:
             console.say(f"{cluster.name(cluster.index)} of {cluster.num_workers}; they have "
                         f"{settings.run.startup_timeout:g} s to find one another")

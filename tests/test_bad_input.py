@@ -89,6 +89,21 @@ FLAGS = [
     ("profile of a step before the first", "--profile_steps=0:3", "--profile_steps", "1 <= A", "'0:3'"),
     ("profile of too many steps", "--profile_steps=1:101", "--profile_steps", "at most 100", "101"),
     ("split of a set that has none", "--train_split=all", "--train_split", "all"),
+    ("weights from nowhere", "--init_from={scene}/none.pth", "--init_from", "nothing", "{scene}/none.pth"),
+    ("weights from a folder without", "--init_from={scene}/empty", "--init_from", "{scene}/empty"),
+    ("weights from the run's own folder", "--init_from={scene}/new/best", "--init_from", "outside the work folder"),
+    ("weights from a damaged run", "--init_from={scene}/damaged/checkpoints/step_00000004", "--init_from",
+     "step_00000004/weights.index"),
+    ("weights of another network", "--init_from={scene}/done --model=cct_4_3x1_16", "--init_from", "cct_2_3x1_16",
+     "depth 2 instead of 4"),
+    ("averages of a run without", "--init_from={scene}/done --init_weights=ema", "--init_weights", "--ema_decay"),
+    ("weights that are words", "--init_from={scene}/words.cfg", "--init_from", "{scene}/words.cfg", ".safetensors"),
+    ("weights with other names", "--init_from={scene}/weights.pth", "--init_from", "classifier.fc.weigth",
+     "did you mean 'classifier.fc.weight'"),
+    ("weights that run code", "--init_from={scene}/code.pth", "--init_from", "os.system"),
+    ("average in a Keras file", "--init_from={scene}/empty.keras --init_weights=ema", "--init_weights", "'ema'"),
+    ("frozen part that is none", "--freeze=tokeniser", "--freeze", "'tokeniser'", "all_but_head"),
+    ("everything frozen", "--freeze=tokenizer,encoder,pooling,head", "--freeze", "left to learn"),
     ("flagfile missing", "--flagfile={scene}/none.cfg", "--flagfile", "{scene}/none.cfg"),
     ("flagfile is a folder", "--flagfile={scene}/empty", "--flagfile", "{scene}/empty"),
     ("flagfile is no text", "--flagfile={scene}/binary.cfg", "--flagfile", "{scene}/binary.cfg"),
@@ -136,6 +151,8 @@ OTHERS = [
      "1", "--seed", "checkpoint 0, now 3", "--accept_config_change"),
     ("all checkpoints damaged", "train", "--workdir={scene}/damaged", "step_00000004/weights.index",
      "step_00000002/run.json"),
+    ("train in a folder of weights", "train", "--workdir={scene}/converted", "--workdir", "best checkpoint alone",
+     "--init_from={scene}/converted"),
     ("evaluate nothing", "evaluate", "", "--workdir"),
     ("evaluate a missing folder", "evaluate", "--workdir={scene}/none", "--workdir", "{scene}/none"),
     ("evaluate an empty folder", "evaluate", "--workdir={scene}/empty", "--workdir", "{scene}/empty"),
@@ -355,6 +372,7 @@ def scene(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scene")
     for name in ("empty", "nested"):
         (folder / name).mkdir()
+    (folder / "empty.keras").write_bytes(b"")
     (folder / "binary.cfg").write_bytes(bytes(range(128, 256)))
     (folder / "words.cfg").write_text("# two lines\nepochs 3\n")
     (folder / "circle.cfg").write_text("--flagfile=nested/back.cfg\n")

@@ -23,15 +23,15 @@ ALLOWED = {
     "tuning": ("models.cost",),
     "flags": ("config", "fields", "errors"),
     "command": ("flags", "errors"),
-    "convert": ("models.variants", "layers.sines", "errors"),
+    "convert": ("models.variants", "layers.sines", "layers.position_grid", "errors"),
     "layers": ("rng", "errors"),
     "augment": ("rng", "errors"),
     "models": ("layers", "rng", "errors", "command", "flags"),
     "data": ("augment", "rng", "config", "plan", "errors"),
     "optim": ("config", "plan", "errors"),
-    "checks": ("augment.policies", "data", "models", "errors"),
-    "training": ("data", "models", "optim", "augment", "layers", "rng", "plan", "config", "flags", "runtime", "tuning",
-                 "workers", "compile_cache", "errors"),
+    "checks": ("augment.policies", "convert.names", "data", "models", "optim.freezing", "errors"),
+    "training": ("convert", "data", "models", "optim", "augment", "layers", "rng", "plan", "config", "flags", "runtime",
+                 "tuning", "workers", "compile_cache", "errors"),
     "benchmarks": ("training", "data", "models", "optim", "augment", "layers", "runtime", "errors"),
     "commands": ("benchmarks", "training", "convert", "data", "models", "checks", "command", "flags", "config",
                  "runtime", "workers", "compile_cache", "errors"),
@@ -109,8 +109,9 @@ def test_what_judges_first_imports_without_tensorflow():
              "training.workdir", "training.resume", "training.checkpoint", "training.console", "training.interrupts",
              "training.standing", "training.divergence", "training.profiling", "training.memory", "training.inventory",
              "training.runs", "training.plots", "training.metrics", "training.calibration", "training.significance",
-             "training.evaluation_report", "compile_cache", "convert", "layers.sines", "train", "evaluate", "predict",
-             "compare", "preview", "benchmark", "checkpoints", "convert_torch"]
+             "training.evaluation_report", "compile_cache", "convert", "convert.transfer", "training.initial",
+             "optim.freezing", "layers.sines", "layers.position_grid", "train", "evaluate", "predict", "compare",
+             "preview", "benchmark", "checkpoints", "convert_torch"]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
     code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

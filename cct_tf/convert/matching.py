@@ -14,7 +14,6 @@ from cct_tf.models import variants
 
 _MOST_NAMED = 8
 _MOST_SINES = 2**22  # elements; those of CCT-14 at 384 pixels are 221,184
-_COUNTER = "num_batches_tracked"  # of a BatchNorm, which counts and weighs nothing
 # How far sines may be off: an angle of 577 is off by 3e-5 itself in single precision. More in smaller types.
 _PRECISION = 1e-4
 _ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
@@ -63,7 +62,7 @@ def match(state, variant, classes):
     shapes = {name: weight.shape for name, weight in table.items()}
     if variant.positional_embedding == "sine":
         shapes[names.POSITIONS] = (1, variant.num_tokens, variant.embed_dim)
-    left = [name for name in state.arrays if name not in shapes and name.endswith(_COUNTER)]
+    left = [name for name in state.arrays if name not in shapes and name.endswith(names.COUNTER)]
     problems = _differences(state, shapes, left)
     if not problems:
         problems = _wrong_values(state, variant, shapes)
@@ -79,7 +78,7 @@ def _float32(array):
         return array.astype(np.float32, copy=False)
 
 
-def _listed(found):
+def listed(found):
     """Things found, of which there may be many, as text."""
     more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
     return ", ".join(found[:_MOST_NAMED]) + more
@@ -94,15 +93,15 @@ def _differences(state, shapes, left):
     whole = [name for name in shapes if name in state.arrays and state.dtypes[name] == "int64"]
     problems = []
     if missing:
-        problems.append("missing: " + _listed(missing))
+        problems.append("missing: " + listed(missing))
     if unused:
         hints = [repr(name) + nearest(name, missing or shapes, 1).replace("; did", " (did").replace("?", "?)")
                  for name in unused[:_MOST_NAMED]]
-        problems.append("unused: " + _listed(hints + unused[_MOST_NAMED:]))
+        problems.append("unused: " + listed(hints + unused[_MOST_NAMED:]))
     if wrong:
-        problems.append("of another shape: " + _listed(wrong))
+        problems.append("of another shape: " + listed(wrong))
     if whole:
-        problems.append("integers: " + _listed(whole))
+        problems.append("integers: " + listed(whole))
     return problems
 
 
@@ -110,7 +109,7 @@ def _wrong_values(state, variant, shapes):
     """Values that are not finite as float32, and sines that are not ours, as a list of text."""
     broken = [name for name in shapes if not np.isfinite(_float32(state.arrays[name])).all()]
     if broken:
-        return ["values that are not finite (in float32): " + _listed(broken)]
+        return ["values that are not finite (in float32): " + listed(broken)]
     if variant.positional_embedding == "sine" and not has_sines(state):
         return [f"other values of {names.POSITIONS} than the sines (--positional_embedding=learnable takes any)"]
     return []
@@ -163,7 +162,7 @@ def _fits(state, variant):
     shapes = {weight.authors: weight.shape for weight in names.weights(variant, num_classes(state))}
     if variant.positional_embedding == "sine":
         shapes[names.POSITIONS] = (1, variant.num_tokens, variant.embed_dim)
-    return shapes == {name: array.shape for name, array in state.arrays.items() if not name.endswith(_COUNTER)}
+    return shapes == {name: array.shape for name, array in state.arrays.items() if not name.endswith(names.COUNTER)}
 
 
 def _sketch(state):

@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 POSITIONS = "classifier.positional_emb"
+COUNTER = "num_batches_tracked"  # of a BatchNorm, which counts and weighs nothing; ends a name
 INNER_DIM = 64  # width of every convolution but the last
 
 

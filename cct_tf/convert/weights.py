@@ -9,8 +9,8 @@ from cct_tf.errors import UserError
 from cct_tf.layers.sines import sine_positions
 
 
-def _by_path(model):
-    """{path without the model's name: variable}; the state of the model's random numbers is no weight."""
+def by_path(model):
+    """{path without the model's name: keras.Variable} of a network; its random numbers' state is no weight."""
     return {variable.path.partition("/")[2]: variable for variable in model.weights}
 
 
@@ -35,7 +35,7 @@ def load_torch_weights(model, path, state="auto"):
 
 def assign(model, found):
     """Give a network the weights of a `matching.Match` for its variant."""
-    variables = _by_path(model)
+    variables = by_path(model)
     for weight, array in found.used:
         variables[weight.ours].assign(array)
 
@@ -52,7 +52,7 @@ def to_torch(model):
     Raises:
         UserError: the network is none of the authors'.
     """
-    variant, variables = model.variant, _by_path(model)
+    variant, variables = model.variant, by_path(model)
     if not names.is_authors(variant):
         raise UserError(f"--to_torch: expected one of the authors' networks (cct_..., cvt_..., vit_..., "
                         f"--norm_order=authors), found {variant.name} with --norm_order={variant.norm_order}")

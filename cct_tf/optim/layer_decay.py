@@ -4,15 +4,16 @@ _FIRST = ("tokenizer", "positions", "class_token")
 _LAST = ("norm", "pooling", "head")
 
 
-def rate_factors(variables, decay):
+def rate_factors(variables, decay, depth=None):
     """What multiplies each variable's learning rate, and with it its weight decay: decay^(L + 1 - id).
 
     The id of what makes tokens is 0, that of block i is i + 1, that of all behind the L blocks L + 1. So BEiT's
     optim_factory.py (microsoft/unilm); timm counts the final norm as part of the last block.
 
     Args:
-        variables: list of keras.Variable, all trainable ones of one model.
+        variables: list of keras.Variable, trainable ones of one model.
         decay: float in (0, 1].
+        depth: int, its blocks; None if the variables are of all of them.
 
     Returns:
         list of floats, one per variable.
@@ -23,7 +24,8 @@ def rate_factors(variables, decay):
     if decay == 1.0:
         return [1.0] * len(variables)
     parts = [variable.path.split("/")[1] for variable in variables]
-    depth = len({part for part in parts if part.startswith("block_")})
+    if depth is None:
+        depth = len({part for part in parts if part.startswith("block_")})
     return [decay ** (depth + 1 - _layer_id(part, depth)) for part in parts]
 
 

@@ -94,7 +94,7 @@ class Muon(SummedGradients, keras.optimizers.Muon):
         adam(variable, self.momentums[index], self.adam_velocities[index], gradient, rate, constants)
 
 
-def make_optimizer(optim, variables, fused=True):
+def make_optimizer(optim, variables, fused=True, depth=None):
     """The optimizer of a run, built. Call it under the strategy's scope.
 
     The learning rate is assigned before every update by the step; the initial one is never used. Clipping is the
@@ -104,6 +104,7 @@ def make_optimizer(optim, variables, fused=True):
         optim: `config.OptimConfig`.
         variables: list of trainable keras.Variable.
         fused: bool, update by one kernel a variable where there is one; False: by Keras' operations.
+        depth: int, blocks of the network, where some of its variables are frozen; else None.
 
     Returns:
         keras.optimizers.Optimizer.
@@ -114,7 +115,7 @@ def make_optimizer(optim, variables, fused=True):
     if excluded:
         optimizer.exclude_from_weight_decay(var_list=excluded)
     optimizer.build(variables)
-    optimizer.rate_factors = tuple(layer_decay.rate_factors(variables, optim.layer_decay))
+    optimizer.rate_factors = tuple(layer_decay.rate_factors(variables, optim.layer_decay, depth))
     return optimizer
 
 

@@ -3,9 +3,10 @@
 import dataclasses
 
 from cct_tf import tuning
+from cct_tf.optim import freezing
 from cct_tf.optim.ema import Ema
 from cct_tf.optim.optimizers import make_optimizer
-from cct_tf.training import losses, setup
+from cct_tf.training import initial, losses, setup
 from cct_tf.training.loss_scale import LossScale
 from cct_tf.training.state import TrainState
 from cct_tf.training.step import TrainStep
@@ -22,6 +23,7 @@ class Assembly:
         state: `state.TrainState`.
         tuning: `tuning.Tuning`.
         train_step: `step.TrainStep`.
+        fit: `transfer.Fit` of the weights that were given, or None.
     """
 
     model: object
@@ -30,9 +32,10 @@ class Assembly:
     state: TrainState
     tuning: tuning.Tuning
     train_step: TrainStep
+    fit: object = None
 
 
-def assemble(config, devices, num_classes, train_split, total_steps, resolved=None):
+def assemble(config, devices, num_classes, train_split, total_steps, resolved=None, source=None, classes=()):
     """`Assembly` of a run with its initial weights.
 
     Args:
@@ -42,19 +45,22 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         train_split: `source.Split`.
         total_steps: int, of the whole run.
         resolved: dict of the run's checkpoint, or None.
+        source: `transfer.Source` to take weights from, or None; classes: names of the K classes, to compare with its.
     """
     optim, run = config.optim, config.run
     with devices.strategy.scope():
         model = setup.build_model(config, num_classes)
-        optimizer = make_optimizer(optim, model.trainable_variables, run.fused_update)
+        fit = initial.assign(source, model, classes) if source else None
+        weights = model.trainable_variables  # the average has those that are frozen too: it is a whole network
+        freezing.freeze(model, config.model.freeze)
+        optimizer = make_optimizer(optim, model.trainable_variables, run.fused_update, model.variant.depth)
         # The average is a network of its own, not swapped in for evaluations: it needs its memory anyway, a swap
         # needs that of a third copy, and one that is broken off leaves the wrong weights in the run. The price is
         # that the forward pass of evaluation is traced twice (CCT-7: about 2 s more).
         averaged = setup.build_model(config, num_classes) if optim.ema_decay else None
     ema = None
     if averaged is not None:
-        ema = Ema(devices.strategy, optim.ema_decay, optim.ema_warmup, model.trainable_variables,
-                  averaged.trainable_variables)
+        ema = Ema(devices.strategy, optim.ema_decay, optim.ema_warmup, weights, averaged.trainable_variables)
         ema.start()
     state = TrainState(LossScale() if config.model.precision == "float16" else None)
     chosen = tuning.choose(config, devices, model.variant, num_classes, total_steps, resolved)
@@ -63,4 +69,4 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         clip_norm=optim.clip_norm, example_loss=losses.make_loss(optim, train_split, num_classes),
         max_skipped_updates=optim.max_skipped_updates, jit=chosen.jit.value, fast_forms=run.fast_forms,
         recompute=run.recompute, ema=ema)
-    return Assembly(model, averaged, optimizer, state, chosen, train_step)
+    return Assembly(model, averaged, optimizer, state, chosen, train_step, fit)

@@ -44,7 +44,7 @@ class Gradients:
         self._form = kind if fast_forms else None
         self._recompute = recompute
         self.num_trainable = len(model.trainable_variables)
-        # The sines of positions too; not the model's own seeds, which are never drawn from here.
+        # Frozen weights too; not the model's own seeds, which are never drawn from here.
         self.variables = model.trainable_variables + [
             variable for variable in model.non_trainable_variables if variable.dtype.startswith("float")]
         self._tokenizer_part = [index for index, variable in enumerate(self.variables)
@@ -97,6 +97,8 @@ class Gradients:
             tape.watch(own)
             tokens = self._model.tokenizer(images)
         gradients, of_tokens, loss, accuracy = self._encode(weights, tokens, labels, seeds, scale)
+        if not own:
+            return gradients, loss, accuracy
         with self._scope(weights):
             of_own = tape.gradient(tokens, own, output_gradients=of_tokens)
         for index, gradient in zip(self._tokenizer_part, of_own, strict=True):
@@ -112,6 +114,8 @@ class Gradients:
             loss, accuracy, scaled = self._judge(logits, labels, scale)
             *gradients, of_tokens = tape.gradient(scaled, [*trained, tokens])
         none = tf.zeros([])
+        if not self._tokenizer_part:
+            of_tokens = none  # a frozen tokenizer wants none, so XLA leaves it out
         return [none if gradient is None else gradient for gradient in gradients], of_tokens, loss, accuracy
 
     def _judge(self, logits, labels, scale):

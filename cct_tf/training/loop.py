@@ -68,9 +68,12 @@ class Training:
         setup.check_batch(config, self.devices)
         self.plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
         setup.check_length(config, self.plan, start.step, console)
+        initial = together.initial_weights(config, start, self.peers)
         with console.phase(f"building {config.model.model}"):
             parts = assembly.assemble(config, self.devices, source.num_classes, source.splits["train"],
-                                      self.plan.total_steps, resolved)
+                                      self.plan.total_steps, resolved, initial, source.class_names)
+        for warning in parts.fit.warnings if parts.fit and self.peers.is_chief else ():
+            console.warn(warning)
         self.model, self.averaged, self.optimizer = parts.model, parts.averaged, parts.optimizer
         self.state, self.tuning, self.train_step = parts.state, parts.tuning, parts.train_step
         self.evaluated = {"eval": self.model} | ({"eval_ema": self.averaged} if self.averaged else {})
@@ -84,6 +87,8 @@ class Training:
         self.trackable = checkpoint.make_trackable(self.model, self.optimizer, self.state, self.averaged)
         self.start, self.standing = together.restore(start, self.trackable, config, workdir, console, self.peers)
         now = saver.resolve(config, self.images, self.plan, self.model, self.devices, self.tuning)
+        self.first_weights = saver.first_weights(initial, parts.fit, resolved)
+        now |= self.first_weights
         saver.say_what_changed(resolved, now, console)
         self._save = saver.Saver(config, workdir, self.plan, self.trackable, self.state, now,
                                  self.start.step if self.start.record else None, self.peers.is_chief)
@@ -93,7 +98,7 @@ class Training:
     def plan_lines(self):
         """The plan as lines of text."""
         return report.plan_lines(self.config, self.images, self.plan, self.model, self.devices, self.tuning,
-                                 self.start)
+                                 self.start, self.first_weights)
 
     def result_lines(self, test, seconds):
         """What came out, as lines of text; `test` is what `run` returned."""

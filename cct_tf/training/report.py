@@ -133,23 +133,38 @@ def _going_on(start):
         f"{start.record.learning_rate_factor:g}" if rollbacks else "") + ")"
 
 
-def plan_lines(config, images, plan, model, devices, tuning, start):
+def _first_weights(found):
+    """The row of `saver.first_weights`."""
+    return [("starts from", "; ".join([found["initial_weights"]["from"], *found["initial_weights"]["changes"]]))
+            ] if found else []
+
+
+def _size(config, model):
+    """Parameters, and how many of them learn."""
+    count, trained = (sum(int(variable.value.shape.num_elements()) for variable in variables)
+                      for variables in (model.weights, model.trainable_variables))
+    frozen = f"; {count - trained:,} of them frozen (--freeze={config.model.freeze})" if trained < count else ""
+    return f"{count:,} parameters{frozen}"
+
+
+def plan_lines(config, images, plan, model, devices, tuning, start, first_weights):
     """The plan: a list of lines.
 
     Args:
         config: `config.Config`; images: `setup.Images`; plan: `plan.Plan`; model: keras.Model;
-        devices: `runtime.Devices`; tuning: `tuning.Tuning`; start: `resume.Start`.
+        devices: `runtime.Devices`; tuning: `tuning.Tuning`; start: `resume.Start`;
+        first_weights: dict of `saver.first_weights`.
     """
     source, optim, run = images.source, config.optim, config.run
     counts = ", ".join(f"{split.num_examples:,} {name}" for name, split in source.splits.items())
-    parameters = sum(int(variable.value.shape.num_elements()) for variable in model.trainable_variables)
     rows = [
         ("data set", f"{config.data.dataset}: {counts}; {_reading(source.splits['train'].reader)}"),
         ("classes", f"{source.num_classes}: {_classes(source.class_names)}"),
         ("images", f"{model.image_size} x {model.image_size}, mean {_numbers(images.mean)}, std {_numbers(images.std)} "
                    f"({images.statistics_from})"),
         ("augmentation", _augmentation(config.augment)),
-        ("model", f"{config.model.model}, {parameters:,} parameters"),
+        ("model", f"{config.model.model}, {_size(config, model)}"),
+        *_first_weights(first_weights),
         ("optimiser", _optimiser(optim, plan)),
         ("steps", f"{plan.total_steps:,} of {optim.batch_size} images ({plan.steps_per_epoch:,.1f} an epoch, "
                   f"{float(plan.epoch_of(plan.total_steps)):g} epochs)"),

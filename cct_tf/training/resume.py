@@ -65,6 +65,10 @@ def find_start(config, workdir, console):
             _set_aside_all(workdir, error.damaged, console)
         return Start(None, None)
     if record is None:
+        if run_record.list_checkpoints(workdir.best):
+            raise UserError(f"--workdir: expected a new folder, or one of a run that can go on, found "
+                            f"{workdir.path} with a best checkpoint alone, which a new run would replace; another "
+                            f"--workdir with --init_from={workdir.path} starts from it")
         return Start(None, None)
     defining, how = config_lib.differences(record.config, config.as_dict())
     named = ", ".join(f"--{name} (checkpoint {_shown(old)}, now {_shown(new)})" for name, old, new in defining)
@@ -74,6 +78,7 @@ def find_start(config, workdir, console):
     if defining:
         _check_average(record, config, path)
         _check_scale(record, config, path)
+        _check_frozen(record, config, path)
         console.say(f"going on under a changed config: {named}")
     changed = [f"--{name} ({_shown(old)} -> {_shown(new)})" for name, old, new in how if name != "workdir"]
     if changed:
@@ -109,6 +114,14 @@ def _check_scale(record, config, path):
     if (before == "float16") != (now == "float16"):
         expected = "float16, for it holds a loss scale" if before == "float16" else "float32 or bfloat16"
         raise UserError(f"{path}: expected --precision={expected}, found {now}; another --workdir starts anew")
+
+
+def _check_frozen(record, config, path):
+    """The optimizer's state is that of the weights that learn."""
+    before, now = record.config.get("freeze"), config.model.freeze
+    if before != now:
+        raise UserError(f"{path}: expected --freeze={before or ''}, whose weights its optimizer knows, found "
+                        f"{_shown(now)}; a run with another --workdir and --init_from={path} starts from these weights")
 
 
 def is_finished(config, start):

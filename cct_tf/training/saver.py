@@ -34,6 +34,18 @@ def resolve(config, images, plan, model, devices, chosen):
             "recompute": config.run.recompute}
 
 
+def first_weights(source, fit, before):
+    """What run.json says of the weights that a run started from: {"initial_weights": ...}, or {} where they are random.
+
+    Args:
+        source: `transfer.Source` that was taken in this start, or None; fit: `transfer.Fit` of it.
+        before: dict of the run's checkpoint, whose word stays, or {}.
+    """
+    if source is not None:
+        return {"initial_weights": {"from": source.name, "checksum": source.checksum, "changes": fit.changes}}
+    return {name: value for name, value in before.items() if name == "initial_weights"}
+
+
 def say_what_changed(before, now, console):
     """Say if the run goes on computing otherwise than its checkpoint did; both as `resolve` returns them."""
     if "jit" in before:

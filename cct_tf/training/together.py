@@ -11,7 +11,7 @@ import time
 
 from cct_tf.data import registry
 from cct_tf.errors import OutsideFault, UserError
-from cct_tf.training import checkpoint, divergence, resume, run_record
+from cct_tf.training import checkpoint, divergence, initial, resume, run_record
 from cct_tf.training.standing import Standing
 
 _MARK_SECONDS = 90.0  # a network file system may show a new file, or a new folder, a minute late
@@ -84,6 +84,20 @@ def open_images(opening, config, peers):
             raise UserError(f"--data_dir: expected the images of worker 0 (fingerprint {expected[:12]}) on every "
                             f"worker, found others ({fingerprint[:12]}) on worker {index}")
     return images
+
+
+def initial_weights(config, start, peers):
+    """The `transfer.Source` that --init_from names, the same on all workers; None if the run goes on."""
+    find = initial.find(config) if start.record is None else None
+    if find is None:
+        return None
+    source = find()
+    expected, *others = peers.exchange(source.checksum)
+    for index, checksum in enumerate(others, 1):
+        if checksum != expected:
+            raise UserError(f"--init_from: expected the weights of worker 0 (checksum {expected}) on every worker, "
+                            f"found others ({checksum}) on worker {index}")
+    return source
 
 
 def restore(start, trackable, config, workdir, console, peers):

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from cct_tf.layers.initializers import Keyed, keyed
 from cct_tf.layers.pooling import ClassToken, SequencePooling
-from cct_tf.layers.position import LearnablePositions, SinePositions, resize_positions, sine_positions
+from cct_tf.layers.position import LearnablePositions, SinePositions, sine_positions
+from cct_tf.layers.position_grid import resize_positions
 from cct_tf.layers.tokenizer import ConvTokenizer, PatchTokenizer
 
 
