@@ -1,9 +1,9 @@
-"""Processes that are killed, asked to stop, or find the disk full, and what the same command makes of it afterwards."""
+"""Processes that are killed or asked to stop, and what the same command makes of it afterwards.
 
-import os
-import shutil
+A full disk is one of the events of workers/test_end_to_end.py.
+"""
+
 import signal
-import subprocess
 import time
 
 import pytest
@@ -59,40 +59,3 @@ def test_the_second_sigint_leaves_at_once(tmp_path):
     assert status == 130 and time.monotonic() - began < 1.0
     assert "Ctrl-C again" in err
     assert exact_resume.saved_steps(tmp_path / "run") == []
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 24 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if not mount or subprocess.run([mount, "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder],
-                                   capture_output=True).returncode:
-        pytest.skip("mounting a file system is not permitted here")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
-def _fill(folder, name="ballast"):
-    """Leave no byte free."""
-    free = os.statvfs(folder)
-    with open(folder / name, "wb") as file:
-        file.write(bytes(free.f_bavail * free.f_frsize))
-
-
-def test_a_full_disk_ends_the_run_with_75_and_costs_only_the_steps_since_the_checkpoint(undisturbed, small_disk):
-    workdir, flags = small_disk / "run", ["--keep_checkpoints=1"]
-    process = exact_resume.start(workdir, flags)
-    assert exact_resume.wait_until(process, lambda: exact_resume.saved_steps(workdir))
-    _fill(small_disk)
-    status, _, err = exact_resume.finish(process)
-    assert status == 75
-    assert err.count("\n") == 1 and str(workdir) in err and "No space left" in err
-    before = exact_resume.saved_steps(workdir)
-    assert len(before) == 1
-    os.unlink(small_disk / "ballast")
-    status, out, err = exact_resume.finish(exact_resume.start(workdir))
-    assert (status, err) == (0, "")
-    assert f"goes on from step {before[0]}" in out
-    assert exact_resume.differences(undisturbed, workdir) == []

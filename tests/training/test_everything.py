@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.training import tiny
-from tests.training.test_resume import StopAt, _tensors
+from tests.training.test_resume import _tensors
 
 EVERYTHING = {"crop_padding": 0, "random_resized_crop": (0.5, 1.0), "flip": "alternating",
               "auto_augment": "rand-m9-mstd0.5-inc1", "mixup_alpha": 0.8, "cutmix_alpha": 1.0, "erase_probability": 0.5,
@@ -37,7 +37,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(reference, tmp_path, monkeypatch
     monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
     training = tiny.assemble(tmp_path, **EVERYTHING)
     with pytest.raises(Interrupted):
-        training.run(StopAt(training, 3))
+        training.run(tiny.StopAt(training, 3))
     tiny.train(tmp_path, **EVERYTHING)
     assert tiny.records(tmp_path) == tiny.records(reference)
     found, expected = _tensors(tmp_path), _tensors(reference)

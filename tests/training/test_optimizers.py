@@ -5,7 +5,6 @@ That the kernels of --fused_update and Keras' operations are the same update is 
 AdamW, the default, is tested so in test_step.py and test_resume.py.
 """
 
-import signal
 
 import numpy as np
 import pytest
@@ -17,17 +16,6 @@ from tests.training import tiny
 SETTINGS = {"train_steps": 6, "layer_decay": 0.7, "weight_decay": 0.1, "warmup_epochs": 0.0}
 # Momentum of sgd shows in six steps at a higher rate.
 RATES = {"sgd": 0.05, "lamb": 1e-2, "muon": 1e-3}
-
-
-class StopAtHalf(tiny.NoInterrupts):
-    """Asks to stop once three steps are done, as a signal would."""
-
-    def __init__(self, training):
-        self._training = training
-
-    @property
-    def requested(self):
-        return signal.SIGTERM if int(self._training.state.step.numpy()) >= 3 else None
 
 
 def _losses(folder):
@@ -50,7 +38,7 @@ def test_losses_depend_neither_on_replicas_nor_micro_batches_nor_a_stop(name, tm
 
     stopped = tiny.assemble(tmp_path / "stopped", **run)
     with pytest.raises(Interrupted, match="saved step 3 of 6"):
-        stopped.run(StopAtHalf(stopped))
+        stopped.run(tiny.StopAt(stopped, 3))
     resumed = tiny.train(tmp_path / "stopped", **run)
     assert _losses(tmp_path / "stopped") == losses
     for variable, other in zip(resumed.model.weights + resumed.optimizer.variables,
@@ -65,7 +53,7 @@ def test_a_run_goes_on_with_the_other_form_of_the_update(name, tmp_path, monkeyp
     reference = tiny.train(tmp_path / "reference", **run)
     stopped = tiny.assemble(tmp_path / "stopped", **run)
     with pytest.raises(Interrupted, match="saved step 3 of 6"):
-        stopped.run(StopAtHalf(stopped))
+        stopped.run(tiny.StopAt(stopped, 3))
     resumed = tiny.train(tmp_path / "stopped", fused_update=False, **run)
     assert (reference.optimizer.fused, stopped.optimizer.fused, resumed.optimizer.fused) == (True, True, False)
     np.testing.assert_allclose(_losses(tmp_path / "stopped"), _losses(tmp_path / "reference"), rtol=1e-6)

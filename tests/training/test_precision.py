@@ -1,6 +1,5 @@
 """Runs in low precision: float32 around the network, and a loss scale that follows what float16 can hold."""
 
-import signal
 
 import numpy as np
 import pytest
@@ -156,21 +155,12 @@ def test_an_overflow_on_one_replica_is_skipped_on_all_and_the_scale_halves(tmp_p
         np.testing.assert_array_equal(first, second)
 
 
-class _StopAt(tiny.NoInterrupts):
-    def __init__(self, training, step):
-        self._training, self._step = training, step
-
-    @property
-    def requested(self):
-        return signal.SIGTERM if int(self._training.state.step.numpy()) >= self._step else None
-
-
 def _train(folder, stop_at=None, **run):
     """A run whose loss scale begins so high that its first updates are skipped."""
     training = tiny.assemble(folder, **run)
     if training.start.record is None:
         training.state.loss_scale.scale.assign(HIGHEST)
-    training.run(tiny.NoInterrupts() if stop_at is None else _StopAt(training, stop_at))
+    training.run(tiny.NoInterrupts() if stop_at is None else tiny.StopAt(training, stop_at))
     return training
 
 

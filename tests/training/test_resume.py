@@ -1,6 +1,5 @@
 """A run that was stopped anywhere and went on is the run that was not, to the last bit."""
 
-import signal
 
 import numpy as np
 import pytest
@@ -12,17 +11,6 @@ from tests.training import tiny
 
 RUN = {"train_steps": 17, "log_every_steps": 5, "eval_every_steps": 7, "checkpoint_every_steps": 4,
        "validation_fraction": 0.2, "keep_checkpoints": 2, "ema_decay": 0.9}
-
-
-class StopAt(tiny.NoInterrupts):
-    """Asks to stop once `step` is reached, as a signal would."""
-
-    def __init__(self, training, step):
-        self._training, self._step = training, step
-
-    @property
-    def requested(self):
-        return signal.SIGTERM if int(self._training.state.step.numpy()) >= self._step else None
 
 
 def _tensors(workdir):
@@ -61,7 +49,7 @@ def _same(first, second):
 def test_stopped_by_a_signal_at_a_step_that_no_gate_knows(undisturbed, tmp_path):
     training = tiny.assemble(tmp_path, **RUN)
     with pytest.raises(Interrupted, match="saved step 6 of 17") as stop:
-        training.run(StopAt(training, 6))
+        training.run(tiny.StopAt(training, 6))
     assert stop.value.exit_status == 143
     tiny.train(tmp_path, **RUN)
     _same(undisturbed, tmp_path)
@@ -123,7 +111,7 @@ def _die_at_second(write_record):
 def test_a_checkpoint_of_two_replicas_goes_on_with_one(undisturbed, tmp_path):
     training = tiny.assemble(tmp_path, num_replicas=2, **RUN)
     with pytest.raises(Interrupted):
-        training.run(StopAt(training, 6))
+        training.run(tiny.StopAt(training, 6))
     tiny.train(tmp_path, **RUN)
     for name in ("train/loss", "eval/loss", "eval_ema/loss"):
         expected, found = ([record[name] for record in tiny.records(folder, name)]

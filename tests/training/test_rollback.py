@@ -32,17 +32,6 @@ RUN = {"train_steps": 13, "eval_every_steps": 7, "checkpoint_every_steps": 4, "v
 FIRST = 6  # updates done before the first that is not finite
 
 
-class StopAt(tiny.NoInterrupts):
-    """Asks to stop once `step` is reached, as a signal would."""
-
-    def __init__(self, training, step):
-        self._training, self._step = training, step
-
-    @property
-    def requested(self):
-        return signal.SIGTERM if int(self._training.state.step.numpy()) >= self._step else None
-
-
 def _held(training):
     """The batches of a run, all in one dict of arrays [13, 16, ...]."""
     batches = list(training.batches(0, training.plan.total_steps).as_numpy_iterator())
@@ -102,7 +91,7 @@ class Trainer:
         """A run, or the rest of one, that a signal stops at `step`."""
         training = self.start(workdir, **changes)
         with pytest.raises(Interrupted):
-            training.run(StopAt(training, step))
+            training.run(tiny.StopAt(training, step))
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +266,7 @@ def test_two_replicas_roll_back_as_one_does(undisturbed, tmp_path):
     _poison(training, _held(training))
     training._pictures = dict
     with pytest.raises(Interrupted):
-        training.run(StopAt(training, 12))
+        training.run(tiny.StopAt(training, 12))
     assert tiny.records(tmp_path, "rollback/") == tiny.records(undisturbed, "rollback/")
     expected, found = ([record["train/loss"] for record in tiny.records(folder, "train/")]
                        for folder in (undisturbed, tmp_path))

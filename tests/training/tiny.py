@@ -1,6 +1,7 @@
 """The smallest run that has everything random in it, shared by the tests of training."""
 
 import pathlib
+import signal
 
 from cct_tf import config
 from cct_tf.training import loop
@@ -25,6 +26,17 @@ class NoInterrupts:
         if self.requested is not None:
             from cct_tf.errors import Interrupted
             raise Interrupted(self.requested, message)
+
+
+class StopAt(NoInterrupts):
+    """Asks to stop once `step` is reached, as a signal would."""
+
+    def __init__(self, training, step):
+        self._training, self._step = training, step
+
+    @property
+    def requested(self):
+        return signal.SIGTERM if int(self._training.state.step.numpy()) >= self._step else None
 
 
 def settings(workdir, **changes):

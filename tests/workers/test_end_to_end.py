@@ -37,26 +37,14 @@ def two_workers(tmp_path_factory):
     return workdir
 
 
-class StopAt(tiny.NoInterrupts):
-    """Asks to stop at a step."""
-
-    def __init__(self, step):
-        self.step, self.training, self.can_save = step, None, False
-
-    @property
-    def requested(self):
-        return 15 if int(self.training.state.step.numpy()) >= self.step else None
-
-
 def one_process(workdir, until, **changes):
     """Train in this process up to a step; how the run is computed is not how the cluster did it."""
     from cct_tf.errors import Interrupted
     settings = config.from_dict(SETTINGS | {"workdir": str(workdir), "log_every_steps": 1, "eval_every_steps": 10**6,
                                             "checkpoint_every_steps": 10**6, "accumulate_steps": 1} | changes)
-    interrupts = StopAt(until)
-    interrupts.training = tiny.start(settings)
+    training = tiny.start(settings)
     with pytest.raises(Interrupted):
-        interrupts.training.run(interrupts)
+        training.run(tiny.StopAt(training, until))
 
 
 def losses(workdir, last):
@@ -102,13 +90,13 @@ def test_every_kind_of_event_in_one_run(two_workers, tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True).returncode:
         pytest.skip("mounting a file system is not permitted here")
     subprocess.run(["umount", tmp_path], check=True)
-    luck = random.Random(3)
+    luck, kinds = random.Random(3), [kind for kind in chaos.KINDS if kind != "flip"]  # "truncate" damages a file too
     with chaos.small_disk(tmp_path / "disk") as disk:
         run = chaos.Launched(disk / "run", ["--log_every_steps=1"], ["--max_restarts=6"])
-        for number, kind in enumerate(chaos.KINDS):
+        for number, kind in enumerate(kinds):
             assert chaos.await_step(run, 20 + 20 * number, luck), run.tail()
             line = chaos.disturb(run, kind, luck)
             assert "too late" not in line and "finished" not in line and "not noticed" not in line, (kind, line)
         assert run.finish()[0] == 0, run.tail()
-        assert sum("workers.sh: started" in line for _, line in run.lines) == 1 + len(chaos.KINDS)
+        assert sum("workers.sh: started" in line for _, line in run.lines) == 1 + len(kinds)
         assert exact_resume.differences(two_workers, run.workdir) == []
