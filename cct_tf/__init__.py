@@ -9,10 +9,15 @@
 
 import importlib
 
+from cct_tf import backend
+
 __version__ = "0.1.0"
 
 _LAZY = {"create_model": "cct_tf.models", "list_models": "cct_tf.models"}
 __all__ = ["__version__", *_LAZY]
+
+
+backend.prefer_tensorflow()
 
 
 def __getattr__(name):

@@ -5,7 +5,7 @@ import json
 import sys
 
 from cct_tf import checks, command, config, flags
-from cct_tf.errors import UserError
+from cct_tf.errors import UserError, storage_fault
 from cct_tf.training import inventory
 from cct_tf.training.console import Console
 from cct_tf.training.workdir import Workdir
@@ -40,6 +40,8 @@ def _state(entry, verified):
     if entry.damage:
         return f"damaged: {entry.damage}"
     whole = "whole" if verified else "complete"
+    if entry.converted:
+        return f"{whole}, converted by cct_tf.convert_torch, of no run"
     return f"{whole}, run finished" if entry.record.finished else whole
 
 
@@ -61,7 +63,7 @@ def _as_dict(entry):
     return {"kind": entry.kind, "path": str(entry.path), "step": entry.step,
             "saved": saved.isoformat(timespec="seconds"), "bytes": entry.size, "damage": entry.damage,
             "evaluated": entry.evaluated, "best": entry.record and entry.record.best,
-            "finished": bool(entry.record and entry.record.finished)}
+            "finished": bool(entry.record and entry.record.finished), "converted": entry.converted}
 
 
 def _prune(workdir, keep, dry_run, console):
@@ -104,7 +106,9 @@ def main(given):
         raise UserError("--dry_run: expected together with --prune=N, found it alone")
     try:
         _work(values, Console(quiet=values["json"]))
-    except PermissionError as error:
+    except OSError as error:
+        if storage_fault(error):
+            raise
         raise UserError(f"--workdir: expected a folder whose checkpoints can be read, and removed by --prune, found "
                         f"{error.filename} ({error.strerror})") from None
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import sys
 
@@ -152,7 +153,7 @@ def _check(values):
         raise UserError("WORKDIR: expected the folders of runs, found none")
     seen = {}
     for folder in folders:
-        real = pathlib.Path(folder).resolve()
+        real = os.path.realpath(folder)
         if real in seen:
             raise UserError(f"WORKDIR: expected each run once, found {seen[real]} and {folder}")
         seen[real] = folder

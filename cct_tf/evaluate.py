@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import sys
 
@@ -59,7 +60,7 @@ def _pair(values):
     folders = values["compare"].split(",")
     if len(folders) != 2 or not all(folders):
         raise UserError(f"--compare: expected two work folders, A,B, found {values['compare']!r}")
-    if pathlib.Path(folders[0]).resolve() == pathlib.Path(folders[1]).resolve():
+    if os.path.realpath(folders[0]) == os.path.realpath(folders[1]):
         raise UserError(f"--compare: expected two different work folders, found {folders[0]} twice")
     for name in ("workdir", "output_dir"):
         if values[name]:

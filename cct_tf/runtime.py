@@ -11,21 +11,10 @@ import sys
 import tempfile
 
 from cct_tf import compile_cache
+from cct_tf.backend import check as check_backend
 from cct_tf.errors import Interrupted, OutsideFault, UserError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-
-
-def check_backend():
-    """Refuse another Keras backend by name, before TensorFlow is imported; set ours where none is named.
-
-    Raises:
-        UserError: KERAS_BACKEND names another backend.
-    """
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend != "tensorflow":
-        raise UserError(f"KERAS_BACKEND: expected tensorflow or nothing, found {backend!r}")
-    os.environ["KERAS_BACKEND"] = "tensorflow"
 
 
 @contextlib.contextmanager

@@ -145,6 +145,7 @@ OTHERS = [
     ("work folder below a file", "train", "--workdir={scene}/binary.cfg/x", "--workdir", "{scene}/binary.cfg/x"),
     ("work folder where there can be none", "train", "--workdir=/proc/cct_tf", "--workdir", "/proc/cct_tf"),
     ("work folder not writable", "train", "--workdir={locked}", "--workdir", "{locked}", "ermission"),
+    ("work folder in a closed one", "train", "--workdir={locked}/../closed/x", "closed/x", "ermission"),
     ("dry run of a work folder that is a file", "train", "--dry_run --workdir={scene}/binary.cfg", "--workdir"),
     ("second run", "train", "--workdir={scene}/busy", "--workdir", "{scene}/busy", "process 4711"),
     ("changed config", "train", DONE + " --learning_rate=1 --seed=3", "--learning_rate", "0.0005",
@@ -155,6 +156,14 @@ OTHERS = [
      "--init_from={scene}/converted"),
     ("evaluate nothing", "evaluate", "", "--workdir"),
     ("evaluate a missing folder", "evaluate", "--workdir={scene}/none", "--workdir", "{scene}/none"),
+    ("evaluate a closed folder", "evaluate", "--workdir={locked}/../closed", "closed/best", "ermission"),
+    ("evaluate a closed checkpoint", "evaluate", "--workdir={scene}/done --checkpoint={locked}/../closed/step_00000004",
+     "closed/step_00000004", "ermission"),
+    ("evaluate a name too long", "evaluate", "--workdir={scene}/" + 300 * "a", "aaa/best", "too long"),
+    ("evaluate a file", "evaluate", "--workdir={scene}/binary.cfg", "--workdir", "{scene}/binary.cfg"),
+    ("evaluate a link in a circle", "evaluate", "--workdir={scene}/loop", "--workdir", "{scene}/loop"),
+    ("evaluate a checkpoint whose record is a folder", "evaluate", "--workdir={scene}/odd", "--checkpoint",
+     "step_00000004/run.json: Is a directory"),
     ("evaluate an empty folder", "evaluate", "--workdir={scene}/empty", "--workdir", "{scene}/empty"),
     ("evaluate what is no checkpoint", "evaluate", "--workdir={scene}/done --checkpoint={scene}/empty",
      "--checkpoint", "{scene}/empty"),
@@ -194,6 +203,8 @@ OTHERS = [
     ("compare runs one of which is missing", "compare", "{scene}/done {scene}/none", "{scene}/none", "no such folder"),
     ("compare what is no run", "compare", "{scene}/done {scene}/empty", "{scene}/empty", "none of these"),
     ("compare a file", "compare", "{scene}/binary.cfg", "{scene}/binary.cfg"),
+    ("compare a closed folder", "compare", "{locked}/../closed", "closed/", "ermission"),
+    ("compare a link in a circle", "compare", "{scene}/loop", "{scene}/loop"),
     ("compare a run twice", "compare", "{scene}/done {scene}/other/../done", "WORKDIR", "once"),
     ("compare into no table", "compare", "{scene}/done --csv={scene}/x.txt", "--csv", ".csv", "x.txt"),
     ("compare into no picture", "compare", "--plot={scene}/x.svg {scene}/done", "--plot", ".png", "x.svg"),
@@ -207,6 +218,8 @@ OTHERS = [
     ("predict a pattern of nothing", "predict", "--workdir={scene}/done {scene}/*.png", "{scene}/*.png", "pattern"),
     ("predict a folder without images", "predict", "--workdir={scene}/done {scene}/empty", "{scene}/empty"),
     ("predict by a missing run", "predict", "--workdir={scene}/none {scene}/one", "--workdir", "{scene}/none"),
+    ("predict by a closed folder", "predict", "--workdir={locked}/../closed /etc/passwd", "closed/best", "ermission"),
+    ("predict by a file", "predict", "--workdir={scene}/binary.cfg {scene}/one", "--workdir", "{scene}/binary.cfg"),
     ("predict by a damaged checkpoint", "predict", "--workdir={scene}/damaged --checkpoint=last {scene}/one",
      "--checkpoint", "step_00000004/weights.index"),
     ("predict by an average of a run without", "predict", "--workdir={scene}/done --weights=ema {scene}/one",
@@ -221,6 +234,8 @@ OTHERS = [
     ("checkpoints of nothing", "checkpoints", "", "--workdir"),
     ("checkpoints of a missing folder", "checkpoints", "--workdir={scene}/none", "--workdir", "{scene}/none"),
     ("checkpoints of a file", "checkpoints", "--workdir={scene}/binary.cfg", "--workdir", "{scene}/binary.cfg"),
+    ("checkpoints of a closed folder", "checkpoints", "--workdir={locked}/../closed", "closed/", "ermission"),
+    ("checkpoints of a name too long", "checkpoints", "--workdir={scene}/" + 300 * "a", "aaa/", "too long"),
     ("checkpoints of an empty folder", "checkpoints", "--workdir={scene}/empty --json", "--workdir", "{scene}/empty"),
     ("damaged checkpoints", "checkpoints", "--workdir={scene}/damaged --verify", "step_00000004/weights.index",
      "step_00000002/run.json"),
@@ -314,6 +329,8 @@ FINE = [  # no error: status 0, nothing on stderr, these words on stdout
      "--keep_checkpoints (changes no result)", "no metrics.jsonl", "can't be compared", "aaaa", "bbbb", "wrote"),
     ("help for checkpoints", "checkpoints", "--help", "--[no]verify", "--prune", "best/"),
     ("checkpoints of a run", "checkpoints", "--workdir={scene}/done", "50.00% (step 4)", "run finished"),
+    ("checkpoints of converted weights", "checkpoints", "--workdir={scene}/converted",
+     "no         -            complete, converted by cct_tf.convert_torch, of no run"),
     ("what would go, while a run goes on", "checkpoints", "--workdir={scene}/used --prune=1 --dry_run",
      "would remove", "step_00000002"),
     ("a finished run again", "train", DONE, "finished", "step 4"),
@@ -373,6 +390,8 @@ def scene(tmp_path_factory):
     for name in ("empty", "nested"):
         (folder / name).mkdir()
     (folder / "empty.keras").write_bytes(b"")
+    (folder / "odd/best/step_00000004/run.json").mkdir(parents=True)
+    (folder / "loop").symlink_to("loop")
     (folder / "binary.cfg").write_bytes(bytes(range(128, 256)))
     (folder / "words.cfg").write_text("# two lines\nepochs 3\n")
     (folder / "circle.cfg").write_text("--flagfile=nested/back.cfg\n")
@@ -399,10 +418,11 @@ def scene(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def locked_folder():
-    """A folder that this user, or `nobody` where this user is root, may not write to."""
+    """A folder that this user, or `nobody` where this user is root, may not write to. Beside it, closed: nor read."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "locked"
         path.mkdir(mode=0o555)
+        path.with_name("closed").mkdir(mode=0o000)
         os.chmod(folder, 0o755)
         yield path
 

@@ -64,6 +64,13 @@ def test_every_flipped_bit_is_seen_and_its_file_named(name, tmp_path):
     assert run_record.read_record(path).step == 4
 
 
+def test_converted_weights_are_not_taken_for_evaluated_ones(tmp_path):
+    """What `training.imported` writes: step 0, which is also the last evaluated step of what never was."""
+    path = _write(tmp_path / "best", 0)
+    entry, = inventory.take(Workdir(tmp_path), contents=True)
+    assert (entry.path, entry.converted, entry.evaluated) == (path, True, False)
+
+
 @pytest.mark.parametrize("contents", [True, False])
 @pytest.mark.parametrize("name", FILES)
 def test_every_truncation_is_seen_also_without_reading_the_contents(name, contents, tmp_path):

@@ -302,6 +302,7 @@ def _no_space_for_events(*args, **kwargs):
 FULL = {"checkpoint": ("cct_tf.training.checkpoint.sync", _no_space),
         "metrics": ("cct_tf.training.workdir.MetricsFile._open", lambda file: open("/dev/full", "ab", buffering=0)),
         "plots": ("PIL.Image.Image.save", _no_space),
+        "projector": ("numpy.savetxt", _no_space),
         "events": ("tensorflow.summary.scalar", _no_space_for_events)}
 
 

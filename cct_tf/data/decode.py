@@ -5,6 +5,7 @@
 * Everything else (WebP, TIFF, BMP, GIF, CMYK JPEG, palettes, alpha, 16 bits, a rotated EXIF orientation) by Pillow:
   first frame; orientation applied; palettes and grey expanded; alpha dropped, not blended; 16 bits scaled to 8 by
   their high byte; embedded colour profiles ignored.
+* Of more than `MAX_PIXELS` pixels nothing is decoded: a file of a few kB may stand for more than the memory holds.
 
     decode(contents)                     in graphs: string scalar -> [H, W, 3]
     decode_file(contents, name)          eager: bytes -> NumPy array; BrokenImage names the file
@@ -14,6 +15,7 @@
 import contextlib
 import io
 import re
+import warnings
 
 import numpy as np
 import tensorflow as tf
@@ -32,6 +34,11 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PLAIN_PNG = r"\C{24}\x08[\x00\x02]"  # \C{24}: signature, IHDR's length and name, width, height
 _JPEG_HEAD = 65536  # bytes searched for the orientation: EXIF follows the start of a JPEG, and the pixels are long
 
+# 134 million. Decoding and resizing one such image took 4.4 GB, and several are prepared at once. A phone's 108 million
+# pass; Pillow by itself warns from 89 million on and opens nothing above 179 million.
+MAX_PIXELS = 2**27
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 _MARK = "broken image: "
 _LABEL_MARK = "label out of range: "
 
@@ -40,9 +47,23 @@ class BrokenImage(UserError):
     """An image that cannot be decoded. The message is `broken image: NAME: reason`."""
 
 
+def _open(file):
+    """Pillow's image of a file or its path, not decoded yet; ValueError if it is too large."""
+    try:
+        image = Image.open(file)
+    except Image.DecompressionBombError as error:
+        found = f"{int(re.search('[0-9]+', str(error)).group()):,}"  # the sides are not told
+    else:
+        if image.width * image.height <= MAX_PIXELS:
+            return image
+        found = f"{image.width}x{image.height}"
+        image.close()
+    raise ValueError(f"expected at most {MAX_PIXELS:,} pixels, found {found}")
+
+
 def _with_pillow(contents):
     """bytes -> uint8 [H, W, 3] by Pillow; raises whatever Pillow raises."""
-    image = Image.open(io.BytesIO(contents))
+    image = _open(io.BytesIO(contents))
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # I;16, I;16B, or I: 16 bits in 32
@@ -74,8 +95,17 @@ def _kinds(contents):
     return jpeg & upright, png & upright
 
 
-def _is_cmyk(contents):
-    return tf.equal(tf.image.extract_jpeg_shape(contents)[2], 4)
+def _jpeg_is_for_pillow(contents):
+    """Whether a JPEG is CMYK, or too large: which Pillow's way says."""
+    shape = tf.cast(tf.image.extract_jpeg_shape(contents), tf.int64)  # [height, width, channels]
+    return tf.equal(shape[2], 4) | (shape[0] * shape[1] > MAX_PIXELS)
+
+
+def _png_is_for_pillow(contents):
+    """Whether a plain PNG is too large; its header holds width and height as big-endian numbers of 32 bits."""
+    size = tf.io.decode_raw(tf.strings.substr(contents, 16, 8), tf.int32, little_endian=False)
+    size = tf.cast(tf.bitcast(size, tf.uint32), tf.float64)  # their product may be beyond 2^63
+    return size[0] * size[1] > MAX_PIXELS
 
 
 def _decode_jpeg(contents):
@@ -103,8 +133,9 @@ def decode(contents):
 
     jpeg, png = _kinds(contents)
     image = tf.case(
-        [(jpeg, lambda: tf.cond(_is_cmyk(contents), by_pillow, lambda: _decode_jpeg(contents))),
-         (png, lambda: _decode_png(contents))], default=by_pillow)
+        [(jpeg, lambda: tf.cond(_jpeg_is_for_pillow(contents), by_pillow, lambda: _decode_jpeg(contents))),
+         (png, lambda: tf.cond(_png_is_for_pillow(contents), by_pillow, lambda: _decode_png(contents)))],
+        default=by_pillow)
     image.set_shape([None, None, 3])
     return image
 
@@ -136,9 +167,9 @@ def decode_file(contents, name):
         with tf.device("CPU:0"):
             tensor = tf.constant(contents)
             jpeg, png = _kinds(tensor)
-            if png:
+            if png and not _png_is_for_pillow(tensor):
                 return _decode_png(tensor).numpy()
-            if jpeg and not _is_cmyk(tensor):
+            if jpeg and not _jpeg_is_for_pillow(tensor):
                 return _decode_jpeg(tensor).numpy()
         return _with_pillow(contents)
     except Exception as error:
@@ -155,10 +186,10 @@ def read_bytes(path):
 
 
 def check_header(path):
-    """Raise BrokenImage if Pillow does not recognise the file as an image or its size; decodes nothing."""
+    """Raise BrokenImage if Pillow does not recognise the file as an image, or it is too large; decodes nothing."""
     try:
-        with Image.open(path) as image:
-            image.size  # noqa: B018 (opening read the header)
+        with _open(path):
+            pass  # opening read the header
     except Exception as error:
         raise BrokenImage(f"{_MARK}{_shown(path)}: {_reason(error)}") from error
 

@@ -1,8 +1,8 @@
 """Multi-head self-attention as the authors wrote it: one projection for queries, keys and values."""
 
-import keras
 import tensorflow as tf
 
+from cct_tf.backend import keras
 from cct_tf.layers import drop
 from cct_tf.layers.linear import Linear
 

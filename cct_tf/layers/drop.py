@@ -9,10 +9,10 @@ Sites 0 .. 2**16 - 1 belong to layers, all others to augmentation. Layers count 
     16 * (block + 1) + place      in a block: ATTENTION, PROJECTION, MLP_HIDDEN, MLP_OUTPUT, ATTENTION_PATH, MLP_PATH
 """
 
-import keras
 import tensorflow as tf
 
 from cct_tf import rng
+from cct_tf.backend import keras
 
 LAYER_SITES = 2**16
 TOKENS = 1

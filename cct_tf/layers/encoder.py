@@ -1,7 +1,6 @@
 """The transformer block."""
 
-import keras
-
+from cct_tf.backend import keras
 from cct_tf.layers import drop
 from cct_tf.layers.attention import Attention
 from cct_tf.layers.mlp import MLP

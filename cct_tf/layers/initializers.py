@@ -6,10 +6,10 @@ start equal, in one process or in two.
 
 import math
 
-import keras
 import tensorflow as tf
 
 from cct_tf import rng
+from cct_tf.backend import keras
 
 _TRUNCATED_STDDEV = 0.87962566103423978  # of a standard normal distribution cut at +-2
 

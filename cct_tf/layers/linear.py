@@ -1,8 +1,8 @@
 """A linear layer whose initial weights are keyed by its path."""
 
-import keras
 import tensorflow as tf
 
+from cct_tf.backend import keras
 from cct_tf.layers.initializers import keyed
 
 

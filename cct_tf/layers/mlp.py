@@ -2,9 +2,9 @@
 
 import math
 
-import keras
 import tensorflow as tf
 
+from cct_tf.backend import keras
 from cct_tf.layers import drop
 from cct_tf.layers.attention import wide_dtype
 from cct_tf.layers.linear import Linear

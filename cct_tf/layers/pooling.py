@@ -1,8 +1,8 @@
 """From tokens to one vector: sequence pooling, or a class token."""
 
-import keras
 import tensorflow as tf
 
+from cct_tf.backend import keras
 from cct_tf.layers.attention import wide_dtype
 from cct_tf.layers.linear import Linear
 

@@ -1,8 +1,8 @@
 """Position embeddings: learnable, or the fixed sines."""
 
-import keras
 import tensorflow as tf
 
+from cct_tf.backend import keras
 from cct_tf.layers.initializers import keyed
 from cct_tf.layers.sines import sine_positions
 

@@ -9,8 +9,9 @@ backward pass doesn't need the product with one of them.
 import contextlib
 import contextvars
 
-import keras
 import tensorflow as tf
+
+from cct_tf.backend import keras
 
 _recomputing = contextvars.ContextVar("recomputing", default=None)
 

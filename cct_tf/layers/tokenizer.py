@@ -1,8 +1,8 @@
 """From images to tokens: convolutions with pooling (CCT) or patches (CVT, ViT)."""
 
-import keras
 import tensorflow as tf
 
+from cct_tf.backend import keras
 from cct_tf.layers.initializers import keyed
 from cct_tf.layers.max_pool import max_pool
 

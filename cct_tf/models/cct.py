@@ -1,7 +1,6 @@
 """CCT and CVT: networks that pool the sequence (arXiv:2104.05704)."""
 
-import keras
-
+from cct_tf.backend import keras
 from cct_tf.models.classifier import TransformerClassifier
 
 

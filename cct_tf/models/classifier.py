@@ -2,10 +2,10 @@
 
 import dataclasses
 
-import keras
 import tensorflow as tf
 
 from cct_tf import rng
+from cct_tf.backend import keras
 from cct_tf.layers import drop, features_first, recompute
 from cct_tf.layers.compiling import is_compiling
 from cct_tf.layers.encoder import TransformerBlock

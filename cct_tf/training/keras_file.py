@@ -1,7 +1,7 @@
 """Whole networks in .keras files, read with safe mode on: no code of the file's own."""
 
 import os
-import zipfile
+import warnings
 
 import keras
 
@@ -39,10 +39,15 @@ def load(path):
     import cct_tf.models.cct
     import cct_tf.models.vit  # noqa: F401  registered, so that Keras finds them
     try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: expected a .keras file that can be read, found another "
-                        f"({str(error).splitlines()[0][:200]})") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras says in many lines that it could not build the network
+            model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # on its way through a foreign file Keras raises nearly anything
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"{path}: expected a .keras file that can be read, found another ({reason[0][:200]})") from None
     if not isinstance(model, TransformerClassifier):
         raise UserError(f"{path}: expected a network of cct_tf, found a {type(model).__name__}")
+    if not model.head.built:  # the last part; of the whole, `built` is true all the same
+        raise UserError(f"{path}: expected a .keras file that can be read, found another (a network that can't be "
+                        "built)")
     return model

@@ -13,7 +13,7 @@ import shutil
 import zlib
 
 from cct_tf.errors import UserError
-from cct_tf.training.workdir import naming
+from cct_tf.training.workdir import naming, readable
 
 _NAME = re.compile(r"step_(\d{8,})")
 _SET_ASIDE = ".corrupt"
@@ -86,11 +86,12 @@ def step_of(path):
 
 
 def list_checkpoints(folder):
-    """Complete checkpoints of a folder, lowest step first: list of pathlib.Path."""
+    """Complete checkpoints of a folder, lowest step first: list of pathlib.Path. UserError if it can't be read."""
     folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        return []
-    found = [path for path in folder.iterdir() if step_of(path) is not None and path.is_dir()]
+    with readable():
+        if not folder.is_dir():
+            return []
+        found = [path for path in folder.iterdir() if step_of(path) is not None and path.is_dir()]
     return sorted(found, key=step_of)
 
 
@@ -121,6 +122,7 @@ def read_record(path, contents=True):
                 raise ValueError("not as it was written")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = {FileNotFoundError: "missing", ValueError: str(error)}.get(type(error), "damaged")
+        reason = error.strerror if reason == "damaged" and isinstance(error, OSError) else reason
         raise Unreadable(f"{pathlib.Path(path) / name}: {reason}") from None
     return record
 
@@ -158,7 +160,9 @@ def find_checkpoint(workdir, name):
         path = found[-1]
     else:
         path = pathlib.Path(name)
-        if step_of(path) is None or not path.is_dir():
+        with readable():
+            is_one = step_of(path) is not None and path.is_dir()
+        if not is_one:
             raise UserError(f"--checkpoint: expected best, last or a checkpoint folder (step_...), found {name!r}")
     try:
         return path, read_record(path)

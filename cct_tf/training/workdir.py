@@ -20,7 +20,7 @@ import os
 import pathlib
 import time
 
-from cct_tf.errors import OutsideFault, UserError
+from cct_tf.errors import OutsideFault, UserError, storage_fault
 
 _RESULTS = ("metrics.jsonl", "plots", "best", "train", "eval", "eval_ema", "test")
 
@@ -33,6 +33,18 @@ def naming(path):
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
+
+
+@contextlib.contextmanager
+def readable():
+    """Turn what keeps a folder from being read into the UserError that names it; faults of the storage stay such."""
+    try:
+        yield
+    except OSError as error:
+        if storage_fault(error):
+            raise
+        raise UserError(f"{error.filename}: expected a folder that can be read, found it can't be "
+                        f"({error.strerror})") from None
 
 
 class Workdir:
@@ -52,8 +64,9 @@ class Workdir:
         self.plots = self.path / "plots"
 
     def check(self):
-        """Raise UserError if a file stands where the folder, or one above it, has to be. Writes nothing."""
-        existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        """Raise UserError if a file stands where the folder, or one above it, has to be, or nobody can tell."""
+        with readable():
+            existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not existing.is_dir():
             where = "" if existing == self.path else " on the way to " + str(self.path)
             raise UserError(f"--workdir: expected a folder, found the file {existing}{where}")

@@ -162,6 +162,26 @@ def _pickles():
         "inst": (b"(S'touch ran'\nios\nsystem\n.", "opcode"),
         "obj": (b"\x80\x02(" + ops(name("argparse", "Namespace")) + b"o.", "OBJ"),
         "extension registry": (b"\x80\x02\x82\x01.", "EXT1"),
+        "extension registry, 16 bits": (b"\x80\x02\x83\x01\x00.", "EXT2"),
+        "extension registry, 32 bits": (b"\x80\x02\x84\x01\x00\x00\x00.", "EXT4"),
+        "persistent id as text": (b"Pos.system\n.", "PERSID"),
+        "persistent id of something else": (b"\x80\x02" + ops(("eval", "open('ran', 'w')")) + b"Q.", "storage"),
+        "storage of a class of no storages": (
+            b"\x80\x02" + ops(("storage", name("os", "system"), "0", "cpu", 6)) + b"Q.", "os.system"),
+        "name put together on the stack": (b"\x80\x04" + ops("os") + ops("system") + b"\x93.", "os.system"),
+        "name out of the memo": (b"\x80\x04" + ops("system") + b"\x94" + ops("os") + b"h\x00\x93.", "os.system"),
+        "name from the memo of a name": (b"\x80\x04" + ops(name("torch", "Size")) + b"\x94h\x00\x93.", "damaged"),
+        "pickle in a pickle": (b"\x80\x02" + ops(call(
+            name("torch.storage", "_load_from_bytes"), python_pickle.dumps(Evil()).decode("latin1"))) + b".",
+            "torch.storage._load_from_bytes"),
+        "pickle's own reader": (b"\x80\x02" + ops(call(name("pickle", "loads"), "cos\nsystem\n.")) + b".",
+                                "pickle.loads"),
+        "array of NumPy's": (b"\x80\x02" + ops(name("numpy.core.multiarray", "_reconstruct")) + b".", "_reconstruct"),
+        "code in a dict's key": (b"\x80\x02}" + system + b"Ns.", "os.system"),
+        "code that is thrown away": (b"\x80\x02" + system + ops(("touch ran",)) + b"R0}.", "os.system"),
+        "name with the old builtins": (b"\x80\x02" + ops(name("__builtin__", "eval")) + b".", "__builtin__.eval"),
+        "attribute of an attribute": (b"\x80\x04" + ops("collections") + ops("OrderedDict.__init__.__globals__")
+                                      + b"\x93.", "__globals__"),
         "object with keywords": (b"\x80\x04" + ops(name("argparse", "Namespace")) + b")}\x92.", "NEWOBJ_EX"),
         "object of a class that is no container": (
             b"\x80\x02" + ops(name("torch._utils", "_rebuild_parameter")) + b")\x81.", "_rebuild_parameter"),
@@ -195,6 +215,26 @@ def test_a_pickle_that_tries_to_run_code_is_refused_by_name(case, tmp_path, monk
     assert word in refusal(zipped(tmp_path / "x.pth", data))
     assert word in refusal(save(tmp_path / "y.pth", torch_files.legacy_bytes(data, {})))
     assert {path.name for path in tmp_path.iterdir()} == {"x.pth", "y.pth"}  # nothing was touched
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_code_in_any_of_the_pickles_of_a_legacy_file_is_refused(place, tmp_path, monkeypatch):
+    """Magic number, protocol, machine, content, keys."""
+    monkeypatch.chdir(tmp_path)
+    look, _ = one_tensor()
+    parts = [pickle(0x1950A86A20F9469CFC6C), pickle(1001), pickle({"little_endian": True}), pickle(look), pickle(["0"])]
+    parts[place] = pickle({"a": call(name("os", "system"), "touch ran")})
+    assert "os.system" in refusal(save(tmp_path / "x.pth", b"".join(parts).replace(b"tQ", b"NtQ")))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_code_beside_the_pickle_of_an_archive_is_not_looked_at(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evil = pickle(call(name("os", "system"), "touch ran"))
+    more = [("archive/constants.pkl", evil), ("archive/code/x.py", b"open('ran', 'w')")]
+    found = read_state(save(tmp_path / "x.pth", torch_files.zip_bytes(*one_tensor(), more=more)))
+    np.testing.assert_array_equal(found.arrays["a"], numbers(2, 3))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
 
 
 @pytest.mark.parametrize("changes, words", [

@@ -1,6 +1,8 @@
 """One decoder, held against Pillow kind by kind, in graphs and eagerly."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -142,6 +144,56 @@ def test_a_broken_image_is_one_line_with_its_path(kind):
     assert "Op:" not in message and "function_node" not in message and len(message) < 260
     with pytest.raises(tf.errors.OpError):
         tf.function(decode.decode)(tf.constant(BROKEN[kind]))
+
+
+def _resized_png(contents, width, height):
+    """The file with another size in its header, checksum included, as a decompression bomb has it."""
+    header = b"IHDR" + struct.pack(">II", width, height) + contents[24:29]
+    return contents[:12] + header + struct.pack(">I", zlib.crc32(header)) + contents[33:]
+
+
+def _resized_jpeg(contents, width, height):
+    place = contents.index(b"\xff\xc0") + 5  # the frame's header: marker, length, precision, height, width
+    return contents[:place] + struct.pack(">HH", height, width) + contents[place + 4:]
+
+
+BOMBS = {
+    "png": (_resized_png(AS_PILLOW["png"], 60000, 60000), "3,600,000,000"),
+    "png beyond 64 bits": (_resized_png(AS_PILLOW["png"], 2**32 - 1, 2**32 - 1), "18,446,744,065,119,617,025"),
+    "png a row too many": (_resized_png(AS_PILLOW["png"], 2**13, 2**14 + 1), "8192x16385"),
+    "png palette": (_resized_png(AS_PILLOW["png palette"], 12000, 12000), "12000x12000"),
+    "jpeg": (_resized_jpeg(AS_PILLOW["jpeg"], 65000, 2100), "65000x2100"),
+    "jpeg cmyk": (_resized_jpeg(AS_PILLOW["jpeg cmyk"], 65000, 65000), "4,225,000,000"),
+    "gif": (AS_PILLOW["gif"][:6] + struct.pack("<HH", 65535, 65535) + AS_PILLOW["gif"][10:], "4,294,836,225"),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(kind, tmp_path, monkeypatch):
+    contents, size = BOMBS[kind]
+    for name in ("_decode_jpeg", "_decode_png"):
+        monkeypatch.setattr(decode, name, None)  # eagerly; in graphs both ways are traced
+    (tmp_path / "x").write_bytes(contents)
+    with pytest.raises(decode.BrokenImage) as eager:
+        decode.decode_file(contents, str(tmp_path / "x"))
+    with pytest.raises(decode.BrokenImage) as header:
+        decode.check_header(tmp_path / "x")
+    monkeypatch.undo()
+    with pytest.raises(tf.errors.OpError) as in_graph:
+        tf.function(decode.decode)(tf.constant(contents))
+    reason = f"expected at most 134,217,728 pixels, found {size}"
+    assert str(eager.value) == str(header.value) == f"broken image: {tmp_path}/x: {reason}"
+    assert reason in str(decode.broken_image(in_graph.value))
+
+
+def test_an_image_of_just_so_many_pixels_is_read(monkeypatch):
+    monkeypatch.setattr(decode, "MAX_PIXELS", 13 * 17)
+    for kind in ("png", "jpeg", "webp"):
+        assert _both(AS_PILLOW[kind]).shape == (13, 17, 3)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 13 * 17 - 1)
+    for kind in ("png", "jpeg", "webp"):
+        with pytest.raises(decode.BrokenImage, match="at most 220 pixels, found 17x13"):
+            decode.decode_file(AS_PILLOW[kind], "x")
 
 
 def _encoded_reader(tmp_path, files, on_disk):
