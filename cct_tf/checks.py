@@ -75,6 +75,16 @@ def check_output(flag, name, suffix):
            f"found {name!r}")
 
 
+def check_new_folder(flag, name):
+    """Raise UserError unless a folder can be made, or is there and empty; arguments as for `check_output`."""
+    path = pathlib.Path(name)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        found = "a folder with files in it" if path.is_dir() else "a file"
+        raise UserError(f"{flag}: expected a new or empty folder, found {found} at {name!r}")
+    folder = next(each for each in path.absolute().parents if each.exists())
+    _probe(folder / f".writable-{os.getpid()}", f"{flag}: expected a folder that can be made, found {name!r}")
+
+
 def make_output_dir(flag, name):
     """Make a folder for results, or raise UserError; arguments as for `check_output`."""
     path, complaint = pathlib.Path(name), f"{flag}: expected a folder that can be written, found {name!r}"

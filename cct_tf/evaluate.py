@@ -43,10 +43,8 @@ _FIELDS = [
 
 def _check(values, record):
     """Refuse what this run has not, before TensorFlow is imported."""
+    run_record.require_data(record, values["workdir"])
     splits = record.resolved["num_examples"]
-    if not splits:
-        raise UserError(f"--workdir: expected a run with a data set, found weights that were converted without one in "
-                        f"{values['workdir']}; cct_tf.convert_torch with --dataset adds it")
     if values["split"] not in splits:
         raise UserError(f"--split: expected one of {', '.join(splits)} (those of this run), found {values['split']!r}")
     run_record.choose_weights(record, values["weights"])

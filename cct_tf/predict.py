@@ -1,6 +1,8 @@
 """Classify image files: `python -m cct_tf.predict --workdir=runs/quickstart photos/*.png`."""
 
+import contextlib
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -9,23 +11,28 @@ import sys
 from cct_tf import checks, command, config, flags, runtime
 from cct_tf.data import listing, tree
 from cct_tf.errors import UserError
+from cct_tf.exports import formats, metadata
 from cct_tf.training import memory, run_record
 from cct_tf.training.console import Console
 from cct_tf.training.workdir import Workdir
 
 _USAGE = """usage: python -m cct_tf.predict --workdir=DIR IMAGE|FOLDER|PATTERN ... [--top=5] [--csv|--json]
            [--attention[=DIR]] [--checkpoint=best|last|PATH] [--weights=auto]
+       python -m cct_tf.predict --exported=PATH IMAGE|FOLDER|PATTERN ... [--top=5] [--csv|--json]
 
 The most probable classes of image files, by a run of cct_tf.train, whose data set need not be there. Images may have
 any size and any format that TensorFlow or Pillow reads; they are decoded, resized and cropped as in its evaluation. A
 folder is searched with the folders below it; quote a pattern ('photos/**/*.jpg') that the shell is to leave alone. A
-broken file is named on stderr and left out; the exit status is 2 if none can be read."""
+broken file is named on stderr and left out; the exit status is 2 if none can be read. --exported asks what
+cct_tf.export wrote instead of a run; a SavedModel is a program, so ask only those you trust."""
 
 _FIELDS = [
     config.FIELDS["workdir"],
     flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder"),
     flags.command_field("weights", str, "auto", "raw, ema (their moving average), or auto: ema where the run kept one",
                         choices=("auto", "raw", "ema")),
+    flags.command_field("exported", str, None, "what cct_tf.export wrote, instead of --workdir: the folder of a "
+                        "SavedModel, or a .keras, .tflite or .onnx file"),
     flags.command_field("top", int, 5, "classes to show of each image, at most all", minimum=1),
     flags.command_field("csv", bool, False, "print comma-separated values, and nothing else, on stdout"),
     flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
@@ -44,9 +51,9 @@ class _Table:
         self._path_width = min(max(len(tree.shown(path)) for path in paths), 60)
         self._class_width = min(max(map(len, class_names)), 24)
 
-    def start(self, loaded):
-        weights = "EMA" if loaded.weights == "ema" else "raw"
-        self._console.say(f"{loaded.path}, {weights} weights")
+    def start(self, origin):
+        weights = "EMA" if origin["weights"] == "ema" else "raw"
+        self._console.say(f"{origin.get('exported') or origin['checkpoint']}, {weights} weights")
 
     def add(self, name, classes, picture):
         shown = "   ".join(f"{label:<{self._class_width}} {100 * share:6.2f}%" for label, share in classes)
@@ -63,7 +70,7 @@ class _Csv:
         self._top = top
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
 
-    def start(self, loaded):
+    def start(self, origin):
         ranks = range(1, self._top + 1)
         self._writer.writerow(["image", *(f"{what}_{rank}" for rank in ranks for what in ("class", "probability"))])
 
@@ -77,9 +84,8 @@ class _Csv:
 class _Json:
     """One object, when all is known."""
 
-    def start(self, loaded):
-        self._found = {"checkpoint": str(loaded.path), "step": loaded.record.step, "weights": loaded.weights,
-                       "images": []}
+    def start(self, origin):
+        self._found = origin | {"images": []}
 
     def add(self, name, classes, picture):
         row = {"image": name, "predictions": [{"class": label, "probability": share} for label, share in classes]}
@@ -137,44 +143,92 @@ def _predict(predictor, paths, pictures, class_names, top, output, console):
             classes = [(class_names[index], share) for index, share in found.top(top)]
             picture = pictures.get(found.path)
             if picture:
-                _draw(found, name, *classes[0], predictor.pools, picture)
+                _draw(found, name, *classes[0], predictor.network.pools, picture)
             output.add(name, classes, picture)
     output.end(broken)
     return broken
 
 
-def main(given):
-    """Predict as the flags say."""
-    values = {field.name: field.default for field in _FIELDS} | given
-    checks.check_workdir(values["workdir"])
-    runtime.check_backend()
-    if values["csv"] and values["json"]:
-        raise UserError("--csv: expected one of --csv and --json, found both")
-    paths = listing.list_images(values["images"])
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """What is asked, as far as it is known without TensorFlow.
 
+    Attributes:
+        class_names: list of K strings.
+        opened: function of (most images of a call, with maps) that gives a context: (network, dict of where it is
+            from), the network as `prediction.Network`.
+    """
+
+    class_names: list
+    opened: object
+
+
+def _of_run(values):
+    """The _Chosen of --workdir."""
     def choose():
         return run_record.find_checkpoint(Workdir(values["workdir"]), values["checkpoint"])
 
     _, record = choose()
+    run_record.require_data(record, values["workdir"])
     run_record.choose_weights(record, values["weights"])
     settings = config.from_dict(record.config | {"num_replicas": None, "accumulate_steps": None})
     checks.check_model(settings.model, settings.augment.image_size)
-    if values["attention"]:
+
+    @contextlib.contextmanager
+    def opened(size, with_maps):
+        from cct_tf.training import prediction
+        network, loaded = prediction.load(settings, record, choose, values["weights"], size, with_maps)
+        yield network, {"checkpoint": str(loaded.path), "step": loaded.record.step, "weights": loaded.weights}
+
+    return _Chosen(record.resolved["classes"], opened)
+
+
+def _of_export(values, given):
+    """The _Chosen of --exported."""
+    for name in ("workdir", "checkpoint", "weights", "attention"):
+        if name in given:
+            raise UserError(f"--{name}: expected none beside --exported, found {given[name]!r}")
+    path = values["exported"]
+    kind = formats.of_path("--exported", path)
+    formats.require("--exported", kind.reads_with)
+    found = metadata.read("--exported", path, kind)
+
+    @contextlib.contextmanager
+    def opened(size, with_maps):
+        from cct_tf.exports import reading
+        with reading.opened("--exported", pathlib.Path(path), kind, found) as network:
+            yield network, {"exported": path, "checkpoint": found.checkpoint, "step": found.step,
+                            "weights": found.weights}
+
+    return _Chosen(found.classes, opened)
+
+
+def main(given):
+    """Predict as the flags say."""
+    values = {field.name: field.default for field in _FIELDS} | given
+    if not values["exported"]:
+        checks.check_workdir(values["workdir"])
+    runtime.check_backend()
+    if values["csv"] and values["json"]:
+        raise UserError("--csv: expected one of --csv and --json, found both")
+    paths = listing.list_images(values["images"])
+    if values["attention"] and not values["exported"]:
         _check_folder(values["attention"])
+    chosen = _of_export(values, given) if values["exported"] else _of_run(values)
     console = Console(quiet=values["csv"] or values["json"])
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow()
         from cct_tf.training import prediction
-    class_names = record.resolved["classes"]
-    top, size = min(values["top"], len(class_names)), min(values["batch_size"], len(paths))
-    output = _Json() if values["json"] else _Csv(top) if values["csv"] else _Table(console, paths, class_names, top)
-    with memory.named_when_out(memory.PREDICTION, size):
+    top, size = min(values["top"], len(chosen.class_names)), min(values["batch_size"], len(paths))
+    output = (_Json() if values["json"] else _Csv(top) if values["csv"]
+              else _Table(console, paths, chosen.class_names, top))
+    with memory.named_when_out(memory.PREDICTION, size), contextlib.ExitStack() as stack:
         with console.phase("loading the weights"):
-            predictor, loaded = prediction.load(settings, record, choose, values["weights"], size,
-                                                bool(values["attention"]))
-        output.start(loaded)
+            network, origin = stack.enter_context(chosen.opened(size, bool(values["attention"])))
+        output.start(origin)
         pictures = _picture_paths(values["attention"], paths) if values["attention"] else {}
-        broken = _predict(predictor, paths, pictures, class_names, top, output, console)
+        predictor = prediction.Predictor(network, size)
+        broken = _predict(predictor, paths, pictures, chosen.class_names, top, output, console)
     if len(broken) == len(paths):
         raise UserError(f"IMAGE: expected at least one image that can be read, found {len(broken)} broken")
     if pictures:

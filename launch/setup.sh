@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced by the scripts beside it. `setup_venv [test]` makes sure that the virtual environment holds what
-# requirements.txt asks for ([test]: and launch/requirements-test.txt) and leaves its Python in $PYTHON.
+# requirements.txt asks for ([test]: and launch/requirements-test.txt and -export.txt) and leaves its Python in $PYTHON.
 #
 #   CCT_VENV    where the environment is; default .venv in the repository, whatever the current folder
 #   CCT_PYTHON  the Python that makes it; default the first fitting one in PATH
@@ -49,7 +49,7 @@ sys.exit(not (3, 11) <= v <= (3, 13))' 2>/dev/null
 is_ready() {
   local part stamp
   VERSION=$(fitting_version "$PYTHON") || return 1
-  KEY="$VERSION $(cat "$ROOT/requirements.txt" "$ROOT/launch/requirements-test.txt" | sha256sum)" || return 1
+  KEY="$VERSION $(cat "$ROOT/requirements.txt" "$ROOT"/launch/requirements-{test,export}.txt | sha256sum)" || return 1
   [[ ! -e $STATE/installing ]] || return 1
   for part in "${PARTS[@]}"; do
     read -r stamp 2>/dev/null <"$STATE/$part" || return 1
@@ -127,7 +127,9 @@ install() {
   for part in "${PARTS[@]}"; do
     case $part in
       cuda) args+=("tensorflow[and-cuda]"); what+=", CUDA libraries"; size=7 ;;
-      test) args+=(-r "$ROOT/launch/requirements-test.txt"); what+=", test packages" ;;
+      test)
+        args+=(-r "$ROOT/launch/requirements-test.txt" -r "$ROOT/launch/requirements-export.txt")
+        what+=", test packages" ;;
     esac
   done
   say "installing into $VENV: $what ($CUDA_REASON). The first time takes a few minutes and about $size GB of disk;" \

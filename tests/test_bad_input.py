@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -314,6 +315,55 @@ OTHERS = [
      "--to_torch --input={scene}/done --weights=ema --output={scene}/x.safetensors", "--weights", "--ema_decay"),
     ("evaluate weights without a data set", "evaluate", "--workdir={scene}/converted", "{scene}/converted",
      "--dataset"),
+    ("export nothing", "export", "", "--workdir"),
+    ("export to no format", "export", "--workdir={scene}/done --output={scene}/x.onnx", "--format", "saved_model"),
+    ("export to an unknown format", "export", "--workdir={scene}/done --format=tflite", "--format", "litert", "tflite"),
+    ("export to nowhere", "export", "--workdir={scene}/done --format=keras", "--output"),
+    ("export to another suffix", "export", "--workdir={scene}/done --format=onnx --output={scene}/x.tflite",
+     "--output", ".onnx", "x.tflite"),
+    ("export into a folder with files", "export", "--workdir={scene}/done --format=saved_model --output={scene}/one",
+     "--output", "{scene}/one", "new or empty"),
+    ("export onto a file", "export", "--workdir={scene}/done --format=saved_model --output={scene}/words.cfg",
+     "--output", "a file"),
+    ("export into a locked folder", "export", "--workdir={scene}/done --format=saved_model --output={locked}/a/1",
+     "--output", "{locked}/a/1", "ermission"),
+    ("export a file into a locked folder", "export", "--workdir={scene}/done --format=onnx --output={locked}/x.onnx",
+     "--output", "{locked}/x.onnx", "ermission"),
+    ("export to int8 what can't be", "export", "--workdir={scene}/done --format=keras --output={scene}/x.keras "
+     "--quantize=int8", "--quantize", "--format=litert"),
+    ("export to four bits", "export", "--workdir={scene}/done --format=litert --quantize=int4", "none, int8", "int4"),
+    ("calibration of nothing", "export", "--workdir={scene}/done --format=keras --output={scene}/x.keras "
+     "--calibration_images=9", "--calibration_images", "--quantize=int8"),
+    ("export compared on nothing", "export", "--workdir={scene}/done --check_images=0", "--check_images", "at least 1"),
+    ("export with two kinds of images", "export", "--workdir={scene}/done --format=keras --output={scene}/x.keras "
+     "--data_dir={scene}/one {scene}/one", "--data_dir", "both"),
+    ("export without the data set of the run", "export", "--workdir={scene}/folder --format=keras "
+     "--output={scene}/x.keras --data_dir={scene}/none", "--data_dir", "{scene}/none", "IMAGE|FOLDER|PATTERN"),
+    ("export compared with a missing image", "export", "--workdir={scene}/done --format=keras "
+     "--output={scene}/x.keras {scene}/none.png", "{scene}/none.png"),
+    ("export a missing run", "export", "--workdir={scene}/none --format=keras --output={scene}/x.keras", "--workdir",
+     "{scene}/none"),
+    ("export a damaged checkpoint", "export", "--workdir={scene}/damaged --checkpoint=last --format=keras "
+     "--output={scene}/x.keras", "--checkpoint", "step_00000004/weights.index"),
+    ("export an average of a run without", "export", "--workdir={scene}/done --format=keras --weights=ema "
+     "--output={scene}/x.keras", "--weights", "--ema_decay"),
+    ("export weights without a data set", "export", "--workdir={scene}/converted --format=keras "
+     "--output={scene}/x.keras", "{scene}/converted", "--dataset"),
+    ("predict by weights without a data set", "predict", "--workdir={scene}/converted {scene}/one",
+     "{scene}/converted", "--dataset"),
+    ("predict by an export that is missing", "predict", "--exported={scene}/none.keras {scene}/one", "--exported",
+     "{scene}/none.keras", "nothing"),
+    ("predict by a folder", "predict", "--exported={scene}/one {scene}/one", "--exported", "saved_model.pb"),
+    ("predict by a file of another kind", "predict", "--exported={scene}/words.cfg {scene}/one", "--exported",
+     ".tflite", "words.cfg"),
+    ("predict by a file that does not say what it is", "predict", "--exported={scene}/bare.keras {scene}/one",
+     "--exported", "{scene}/bare.keras", "cct_tf.export"),
+    ("predict by an export with another description", "predict", "--exported={scene}/other.keras {scene}/one",
+     "--exported", "{scene}/other.keras", "not of format 1"),
+    ("predict by an export and a run", "predict", "--exported={scene}/bare.keras --workdir={scene}/done {scene}/one",
+     "--workdir", "--exported"),
+    ("maps of an export", "predict", "--exported={scene}/bare.keras --attention {scene}/one", "--attention",
+     "--exported"),
     ("jax", "train", "--workdir={scene}/new", "KERAS_BACKEND", "jax"),
     ("torch", "train", "--workdir={scene}/new", "KERAS_BACKEND", "torch"),
     ("nonsense", "evaluate", "--workdir={scene}/done", "KERAS_BACKEND", "nonsense"),
@@ -324,6 +374,7 @@ FINE = [  # no error: status 0, nothing on stderr, these words on stdout
     ("help for predict", "predict", "--help", "PATTERN", "--attention[=attention]", "--top=5", "--[no]csv"),
     ("help for preview", "preview", "--help", "--output", "--rows", "--columns", "--[no]ops", "--auto_augment"),
     ("help for convert_torch", "convert_torch", "--help", "--input", "--[no]infer_model", "--state", "--[no]to_torch"),
+    ("help for export", "export", "--help", "--format", "litert", "--quantize", "--calibration_images", "PATTERN"),
     ("help for compare", "compare", "--help", "WORKDIR", "--csv", "--plot", "--[no]json"),
     ("runs side by side", "compare", "{scene}/done {scene}/used {scene}/other --csv={scene}/x.csv", "finished",
      "--keep_checkpoints (changes no result)", "no metrics.jsonl", "can't be compared", "aaaa", "bbbb", "wrote"),
@@ -406,9 +457,13 @@ def scene(tmp_path_factory):
     (folder / "hollow/dog").mkdir()
     _write_archives(folder)
     _write_weights(folder)
+    for name, entry in (("bare", "config.json"), ("other", "cct_tf.json")):
+        with zipfile.ZipFile(folder / f"{name}.keras", "w") as archive:
+            archive.writestr(entry, "{}")
     for name in ("done", "damaged", "used"):
         _write_run(folder / name)
     _write_run(folder / "other", "b" * 64, keep_checkpoints=4)
+    _write_run(folder / "folder", dataset="folder", data_dir=str(folder / "surprise"))
     for name, seed in (("one_split", 0), ("other_split", 1)):
         _write_run(folder / name, validation_fraction=0.1, split_seed=seed)
     (folder / "damaged/checkpoints/step_00000004/weights.index").write_bytes(b"inDex")

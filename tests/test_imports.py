@@ -34,10 +34,12 @@ ALLOWED = {
     "training": ("convert", "data", "models", "optim", "augment", "layers", "rng", "plan", "config", "flags", "runtime",
                  "tuning", "workers", "compile_cache", "errors"),
     "benchmarks": ("training", "data", "models", "optim", "augment", "layers", "runtime", "errors"),
-    "commands": ("benchmarks", "training", "convert", "data", "models", "checks", "command", "flags", "config",
-                 "runtime", "workers", "compile_cache", "errors"),
+    "exports": ("training", "data", "augment", "runtime", "errors"),
+    "commands": ("benchmarks", "exports", "training", "convert", "data", "models", "checks", "command", "flags",
+                 "config", "runtime", "workers", "compile_cache", "errors"),
 }
-COMMANDS = ("train", "evaluate", "predict", "compare", "benchmark", "preview", "checkpoints", "convert_torch")
+COMMANDS = ("train", "evaluate", "predict", "compare", "benchmark", "preview", "checkpoints", "convert_torch",
+            "export")
 
 
 def _all_modules():
@@ -110,9 +112,10 @@ def test_what_judges_first_imports_without_tensorflow():
              "training.workdir", "training.resume", "training.checkpoint", "training.console", "training.interrupts",
              "training.standing", "training.divergence", "training.profiling", "training.memory", "training.inventory",
              "training.runs", "training.plots", "training.metrics", "training.calibration", "training.significance",
-             "training.evaluation_report", "compile_cache", "convert", "convert.transfer", "training.initial",
-             "optim.freezing", "layers.sines", "layers.position_grid", "train", "evaluate", "predict", "compare",
-             "preview", "benchmark", "checkpoints", "convert_torch"]
+             "training.evaluation_report", "exports", "exports.formats", "exports.metadata", "exports.running",
+             "exports.apart", "compile_cache", "convert", "convert.transfer", "training.initial", "optim.freezing",
+             "layers.sines", "layers.position_grid", "train", "evaluate", "predict", "compare", "preview", "benchmark",
+             "checkpoints", "convert_torch", "export"]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
     code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -291,7 +291,9 @@ def test_test_script_adds_its_packages_and_passes_arguments(machine, tmp_path):
     run = machine.start("-k", "a or b", script="test.sh", cwd=tmp_path)
     whole = f"<-n><2><--dist=loadfile><--no-loadscope-reorder><{machine.root}/tests>"
     assert run.returncode == 0 and run.out.splitlines()[-1] == f"{config}{whole}<-k><a or b>"
-    assert machine.calls("pip")[0].endswith(f"-r {machine.root}/launch/requirements-test.txt")
+    assert machine.calls("pip")[0].endswith("".join(
+        f" -r {machine.root}/{name}.txt" for name in ("requirements", "launch/requirements-test",
+                                                      "launch/requirements-export")))
     (tmp_path / "test_a.py").touch()
     run = machine.start("test_a.py::test_b", script="test.sh", cwd=tmp_path, RUN_STATUS="5")
     assert run.returncode == 5 and run.out.splitlines()[-1] == f"{config}<test_a.py::test_b>"
@@ -310,9 +312,10 @@ def test_scripts_pass_shellcheck():
 
 
 def test_requirements_name_every_imported_package():
-    names = {re.match(r"[\w-]+", line)[0].lower() for line in (REPO / "requirements.txt").read_text().splitlines()
-             if line and not line.startswith("#")}
-    distributions = {"absl": "absl-py", "pil": "pillow", "sklearn": "scikit-learn",
+    names, extra = ({re.match(r"[\w-]+", line)[0].lower() for line in (REPO / name).read_text().splitlines()
+                     if line and not line.startswith("#")}
+                    for name in ("requirements.txt", "launch/requirements-export.txt"))
+    distributions = {"absl": "absl-py", "pil": "pillow", "sklearn": "scikit-learn", "ai_edge_litert": "ai-edge-litert",
                      "tensorflow_datasets": "tensorflow-datasets"}
     for path in (REPO / "cct_tf").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -320,13 +323,14 @@ def test_requirements_name_every_imported_package():
             if isinstance(node, ast.ImportFrom) and not node.level:
                 modules = [node.module]
             for top in {m.split(".")[0].lower() for m in modules} - set(map(str.lower, sys.stdlib_module_names)):
-                assert top == "cct_tf" or distributions.get(top, top) in names, f"{path}: {top}"
+                known = names | extra if path.parent.name == "exports" else names
+                assert top == "cct_tf" or distributions.get(top, top) in known, f"{path}: {top}"
 
 
 def test_console_commands_name_functions_without_arguments():
     scripts = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["scripts"]
     assert set(scripts) == {"cct-train", "cct-evaluate", "cct-preview", "cct-benchmark", "cct-models",
-                            "cct-checkpoints", "cct-predict", "cct-compare", "cct-convert-torch"}
+                            "cct-checkpoints", "cct-predict", "cct-compare", "cct-convert-torch", "cct-export"}
     for target in scripts.values():
         module, _, name = target.partition(":")
         tree = ast.parse((REPO / (module.replace(".", "/") + ".py")).read_text())

@@ -10,9 +10,9 @@ INNER_DIM = 64  # width of every convolution but the last
 PADDINGS = ("authors", "keras")
 
 
-def pad_sides(x, size, value=0.0):
+def pad_sides(x, size):
     """[B, H, W, C] -> [B, H + 2 size, W + 2 size, C]. The same on all sides, which "SAME" isn't for even sizes."""
-    return tf.pad(x, [[0, 0], [size, size], [size, size], [0, 0]], constant_values=value) if size else x
+    return tf.pad(x, [[0, 0], [size, size], [size, size], [0, 0]]) if size else x
 
 
 @keras.saving.register_keras_serializable("cct_tf")
@@ -79,13 +79,14 @@ class ConvTokenizer(keras.layers.Layer):
         return tf.nn.conv2d(pad_sides(x, self.padding), kernel, self.stride, "VALID")
 
     def _pool(self, x):
-        lowest = x.dtype.min
-        if self.pool_padding == "authors":
-            return max_pool(pad_sides(x, 1, lowest))
+        # Padding that must never be the maximum is zeros too: ReLU follows, to which they are as good as the lowest
+        # number. That would be part of the range which an export to int8 spreads over 256 levels.
         x = pad_sides(x, 1)
+        if self.pool_padding == "authors":
+            return max_pool(x)
         # "Same" by hand: an even side has nothing before and one after it, an odd one has one on each.
         frame = [[side % 2, 1] for side in x.shape[1:3]]
-        return max_pool(tf.pad(x, [[0, 0], *frame, [0, 0]], constant_values=lowest))
+        return max_pool(tf.pad(x, [[0, 0], *frame, [0, 0]]))
 
     def get_config(self):
         return {**super().get_config(), "embed_dim": self.embed_dim, "num_convs": self.num_convs,

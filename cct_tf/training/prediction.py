@@ -41,18 +41,20 @@ class Prediction:
         return [(int(index), float(self.probabilities[index])) for index in order]
 
 
-class Predictor:
-    """Predicts image files in batches, prepared as the evaluation prepares them.
+class Network:
+    """A trained network on images as they were decoded, prepared as the evaluation prepares them.
 
     Args:
         model: `models.classifier.TransformerClassifier`.
         transform: `transform.Transform`.
         kind: "CPU" or "GPU", what the model runs on.
-        batch_size: int B; the last batch is padded.
+        batch_size: int B, most images of a call; fewer are padded.
         with_maps: bool, attention maps too.
 
     Attributes:
         pools: bool, whether the network pools the sequence; else it has a class token.
+
+    Call: list of at most B uint8 [S, S, 3], of `prepare` -> {"probabilities": float32 [b, K]}, and the maps.
     """
 
     def __init__(self, model, transform, kind, batch_size, with_maps=False):
@@ -64,37 +66,14 @@ class Predictor:
         self._step = tf.function(self._of_batch, input_signature=[tf.TensorSpec(self._batch.shape, tf.uint8)],
                                  autograph=False)
 
-    def __call__(self, paths):
-        """Yields a list of `Prediction`s for each B paths, in order."""
-        with concurrent.futures.ThreadPoolExecutor(runtime.num_threads()) as pool:
-            for start in range(0, len(paths), len(self._batch)):
-                chunk = paths[start:start + len(self._batch)]
-                with runtime.quiet_stderr():  # libjpeg speaks of broken files
-                    prepared = list(pool.map(self._prepare, chunk))
-                yield self._predict(chunk, prepared)
+    def prepare(self, image):
+        """uint8 [H, W, 3] -> uint8 [S, S, 3]."""
+        with tf.device("CPU:0"):  # where training's images are resized too: another device rounds otherwise
+            return self._fit(image[None])[0].numpy()
 
-    def _prepare(self, path):
-        """uint8 [S, S, 3] of a file, or BrokenImage."""
-        name = tree.shown(path)
-        try:
-            if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-                raise decode.BrokenImage(f"broken image: {name}: expected a file")
-            with tf.device("CPU:0"):  # where training's images are resized too: another device rounds otherwise
-                return self._fit(decode.decode_file(decode.read_bytes(path), name)[None])[0].numpy()
-        except decode.BrokenImage as error:
-            return error
-
-    def _predict(self, paths, prepared):
-        read = [index for index, image in enumerate(prepared) if not isinstance(image, decode.BrokenImage)]
-        found = [Prediction(path, broken=image) for path, image in zip(paths, prepared, strict=True)]
-        if read:
-            self._batch[:len(read)] = [prepared[index] for index in read]
-            values = {name: value.numpy() for name, value in self._step(self._batch).items()}
-            probabilities = values.pop("probabilities")
-            for row, index in enumerate(read):
-                maps = {name: value[row] for name, value in values.items()}
-                found[index] = Prediction(paths[index], None, prepared[index], probabilities[row], maps)
-        return found
+    def __call__(self, images):
+        self._batch[:len(images)] = images
+        return {name: value.numpy()[:len(images)] for name, value in self._step(self._batch).items()}
 
     def _of_batch(self, images):
         images = self._transform.finish(images)
@@ -102,17 +81,64 @@ class Predictor:
         return found | attention_maps(self._model, images) if self._with_maps else found
 
 
+def read_image(path):
+    """The pixels of a file, uint8 [H, W, 3]. Raises `decode.BrokenImage`."""
+    name = tree.shown(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise decode.BrokenImage(f"broken image: {name}: expected a file")
+    return decode.decode_file(decode.read_bytes(path), name)
+
+
+class Predictor:
+    """Predicts image files in batches.
+
+    Args:
+        network: `Network`, or what has its `prepare` and is called like it.
+        batch_size: int B.
+    """
+
+    def __init__(self, network, batch_size):
+        self.network, self._batch_size = network, batch_size
+
+    def __call__(self, paths):
+        """Yields a list of `Prediction`s for each B paths, in order."""
+        with concurrent.futures.ThreadPoolExecutor(runtime.num_threads()) as pool:
+            for start in range(0, len(paths), self._batch_size):
+                chunk = paths[start:start + self._batch_size]
+                with runtime.quiet_stderr():  # libjpeg speaks of broken files
+                    prepared = list(pool.map(self._prepare, chunk))
+                yield self._predict(chunk, prepared)
+
+    def _prepare(self, path):
+        """The prepared image of a file, or BrokenImage."""
+        try:
+            return self.network.prepare(read_image(path))
+        except decode.BrokenImage as error:
+            return error
+
+    def _predict(self, paths, prepared):
+        read = [index for index, image in enumerate(prepared) if not isinstance(image, decode.BrokenImage)]
+        found = [Prediction(path, broken=image) for path, image in zip(paths, prepared, strict=True)]
+        if read:
+            values = dict(self.network([prepared[index] for index in read]))
+            probabilities = values.pop("probabilities")
+            for row, index in enumerate(read):
+                maps = {name: value[row] for name, value in values.items()}
+                found[index] = Prediction(paths[index], None, prepared[index], probabilities[row], maps)
+        return found
+
+
 def load(config, record, choose, weights, batch_size, with_maps):
-    """The predictor of a checkpoint.
+    """The network of a checkpoint.
 
     Args:
         config: `config.Config` of the run.
         record: `run_record.Record` of the run.
         choose, weights: see `setup.load_model`.
-        batch_size, with_maps: see `Predictor`.
+        batch_size, with_maps: see `Network`.
 
     Returns:
-        (Predictor, `setup.Loaded`).
+        (Network, `setup.Loaded`).
 
     Raises:
         UserError: the checkpoint can't be read.
@@ -120,4 +146,4 @@ def load(config, record, choose, weights, batch_size, with_maps):
     devices = runtime.make_devices(1)
     loaded = setup.load_model(config, len(record.resolved["classes"]), choose, weights)
     transform = setup.make_transform(config, setup.recorded_images(record.resolved), loaded.model)
-    return Predictor(loaded.model, transform, devices.kind, batch_size, with_maps), loaded
+    return Network(loaded.model, transform, devices.kind, batch_size, with_maps), loaded

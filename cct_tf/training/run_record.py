@@ -176,6 +176,18 @@ def not_readable(error):
                      "named with --checkpoint=PATH")
 
 
+def require_data(record, workdir):
+    """Raise UserError if nobody knows what the classes of a checkpoint are: converted weights without a data set.
+
+    Args:
+        record: its Record.
+        workdir: --workdir, for the message.
+    """
+    if not record.resolved["num_examples"]:
+        raise UserError(f"--workdir: expected a run with a data set, found weights that were converted without one in "
+                        f"{workdir}; cct_tf.convert_torch with --dataset adds it")
+
+
 def choose_weights(record, asked):
     """Which weights of a checkpoint a command's --weights means.
 

@@ -1,0 +1,76 @@
+"""The kinds of files that a network is exported to: suffixes, packages, tolerances. No TensorFlow here."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import pathlib
+
+from cct_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One kind of export.
+
+    Attributes:
+        name: as --format calls it.
+        suffix: of the file; "" is a folder.
+        writes_with, reads_with: packages beyond those of training, names to import, that it takes to make and check
+            one, and to run one.
+        tolerance: largest difference of a probability from the network's, where nothing is quantised.
+    """
+
+    name: str
+    suffix: str
+    writes_with: tuple
+    reads_with: tuple
+    tolerance: float
+
+
+FORMATS = {each.name: each for each in (
+    Format("saved_model", "", (), (), 1e-5),
+    Format("keras", ".keras", (), (), 1e-5),
+    Format("litert", ".tflite", ("ai_edge_litert",), ("ai_edge_litert",), 1e-4),
+    Format("onnx", ".onnx", ("tf2onnx", "onnx", "onnxruntime"), ("onnxruntime",), 1e-5),
+)}
+
+
+def of_path(flag, path):
+    """The Format of an export that is there.
+
+    Args:
+        flag: the flag that names it, with dashes.
+        path: text.
+
+    Raises:
+        UserError: there is nothing, or something else.
+    """
+    found = pathlib.Path(path)
+    if not found.exists():
+        raise UserError(f"{flag}: expected what cct_tf.export wrote, found nothing at {path!r}")
+    if found.is_dir():
+        if not (found / "saved_model.pb").is_file():
+            raise UserError(f"{flag}: expected the folder of a SavedModel, found no saved_model.pb in {path!r}")
+        return FORMATS["saved_model"]
+    for each in FORMATS.values():
+        if each.suffix and found.suffix == each.suffix:
+            return each
+    suffixes = ", ".join(each.suffix for each in FORMATS.values() if each.suffix)
+    raise UserError(f"{flag}: expected the folder of a SavedModel or a file that ends in {suffixes}, found {path!r}")
+
+
+@contextlib.contextmanager
+def images_help():
+    """Say in errors about the data set that images will do."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; without the data set, name images to compare with: IMAGE|FOLDER|PATTERN") from None
+
+
+def require(flag, packages):
+    """Raise UserError if a package is not installed; `flag` is what asks for it, `packages` names to import."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{flag}: expected {', '.join(packages)} to be installed, found no {', '.join(missing)}; pip "
+                        "install -r launch/requirements-export.txt, or the extra cct-tf[export]")

@@ -1,0 +1,52 @@
+"""The functions that are exported, of a float32 network on one device, traced without XLA.
+
+Legend: B batch, H W image, S side of the network's input, K classes.
+"""
+
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from cct_tf.augment import image_ops
+
+OUTPUT = "probabilities"
+
+
+def of_fitted_images(model, metadata):
+    """tf.function: images uint8 [B, S, S, 3] -> {"probabilities": float32 [B, K]}.
+
+    Args:
+        model: `models.classifier.TransformerClassifier`, float32.
+        metadata: `metadata.Metadata`.
+    """
+    def run(images):
+        logits = model(image_ops.normalize(images, metadata.mean, metadata.std), training=False)
+        return {OUTPUT: tf.nn.softmax(logits, name=OUTPUT)}
+
+    return _traced(run, metadata.image_size)
+
+
+def of_any_images(model, metadata):
+    """tf.function: images uint8 [B, H, W, 3], prepared as in evaluation -> {"probabilities": float32 [B, K],
+    "classes": string [B, K], "label": string [B]}; arguments as `of_fitted_images`.
+    """
+    names, fitted = tf.constant(metadata.classes), of_fitted_images(model, metadata)
+
+    def run(images):
+        found = fitted(image_ops.center_fit(images, metadata.image_size, metadata.crop_pct))
+        label = tf.gather(names, tf.argmax(found[OUTPUT], axis=1))
+        return found | {"classes": tf.tile(names[None], [tf.shape(images)[0], 1]), "label": label}
+
+    return _traced(run, None)
+
+
+def _traced(run, side):
+    signature = [tf.TensorSpec([None, side, side, 3], tf.uint8, name="images")]
+    return tf.function(run, input_signature=signature, autograph=False)
+
+
+def frozen(model, metadata):
+    """The concrete function of `of_fitted_images` with the weights as constants.
+
+    A converter that finds variables instead may leave them uninitialised, and the result is NaN without an error.
+    """
+    return convert_variables_to_constants_v2(of_fitted_images(model, metadata).get_concrete_function())

@@ -1,0 +1,84 @@
+"""Runs exports with nothing of cct_tf: NumPy, and TensorFlow, LiteRT or onnxruntime.
+
+As a program, `python -I running.py KIND PATH`, it answers every list of images on stdin by the outputs on stdout (both
+pickled), until stdin ends: so an export is tried in a process that has no cct_tf, and one that ends its process, as
+LiteRT does on what it does not like, ends only that.
+
+Legend: B batch, H W image, S side of the network's input, K classes.
+"""
+
+import os
+import pickle
+import sys
+
+import numpy as np
+
+
+class SavedModel:
+    """A SavedModel, by its signature `serving_default`.
+
+    Call: list of uint8 [H, W, 3] -> {"probabilities" float32 [B, K], "classes" bytes [B, K], "label" bytes [B]}.
+    """
+
+    def __init__(self, path):
+        import tensorflow as tf
+        self._tf, self._loaded = tf, tf.saved_model.load(path)  # kept: its functions do not hold its variables
+
+    def __call__(self, images):
+        same_size = len({image.shape for image in images}) == 1
+        batches = [np.stack(images)] if same_size else [image[None] for image in images]
+        found = [self._loaded.signatures["serving_default"](images=self._tf.constant(batch)) for batch in batches]
+        return {name: np.concatenate([part[name].numpy() for part in found]) for name in found[0]}
+
+
+class LiteRt:
+    """A LiteRT (TensorFlow Lite) file. Call: list of B uint8 [S, S, 3] -> {"probabilities" float32 [B, K]}."""
+
+    def __init__(self, path):
+        from ai_edge_litert.interpreter import Interpreter
+        self._interpreter = Interpreter(path, num_threads=len(os.sched_getaffinity(0)))
+        (self._input,), (self._output,) = (self._interpreter.get_input_details(),
+                                           self._interpreter.get_output_details())
+        self._interpreter.allocate_tensors()
+        self._batch = 1
+
+    def __call__(self, images):
+        if len(images) != self._batch:
+            self._interpreter.resize_tensor_input(self._input["index"], [len(images), *images[0].shape])
+            self._interpreter.allocate_tensors()
+            self._batch = len(images)
+        self._interpreter.set_tensor(self._input["index"], np.stack(images))
+        self._interpreter.invoke()
+        return {"probabilities": self._interpreter.get_tensor(self._output["index"])}
+
+
+class Onnx:
+    """An ONNX file. Call: list of B uint8 [S, S, 3] -> {"probabilities" float32 [B, K]}."""
+
+    def __init__(self, path):
+        import onnxruntime
+        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def __call__(self, images):
+        probabilities, = self._session.run(["probabilities"], {"images": np.stack(images)})
+        return {"probabilities": probabilities}
+
+
+RUNNERS = {"saved_model": SavedModel, "litert": LiteRt, "onnx": Onnx}
+
+
+def _answer(kind, path):
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print
+    run = RUNNERS[kind](path)
+    while True:
+        try:
+            images = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        pickle.dump(run(images), sink)
+        sink.flush()
+
+
+if __name__ == "__main__":
+    _answer(*sys.argv[1:])

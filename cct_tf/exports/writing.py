@@ -1,0 +1,156 @@
+"""From a checkpoint to a checked export: written under a hidden name, tried on real images, then renamed."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+
+import tensorflow as tf
+
+import cct_tf
+from cct_tf.errors import UserError
+from cct_tf.exports import check, reading, samples
+from cct_tf.exports import metadata as metadata_lib
+from cct_tf.training import keras_file, setup
+from cct_tf.training.prediction import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        kind: `formats.Format`.
+        output: pathlib.Path.
+        quantize: "none" or "int8".
+        calibration_images, check_images: ints, at most so many.
+        paths: list of image files to use instead of the run's data set; may be empty.
+    """
+
+    kind: object
+    output: pathlib.Path
+    quantize: str
+    calibration_images: int
+    check_images: int
+    paths: list
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What became of it.
+
+    Attributes:
+        loaded: `setup.Loaded`, the checkpoint.
+        comparison: `check.Comparison`.
+        sample: `samples.Sample` that was compared.
+        num_bytes: int, of the file or of all in the folder.
+    """
+
+    loaded: setup.Loaded
+    comparison: check.Comparison
+    sample: samples.Sample
+    num_bytes: int
+
+
+def export(config, record, choose, weights, request, console):
+    """Export a checkpoint.
+
+    Args:
+        config: `config.Config` of the run.
+        record: `run_record.Record` of the run.
+        choose, weights: see `setup.load_model`.
+        request: Request.
+        console: `console.Console`.
+
+    Returns:
+        Written.
+
+    Raises:
+        UserError: the checkpoint or the images can't be read, or the export is not what the network is; then nothing
+            is left of it.
+    """
+    # Whatever the run computed in: converters know no bfloat16, and what is compared is to be the same to 1e-5.
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, precision="float32"))
+    calibration, sample = _samples(config, record, request, console)
+    with console.phase("loading the weights"), tf.device("CPU:0"):
+        loaded = setup.load_model(config, len(record.resolved["classes"]), choose, weights)
+    transform = setup.make_transform(config, setup.recorded_images(record.resolved), loaded.model)
+    network = Network(loaded.model, transform, "CPU", check.BATCH)
+    metadata = _metadata(config, loaded, request.quantize)
+    with _hidden(request.output) as path:
+        with console.phase(f"converting to {request.kind.name}"):
+            ranges = None if calibration is None else samples.fitted(calibration, network)
+            _write(request.kind, loaded.model, metadata, path, ranges)
+        with console.phase(f"comparing on {sample.count} {sample.name}"):
+            comparison = _compared(network, request, path, sample)
+        check.judge(comparison, request.kind, request.quantize, sample)
+        num_bytes = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+        _rename(path, request.output)
+    return Written(loaded, comparison, sample, num_bytes)
+
+
+def _samples(config, record, request, console):
+    """The Samples to calibrate with (None if nothing is quantised) and to compare on."""
+    quantized = request.quantize != "none"
+    if request.paths:
+        calibration = samples.of_files(request.paths, request.calibration_images, console) if quantized else None
+        return calibration, samples.of_files(request.paths, request.check_images, console)
+    source = samples.of_run(config, record, console)
+    split = source.splits["test" if "test" in source.splits else source.evaluated_split]
+    calibration = samples.of_split(source.splits["train"], request.calibration_images) if quantized else None
+    return calibration, samples.of_split(split, request.check_images)
+
+
+def _metadata(config, loaded, quantize):
+    resolved = loaded.record.resolved
+    return metadata_lib.Metadata(
+        classes=list(resolved["classes"]), image_size=loaded.model.image_size, crop_pct=config.augment.crop_pct,
+        mean=list(resolved["mean"]), std=list(resolved["std"]), model=loaded.model.variant.name,
+        checkpoint=loaded.path.name, step=loaded.record.step, weights=loaded.weights, quantize=quantize,
+        cct_tf=cct_tf.__version__)
+
+
+def _write(kind, model, metadata, path, calibration):
+    if kind.name == "keras":
+        keras_file.save(model, path)
+        metadata_lib.add_to_zip(metadata, path)
+    elif kind.name == "saved_model":
+        from cct_tf.exports import saved_model
+        saved_model.write(model, metadata, path)
+    elif kind.name == "litert":
+        from cct_tf.exports import litert_file
+        litert_file.write(model, metadata, path, calibration)
+    else:
+        from cct_tf.exports import onnx_file
+        onnx_file.write(model, metadata, path)
+
+
+def _compared(network, request, path, sample):
+    flag = f"--format={request.kind.name}"
+    try:
+        metadata = metadata_lib.read(flag, str(path), request.kind)
+        with reading.opened(flag, path, request.kind, metadata, apart=True) as found, tf.device("CPU:0"):
+            return check.compare(network, found, sample)
+    except (UserError, check.Broken) as error:
+        raise UserError(f"{flag}: expected an export that can be run, found one that can't ({error}); nothing was "
+                        "written") from None
+
+
+@contextlib.contextmanager
+def _hidden(output):
+    """A path beside `output` to write to, with its suffix; what is there at the end is removed."""
+    path = output.with_name(f".{os.getpid()}-{output.name}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _rename(path, output):
+    if output.is_dir():
+        output.rmdir()  # empty, as the command has seen
+    os.replace(path, output)
