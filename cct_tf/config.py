@@ -282,6 +282,8 @@ def _check_together(config):
     if augment.crop_padding and augment.random_resized_crop:
         raise UserError("--crop_padding: expected 0 with --random_resized_crop (one crop or the other), found "
                         f"{augment.crop_padding}")
+    if config.model.init_weights != "auto" and not config.model.init_from:
+        raise UserError(f"--init_weights: expected auto without --init_from, found {config.model.init_weights!r}")
     if optim.optimizer == "lion" and optim.beta_1 == 0.0:
         raise UserError("--beta_1: expected above 0 with --optimizer=lion, found 0")
     _check_batch(config)

@@ -60,7 +60,8 @@ def _settings(given, output):
     """The `Config` of the network and its data set, in the new work folder."""
     own = {field.name for field in _OWN}
     chosen = {name: value for name, value in given.items() if name not in own}
-    settings = config.from_dict(chosen | {"workdir": output, "ema_decay": 0.0})  # one set of weights, no average
+    # One set of weights, no average, of no run: a recipe's flagfile may say what its run starts from.
+    settings = config.from_dict(chosen | {"workdir": output, "ema_decay": 0.0, "init_from": None, "freeze": None})
     if "dataset" in given:
         checks.check_inputs(settings)
     checks.check_model(settings.model, settings.augment.image_size)

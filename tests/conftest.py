@@ -18,7 +18,7 @@ runtime.make_devices(4)
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first, so that two processes end at about the same time."""
+    """Files with slow tests first, so that the processes end at about the same time."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -98,6 +98,8 @@ FLAGS = [
     ("weights of another network", "--init_from={scene}/done --model=cct_4_3x1_16", "--init_from", "cct_2_3x1_16",
      "depth 2 instead of 4"),
     ("averages of a run without", "--init_from={scene}/done --init_weights=ema", "--init_weights", "--ema_decay"),
+    ("averages of nothing", "--init_weights=ema", "--init_weights", "--init_from", "'ema'"),
+    ("weights from a folder of checkpoints", "--init_from={scene}/done/checkpoints", "--init_from", "step_..."),
     ("weights that are words", "--init_from={scene}/words.cfg", "--init_from", "{scene}/words.cfg", ".safetensors"),
     ("weights with other names", "--init_from={scene}/weights.pth", "--init_from", "classifier.fc.weigth",
      "did you mean 'classifier.fc.weight'"),

@@ -289,7 +289,7 @@ def test_an_environment_made_by_hand_is_used_and_never_deleted(machine):
 def test_test_script_adds_its_packages_and_passes_arguments(machine, tmp_path):
     config = f"<-P><-m><pytest><-c><{machine.root}/pyproject.toml>"
     run = machine.start("-k", "a or b", script="test.sh", cwd=tmp_path)
-    whole = f"<-n><2><--dist=loadfile><--no-loadscope-reorder><{machine.root}/tests>"
+    whole = f"<-n><3><--dist=loadfile><--no-loadscope-reorder><{machine.root}/tests>"
     assert run.returncode == 0 and run.out.splitlines()[-1] == f"{config}{whole}<-k><a or b>"
     assert machine.calls("pip")[0].endswith("".join(
         f" -r {machine.root}/{name}.txt" for name in ("requirements", "launch/requirements-test",

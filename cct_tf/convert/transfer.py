@@ -17,7 +17,7 @@ from cct_tf.models.variants import Variant
 
 POSITIONS = "positions/embedding"
 _HEAD = ("head/kernel", "head/bias")
-# What two networks may differ in and still take each other's weights; of positions, the paths tell.
+# What two networks may differ in and still take each other's weights.
 _FREE = ("name", "image_size", "positional_embedding", "initializer", "dropout_rate", "attention_dropout_rate",
          "drop_path_rate", "dropout_places")
 
@@ -114,6 +114,9 @@ def check_network(name, theirs, variant):
     differing = [f"{field.name} {getattr(theirs, field.name)} instead of {getattr(variant, field.name)}"
                  for field in dataclasses.fields(Variant)
                  if field.name not in _FREE and getattr(theirs, field.name) != getattr(variant, field.name)]
+    positions = theirs.positional_embedding, variant.positional_embedding
+    if positions[0] != positions[1] and positions != ("sine", "learnable"):  # which may learn on
+        differing.append(f"positional_embedding {positions[0]} instead of {positions[1]}")
     if differing:
         raise UserError(f"--init_from: expected the weights of a network like {variant.name}, found {theirs.name} in "
                         f"{name} ({', '.join(differing)})")
@@ -162,6 +165,8 @@ def fit(source, shapes, variant, classes=()):
         arrays[path] = array
     if found:
         problems["left over"] = list(found)
+    if len(arrays.keys() & set(_HEAD)) == 1:
+        problems["a head of two numbers of classes"] = list(_HEAD)
     if problems:
         raise UserError(f"--init_from: expected the weights of {variant.name} ({variant.positional_embedding} "
                         f"positions), found in {source.name} "

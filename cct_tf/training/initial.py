@@ -34,12 +34,11 @@ def find(config):
     Raises:
         UserError: there are none, they can't be read, or are another network's; from the function too.
     """
-    name, variant = config.model.init_from, _variant(config)
+    name, variant = os.path.expanduser(config.model.init_from or ""), _variant(config)
     if not name:
         return None
     if config.run.workdir and _is_inside(name, config.run.workdir):
-        raise UserError(f"--init_from: expected weights outside the work folder of this run, found {name!r} (a run "
-                        "goes on from its own checkpoints by itself)")
+        raise UserError(f"--init_from: expected weights outside the work folder of this run, found {name!r}")
     if os.path.isdir(name):
         return _find_checkpoint(name, config.model.init_weights, variant)
     if not os.path.isfile(name):
@@ -86,6 +85,10 @@ def _is_inside(name, folder):
 def _find_checkpoint(name, weights, variant):
     asked = name if run_record.step_of(name) is not None else "best"
 
+    if asked == "best" and not run_record.list_checkpoints(Workdir(name).best):
+        raise UserError("--init_from: expected a work folder with a best checkpoint, or a checkpoint folder "
+                        f"(step_...), found neither in {name!r}")
+
     def choose():
         with _named_init_from():
             return run_record.find_checkpoint(Workdir(name), asked)
@@ -123,8 +126,10 @@ def _find_keras(name, weights):
 
     def load():
         from cct_tf.training import keras_file
-        with _named_init_from():
+        try:
             model = keras_file.load(name)
+        except UserError as error:
+            raise UserError(f"--init_from: {error}") from None
         return transfer.of_arrays(name, _arrays(model), model.variant)
 
     return load
@@ -142,4 +147,5 @@ def _find_torch(name, state, variant):
 
 
 def _arrays(model):
-    return {path: np.asarray(variable.value) for path, variable in by_path(model).items()}
+    # Of a file that was saved in bfloat16, too, which is no type of NumPy's own.
+    return {path: np.asarray(variable.value).astype(np.float32) for path, variable in by_path(model).items()}

@@ -79,6 +79,7 @@ def find_start(config, workdir, console):
         _check_average(record, config, path)
         _check_scale(record, config, path)
         _check_frozen(record, config, path)
+        _check_first_weights(defining, path)
         console.say(f"going on under a changed config: {named}")
     changed = [f"--{name} ({_shown(old)} -> {_shown(new)})" for name, old, new in how if name != "workdir"]
     if changed:
@@ -122,6 +123,14 @@ def _check_frozen(record, config, path):
     if before != now:
         raise UserError(f"{path}: expected --freeze={before or ''}, whose weights its optimizer knows, found "
                         f"{_shown(now)}; a run with another --workdir and --init_from={path} starts from these weights")
+
+
+def _check_first_weights(defining, path):
+    """They are read when a run begins; a run that goes on would name others and not take them."""
+    for name, old, new in defining:
+        if name in ("init_from", "init_weights"):
+            raise UserError(f"{path}: expected --{name} as when the run began ({_shown(old)}), for no weights are read "
+                            f"again, found {_shown(new)}; another --workdir starts from them")
 
 
 def is_finished(config, start):

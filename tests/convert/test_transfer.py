@@ -118,6 +118,7 @@ LARGE = np.full((10,), 1e300)
     ("cct_2_3x1_16", "cct_2_7x1_16", {}, r"of another shape: tokenizer/conv_0_kernel \[3, 3, 3, 128\] instead of"),
     ("cct_2_3x1_16", "cct_2_3x1_16_sine", {}, "left over: positions/embedding"),
     ("cct_2_3x1_16", "cct_2_3x1_16", {"classifier.fc.bias": LARGE}, r"not finite \(in float32\): head/bias"),
+    ("cct_2_3x1_16", "cct_2_3x1_16", {"classifier.fc.bias": np.zeros(9)}, "a head of two numbers of classes"),
     ("cct_2_3x1_16", "cct_2_3x1_16", {"classifier.fc.bias": np.arange(10)}, "no floating-point numbers: head/bias"),
     ("cct_2_3x1_16", "cct_2_3x1_16", {"classifier.fc.bias": np.zeros((10, 1))}, "classifier.fc.bias of x.pth to have"),
     ("cct_2_3x1_16", "cct_2_3x1_16", {names.POSITIONS: np.zeros((1, 65, 128))}, r"another shape: positions/emb"),
@@ -130,9 +131,14 @@ def test_what_does_not_fit_is_named(before, after, replaced, told):
     assert str(error.value).startswith("--init_from: expected ") and "\n" not in str(error.value)
 
 
-def test_a_network_of_the_same_shapes_and_another_meaning_is_refused():
-    variant = variants.resolve("cct_6_3x1_32")
-    arrays = transfer.of_state(a_state(variant), variant).arrays
-    for other in (dataclasses.replace(variant, norm_order="pre"), dataclasses.replace(variant, num_heads=8)):
-        with pytest.raises(UserError, match="norm_order authors instead of pre|num_heads 4 instead of 8"):
-            transfer.fit(transfer.of_arrays("run", arrays, variant), shapes_of(other, 10), other)
+@pytest.mark.parametrize(("before", "after"), [
+    ({"norm_order": "authors"}, {"norm_order": "pre"}), ({"num_heads": 4}, {"num_heads": 8}),
+    ({"positional_embedding": "sine"}, {"positional_embedding": "none"}),
+    ({"positional_embedding": "learnable"}, {"positional_embedding": "sine"})])
+def test_a_network_of_another_meaning_is_refused_whatever_its_shapes(before, after):
+    plain = variants.resolve("cct_6_3x1_32")
+    theirs, ours = dataclasses.replace(plain, **before), dataclasses.replace(plain, **after)
+    source = transfer.of_arrays("run", transfer.of_state(a_state(theirs), theirs).arrays, theirs)
+    (field, value), = after.items()
+    with pytest.raises(UserError, match=f"{field} {before[field]} instead of {value}"):
+        transfer.fit(source, shapes_of(ours, 10), ours)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import cct_tf
+from cct_tf import convert_torch
 from cct_tf.convert import load_torch_weights, matching, names, to_torch
 from cct_tf.convert.state import read_state
 from cct_tf.errors import UserError
@@ -212,6 +213,11 @@ def test_every_weight_that_is_used_is_said(converted, capfd, tmp_path):
         assert any(line.split()[:1] == [name] for line in lines), name
     status, _, err = commands.call(capfd, "evaluate", f"--workdir={tmp_path}/z")
     assert status == 2 and "--dataset" in commands.only_line(err)
+
+
+def test_what_a_recipe_starts_from_is_no_word_of_the_work_folder():
+    settings = convert_torch._settings({"model": "cct_2_3x1_16", "init_from": "x.pth", "freeze": "tokenizer"}, "out")
+    assert settings.model.init_from is None and settings.model.freeze is None
 
 
 def test_classes_of_another_data_set_are_refused(converted, capfd, tmp_path):

@@ -76,6 +76,27 @@ def test_every_kind_of_file_gives_the_same_weights(trained, tmp_path):
         assert equal(dict(source.arrays), expected), name
 
 
+def test_a_keras_file_of_another_precision_is_taken(tmp_path):
+    for dtype in ("bfloat16", "float16", "float64"):
+        model, file = create_model("cct_2_3x1_8", num_classes=10, dtype=dtype), tmp_path / f"{dtype}.keras"
+        keras_file.save(model, file)
+        found = arrays(tiny.assemble(tmp_path / dtype, init_from=str(file)).model)
+        assert equal(found, {path: np.float32(array) for path, array in arrays(model).items()}), dtype
+
+
+def test_a_path_may_begin_at_home(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(trained.parent))
+    source = initial.find(tiny.settings(tmp_path, init_from=f"~/{trained.name}"))()
+    assert source.name.startswith(str(trained))
+
+
+def test_a_keras_file_that_cannot_be_read_is_named_with_its_flag(tmp_path):
+    file = tmp_path / "x.keras"
+    file.write_bytes(b"PK")
+    with pytest.raises(UserError, match="^--init_from: .*x.keras: expected a .keras file that can be read"):
+        initial.find(tiny.settings(tmp_path / "run", init_from=str(file)))()
+
+
 def test_a_larger_image_and_fewer_classes(trained, five_classes, tmp_path, capsys):
     run = LARGER | five_classes | {"init_from": str(trained)}
     training = tiny.assemble(tmp_path, **run)
@@ -161,6 +182,12 @@ def test_another_freezing_is_another_run(trained, tmp_path):
     tiny.train(tmp_path, train_steps=2, freeze="tokenizer")
     with pytest.raises(UserError, match="expected --freeze=tokenizer, whose weights its optimizer knows, found d"):
         tiny.assemble(tmp_path, train_steps=4, accept_config_change=True)
+
+
+def test_a_run_that_goes_on_names_no_other_first_weights(tmp_path):
+    tiny.train(tmp_path, train_steps=1, eval_every_steps=1)
+    with pytest.raises(UserError, match="expected --init_from as when the run began .*another --workdir"):
+        tiny.assemble(tmp_path, train_steps=2, accept_config_change=True, init_from="other.pth")
 
 
 def test_weights_of_a_network_of_another_kind_are_refused(trained, tmp_path):
