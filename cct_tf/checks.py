@@ -69,7 +69,7 @@ def check_output(flag, name, suffix):
         suffix: how it has to end, such as ".png".
     """
     path = pathlib.Path(name)
-    if path.suffix.lower() != suffix or path.is_dir():
+    if path.suffix.lower() != suffix or os.path.isdir(name):  # that of pathlib raises if it can't be looked at
         raise UserError(f"{flag}: expected the name of a file that ends in {suffix}, found {name!r}")
     _probe(path.with_name(f".{path.name}-{os.getpid()}"), f"{flag}: expected a file in a folder that can be written, "
            f"found {name!r}")
@@ -78,10 +78,14 @@ def check_output(flag, name, suffix):
 def check_new_folder(flag, name):
     """Raise UserError unless a folder can be made, or is there and empty; arguments as for `check_output`."""
     path = pathlib.Path(name)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        found = "a folder with files in it" if path.is_dir() else "a file"
+    try:
+        found = ("a link to nothing" if path.is_symlink() and not path.exists() else None if not path.exists()
+                 else "a file" if not path.is_dir() else "a folder with files in it" if any(path.iterdir()) else None)
+    except OSError as error:
+        found = error.strerror
+    if found:
         raise UserError(f"{flag}: expected a new or empty folder, found {found} at {name!r}")
-    folder = next(each for each in path.absolute().parents if each.exists())
+    folder = next(each for each in (path, *path.absolute().parents) if each.exists())
     _probe(folder / f".writable-{os.getpid()}", f"{flag}: expected a folder that can be made, found {name!r}")
 
 

@@ -57,6 +57,8 @@ def _check(values, given):
     if values["images"] and "data_dir" in given:
         raise UserError("--data_dir: expected it or images to compare with, found both")
     if kind.suffix:
+        if not values["output"].endswith(kind.suffix):  # in small letters: so Keras and `formats.of_path` know it
+            raise UserError(f"--output: expected a file that ends in {kind.suffix}, found {values['output']!r}")
         checks.check_output("--output", values["output"], kind.suffix)
     else:
         checks.check_new_folder("--output", values["output"])

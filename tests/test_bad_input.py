@@ -78,6 +78,7 @@ def scene(tmp_path_factory):
     (folder / "empty.keras").write_bytes(b"")
     (folder / "odd/best/step_00000004/run.json").mkdir(parents=True)
     (folder / "loop").symlink_to("loop")
+    (folder / "nothing").symlink_to("none")
     (folder / "binary.cfg").write_bytes(bytes(range(128, 256)))
     (folder / "words.cfg").write_text("# two lines\nepochs 3\n")
     (folder / "circle.cfg").write_text("--flagfile=nested/back.cfg\n")

@@ -4,12 +4,15 @@ Tests of ONNX and LiteRT are skipped, and say so, where launch/requirements-expo
 """
 
 import dataclasses
+import errno
 import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+import types
 import zipfile
 
 import numpy as np
@@ -17,9 +20,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from cct_tf.data import registry
+from cct_tf.data import decode, registry
 from cct_tf.errors import UserError
-from cct_tf.exports import apart, formats, network, running
+from cct_tf.exports import apart, formats, network, running, samples, writing
 from cct_tf.training import run_record
 from cct_tf.training.loop import Training
 from cct_tf.training.summaries import Summaries
@@ -248,6 +251,95 @@ def test_a_process_that_ends_is_a_line(tmp_path, monkeypatch):
     with apart.Apart(formats.FORMATS["litert"], tmp_path / "x.tflite") as run:
         with pytest.raises(apart.Broken, match="ended by SIGABRT: what is wrong"):
             run([np.zeros([8, 8, 3], np.uint8)])
+
+
+def test_packages_of_pythonpath_are_found_and_cct_tf_is_not(tmp_path, monkeypatch):
+    (tmp_path / "onnxruntime.py").write_text("try:\n    import cct_tf\nexcept ImportError:\n"
+                                             "    raise SystemExit('the one of PYTHONPATH')\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    with apart.Apart(formats.FORMATS["onnx"], tmp_path / "x.onnx") as run:
+        with pytest.raises(apart.Broken, match="the one of PYTHONPATH"):
+            run([np.zeros([8, 8, 3], np.uint8)])
+
+
+def _signal(output):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _fill(output):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _vanish(output):
+    shutil.rmtree(output.parent)
+    output.open()
+
+
+@pytest.mark.parametrize(("befall", "status", "word"), [(_signal, 143, "SIGTERM"), (_fill, 75, "No space"),
+                                                        (_vanish, 75, "is gone")])
+def test_what_befalls_an_export_is_a_line_and_leaves_nothing(befall, status, word, tmp_path):
+    handler, output = signal.getsignal(signal.SIGTERM), tmp_path / "new/x.onnx"
+    with pytest.raises(BaseException, match=f"{word}.*nothing was written") as raised, writing._hidden(output) as path:
+        path.write_text("half of it")
+        befall(output)
+    assert raised.value.exit_status == status and signal.getsignal(signal.SIGTERM) == handler
+    assert not [each for each in tmp_path.rglob("*") if not each.is_dir()]
+
+
+def test_an_empty_folder_stays_and_is_filled(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")  # stands for another file system too, whose root can't be removed either
+    with writing._hidden(tmp_path / "link") as path:
+        (path / "variables").mkdir(parents=True)
+        for name in ("saved_model.pb", "variables/index"):
+            (path / name).write_text(name)
+        assert path.parent == tmp_path / "link"
+        writing._rename(path, tmp_path / "link")
+    found = [str(each.relative_to(tmp_path / "folder")) for each in (tmp_path / "folder").rglob("*")]
+    assert sorted(found) == ["saved_model.pb", "variables", "variables/index"] and (tmp_path / "link").is_symlink()
+    with pytest.raises(UserError, match="--output: .* since"), writing._hidden(tmp_path / "folder") as path:
+        writing._rename(path, tmp_path / "folder")  # another export was quicker
+
+
+@pytest.mark.parametrize(("changes", "words"), [({"classes": ["0"]}, ["[1, 10] for 1 classes"]),
+                                                ({"image_size": 9}, ["can be run"]), ({"mean": ["0"]}, ["description"]),
+                                                ({"mean": [0.5, 0.5], "std": [0.5, 0.5]}, ["description"])])
+@_needs("onnx")
+def test_an_export_that_does_not_fit_its_description_is_a_line(changes, words, exported, images, tmp_path, capfd):
+    import onnx
+    model = onnx.load(exported("onnx")[0])
+    said, = (each for each in model.metadata_props if each.key == "cct_tf")
+    said.value = json.dumps(json.loads(said.value) | changes)
+    onnx.save(model, tmp_path / "x.onnx")
+    status, _, err = commands.call(capfd, "predict", f"--exported={tmp_path}/x.onnx", _photos(tmp_path, images))
+    assert status == 2 and all(word in commands.only_line(err) for word in ["--exported: ", *words])
+
+
+def test_photographs_go_through_a_saved_model_one_by_one():
+    shapes = []
+
+    def serve(images):
+        shapes.append(images.shape)
+        return {"probabilities": tf.zeros([images.shape[0], 2])}
+
+    run = object.__new__(running.SavedModel)
+    run._tf, run._loaded = tf, types.SimpleNamespace(signatures={"serving_default": serve})
+    for side, batches in ((8, [(3, 8, 8, 3)]), (2000, [(1, 2000, 2000, 3)] * 3)):
+        assert run([np.zeros([side, side, 3], np.uint8)] * 3)["probabilities"].shape == (3, 2)
+        assert shapes == batches
+        shapes.clear()
+
+
+def test_a_broken_image_is_not_blamed_on_the_export(trained, images, tmp_path, capfd, monkeypatch):
+    def broken(self):
+        raise decode.BrokenImage("broken image: x.png: expected an image")
+        yield
+
+    monkeypatch.setattr(samples._Read, "__iter__", broken)
+    status, _, err = commands.call(capfd, "export", f"--workdir={trained[0]}", "--format=keras",
+                                   f"--output={tmp_path}/x.keras")
+    assert status == 2 and commands.only_line(err) == "error: broken image: x.png: expected an image\n"
+    assert os.listdir(tmp_path) == []
 
 
 def test_images_stand_in_for_the_data_set(trained, images, tmp_path, capfd, monkeypatch):

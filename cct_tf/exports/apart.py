@@ -28,7 +28,7 @@ class Apart:
         # Compared with the network on the CPU, and this process may hold the GPU's memory.
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
         self._said = tempfile.TemporaryFile("w+", errors="replace")
-        self._process = subprocess.Popen([sys.executable, "-I", running.__file__, kind.name, str(path)],
+        self._process = subprocess.Popen([sys.executable, "-P", running.__file__, kind.name, str(path)],
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
                                          env=environment)
 

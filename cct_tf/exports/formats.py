@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.util
+import os
 import pathlib
 
 from cct_tf.errors import UserError
@@ -46,10 +47,10 @@ def of_path(flag, path):
         UserError: there is nothing, or something else.
     """
     found = pathlib.Path(path)
-    if not found.exists():
+    if not os.path.exists(path):
         raise UserError(f"{flag}: expected what cct_tf.export wrote, found nothing at {path!r}")
-    if found.is_dir():
-        if not (found / "saved_model.pb").is_file():
+    if os.path.isdir(path):
+        if not os.path.isfile(found / "saved_model.pb"):
             raise UserError(f"{flag}: expected the folder of a SavedModel, found no saved_model.pb in {path!r}")
         return FORMATS["saved_model"]
     for each in FORMATS.values():

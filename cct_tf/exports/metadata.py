@@ -10,6 +10,7 @@ The same JSON object lies in every kind of export, where tools that do not know 
 
 import dataclasses
 import json
+import math
 import pathlib
 import zipfile
 
@@ -60,10 +61,12 @@ def parse(text):
         raise ValueError("not of format 1")
     found = Metadata(**values)
     strings = (*found.classes, found.model, found.checkpoint, found.weights, found.quantize)
-    numbers = (found.image_size, found.crop_pct, *found.std)
+    numbers = (found.crop_pct, *found.mean, *found.std)
     if not found.classes or not all(isinstance(each, str) for each in strings):
         raise ValueError("no names of classes")
-    if not 0 < found.crop_pct <= 1 or not min(numbers) > 0 or len(found.mean) != len(found.std):
+    if not isinstance(found.image_size, int) or not all(map(math.isfinite, numbers)) or found.crop_pct > 1:
+        raise ValueError("no preparation of images")
+    if not min(found.image_size, found.crop_pct, *found.std) > 0 or not len(found.mean) == len(found.std) in (1, 3):
         raise ValueError("no preparation of images")
     return found
 

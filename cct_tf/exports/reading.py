@@ -54,6 +54,19 @@ class _Keras:
         return {name: value.numpy() for name, value in self._function(np.stack(images)).items()}
 
 
+def _tried(flag, path, kind, metadata):
+    """The runner of an export that answers as its description says."""
+    try:
+        runner = running.RUNNERS[kind.name](str(path))
+        found = runner([np.zeros([metadata.image_size, metadata.image_size, 3], np.uint8)])["probabilities"].shape
+        if found != (1, len(metadata.classes)):
+            raise ValueError(f"probabilities {list(found)} for {len(metadata.classes)} classes")
+    except Exception as error:  # each library has its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{flag}: expected an export that can be run, found {str(path)!r} ({reason})") from None
+    return runner
+
+
 @contextlib.contextmanager
 def opened(flag, path, kind, metadata, apart=False):
     """An Export of a file or folder, as long as the block lasts.
@@ -66,7 +79,7 @@ def opened(flag, path, kind, metadata, apart=False):
         apart: whether it runs in a process without cct_tf, where it can.
 
     Raises:
-        UserError: it can't be loaded (apart: `Broken`, at the first call).
+        UserError: it can't be run (apart: `Broken`, at the first call).
     """
     with contextlib.ExitStack() as stack:
         if kind.name == "keras":
@@ -74,11 +87,6 @@ def opened(flag, path, kind, metadata, apart=False):
         elif apart:
             runner = stack.enter_context(Apart(kind, path))
         else:
-            try:
-                with runtime.quiet_stderr():  # LiteRT speaks of its delegate
-                    runner = running.RUNNERS[kind.name](str(path))
-            except Exception as error:  # each library has its own
-                reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-                raise UserError(f"{flag}: expected an export that can be loaded, found {str(path)!r} ({reason})"
-                                ) from None
+            with runtime.quiet_stderr():  # LiteRT speaks of its delegate
+                runner = _tried(flag, path, kind, metadata)
         yield Export(runner, metadata, prepares=kind.name == "saved_model")

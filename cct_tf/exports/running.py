@@ -1,6 +1,6 @@
 """Runs exports with nothing of cct_tf: NumPy, and TensorFlow, LiteRT or onnxruntime.
 
-As a program, `python -I running.py KIND PATH`, it answers every list of images on stdin by the outputs on stdout (both
+As a program, `python -P running.py KIND PATH`, it answers every list of images on stdin by the outputs on stdout (both
 pickled), until stdin ends: so an export is tried in a process that has no cct_tf, and one that ends its process, as
 LiteRT does on what it does not like, ends only that.
 
@@ -12,6 +12,8 @@ import pickle
 import sys
 
 import numpy as np
+
+_LARGE = 2**25  # bytes: photographs are resized one at a time, in float32
 
 
 class SavedModel:
@@ -25,8 +27,8 @@ class SavedModel:
         self._tf, self._loaded = tf, tf.saved_model.load(path)  # kept: its functions do not hold its variables
 
     def __call__(self, images):
-        same_size = len({image.shape for image in images}) == 1
-        batches = [np.stack(images)] if same_size else [image[None] for image in images]
+        together = len({image.shape for image in images}) == 1 and sum(image.size for image in images) <= _LARGE
+        batches = [np.stack(images)] if together else [image[None] for image in images]
         found = [self._loaded.signatures["serving_default"](images=self._tf.constant(batch)) for batch in batches]
         return {name: np.concatenate([part[name].numpy() for part in found]) for name in found[0]}
 
@@ -70,6 +72,7 @@ RUNNERS = {"saved_model": SavedModel, "litert": LiteRt, "onnx": Onnx}
 def _answer(kind, path):
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print
+    sys.modules["cct_tf"] = None  # importing it is an error, wherever it is installed
     run = RUNNERS[kind](path)
     while True:
         try:

@@ -43,7 +43,8 @@ def of_split(split, count):
     """`count` images of a `source.Split`, or all, evenly spread; of a streamed one the first."""
     count = min(count, split.num_examples)
     if isinstance(split.reader, Windowed):
-        decoded = [split.reader.decode(record) for record in windowed.windowed_in_order(split.reader).take(count)]
+        with decode.broken_images_named():
+            decoded = [split.reader.decode(record) for record in windowed.windowed_in_order(split.reader).take(count)]
         images = [image.numpy() for image, _ in decoded]
         return Sample(images, np.array([int(label) for _, label in decoded]), count, f"{split.name} images")
     places = _spread(split.num_examples, count)
@@ -57,16 +58,16 @@ def of_files(paths, count, console):
     Raises:
         UserError: none can be read.
     """
-    images = []
+    good = []
     for place in _spread(len(paths), min(count, len(paths))):
         try:
-            with runtime.quiet_stderr():
-                images.append(read_image(paths[place]))
+            next(iter(_Files([paths[place]])))  # and forgotten: 500 photographs may be more than the memory holds
+            good.append(paths[place])
         except decode.BrokenImage as error:
             console.warn(str(error))
-    if not images:
+    if not good:
         raise UserError("IMAGE: expected at least one image that can be read, found none")
-    return Sample(images, None, len(images), "images")
+    return Sample(_Files(good), None, len(good), "images")
 
 
 def fitted(sample, network):
@@ -76,6 +77,19 @@ def fitted(sample, network):
 
 def _spread(n, count):
     return np.arange(count) * n // count
+
+
+class _Files:
+    """Image files, read one after the other."""
+
+    def __init__(self, paths):
+        self._paths = paths
+
+    def __iter__(self):
+        for path in self._paths:
+            with runtime.quiet_stderr():
+                image = read_image(path)
+            yield image
 
 
 class _Read:

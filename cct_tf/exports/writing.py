@@ -5,11 +5,13 @@ import dataclasses
 import os
 import pathlib
 import shutil
+import signal
 
 import tensorflow as tf
 
 import cct_tf
-from cct_tf.errors import UserError
+from cct_tf.data import decode
+from cct_tf.errors import Interrupted, OutsideFault, UserError, storage_fault
 from cct_tf.exports import check, reading, samples
 from cct_tf.exports import metadata as metadata_lib
 from cct_tf.training import keras_file, setup
@@ -132,6 +134,8 @@ def _compared(network, request, path, sample):
         metadata = metadata_lib.read(flag, str(path), request.kind)
         with reading.opened(flag, path, request.kind, metadata, apart=True) as found, tf.device("CPU:0"):
             return check.compare(network, found, sample)
+    except decode.BrokenImage:
+        raise  # of the images, not of the export
     except (UserError, check.Broken) as error:
         raise UserError(f"{flag}: expected an export that can be run, found one that can't ({error}); nothing was "
                         "written") from None
@@ -139,18 +143,41 @@ def _compared(network, request, path, sample):
 
 @contextlib.contextmanager
 def _hidden(output):
-    """A path beside `output` to write to, with its suffix; what is there at the end is removed."""
-    path = output.with_name(f".{os.getpid()}-{output.name}")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    """A path to write to, beside `output` or in it if it is a folder, with its suffix; what is there at the end, be it
+    by SIGTERM, is removed.
+
+    Raises:
+        OutsideFault: the storage is full, or the folder gone.
+    """
+    folder = output if output.is_dir() else output.parent
+    path = folder / f".{os.getpid()}-{output.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = signal.signal(signal.SIGTERM, _stop)
     try:
         yield path
+    except Exception as error:
+        fault = storage_fault(error) or (None if folder.is_dir() else f"{folder}: the folder is gone")
+        if fault is None:
+            raise
+        raise OutsideFault(f"{fault}; nothing was written") from None
     finally:
+        signal.signal(signal.SIGTERM, handler)
         shutil.rmtree(path, ignore_errors=True)
         with contextlib.suppress(OSError):
             path.unlink()
 
 
+def _stop(number, frame):
+    raise Interrupted(number, f"{signal.Signals(number).name}: nothing was written")
+
+
 def _rename(path, output):
-    if output.is_dir():
-        output.rmdir()  # empty, as the command has seen
-    os.replace(path, output)
+    """Give an export its name. An empty folder stays: it may be a link, or the root of another file system."""
+    if not output.is_dir():
+        os.replace(path, output)
+        return
+    if any(not each.name.startswith(".") for each in output.iterdir()):
+        raise UserError(f"--output: expected a folder that stays empty, found files in {str(output)!r} since; nothing "
+                        "was written")
+    for each in sorted(path.iterdir(), key=lambda each: each.name == "saved_model.pb"):  # which makes it one, last
+        os.replace(each, output / each.name)
