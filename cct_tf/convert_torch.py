@@ -39,21 +39,14 @@ _FIELDS = [*_OWN, *(field for name, field in config.FIELDS.items() if name != "w
 def _check_output(name, kinds):
     """Raise UserError if --output can't be written: a file that ends in one of `kinds`, or a new folder ("")."""
     text = " or ".join(f"a file that ends in {kind}" if kind else "a new or empty folder" for kind in kinds)
-    path = pathlib.Path(name or "")
-    kind = path.suffix if path.suffix in (".keras", ".safetensors", ".pth") else ""
+    suffix = pathlib.Path(name or "").suffix
+    kind = suffix if suffix in (".keras", ".safetensors", ".pth") else ""
     if not name or kind not in kinds:
         raise UserError(f"--output: expected {text}, found {name!r}")
-    if kind and path.is_dir() or not kind and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        found = "a folder with files in it" if path.is_dir() else "a file"
-        raise UserError(f"--output: expected {text}, found {found} at {name!r}")
-    folder = path.parent if kind else next(each for each in (path, *path.absolute().parents) if each.exists())
-    probe = folder / f".writable-{os.getpid()}"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--output: expected {text} where it can be written, found {name!r} "
-                        f"({error.strerror})") from None
+    if kind:
+        checks.check_output("--output", name, kind)
+    else:
+        checks.check_new_folder("--output", name)
 
 
 def _settings(given, output):

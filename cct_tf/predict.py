@@ -95,18 +95,6 @@ class _Json:
         print(json.dumps(self._found | {"broken": broken}))
 
 
-def _check_folder(name):
-    """Raise UserError if pictures can't be written there; makes the folder."""
-    probe = pathlib.Path(name) / f".cct_tf-{os.getpid()}"
-    try:
-        probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--attention: expected a folder that can be written, found {name!r} "
-                        f"({error.strerror})") from None
-
-
 def _picture_paths(folder, paths):
     """{image: pathlib.Path of its picture}, no two alike, and none of them one of the images."""
     taken, pictures = {os.path.realpath(path) for path in paths}, {}
@@ -213,7 +201,7 @@ def main(given):
         raise UserError("--csv: expected one of --csv and --json, found both")
     paths = listing.list_images(values["images"])
     if values["attention"] and not values["exported"]:
-        _check_folder(values["attention"])
+        checks.make_output_dir("--attention", values["attention"])
     chosen = _of_export(values, given) if values["exported"] else _of_run(values)
     console = Console(quiet=values["csv"] or values["json"])
     with console.phase("starting TensorFlow"):

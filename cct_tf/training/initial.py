@@ -11,7 +11,7 @@ import re
 import numpy as np
 
 from cct_tf import config as config_lib
-from cct_tf.convert import names, transfer
+from cct_tf.convert import transfer
 from cct_tf.convert.state import read_state
 from cct_tf.convert.weights import by_path
 from cct_tf.errors import UserError
@@ -141,8 +141,7 @@ def _find_torch(name, state, variant):
     except UserError as error:
         text = str(error).replace("--state=model", "--init_weights=raw").replace("--state=ema", "--init_weights=ema")
         raise UserError(text if text.startswith("--") else f"--init_from: {text}") from None
-    if names.is_authors(variant):
-        transfer.fit(source, transfer.shapes_of(variant), variant)
+    transfer.fit(source, transfer.shapes_of(variant), variant)
     return lambda: source
 
 
