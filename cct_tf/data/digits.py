@@ -19,11 +19,12 @@ def arrays():
     return digits.images.astype(np.uint8), digits.target.astype(np.int64)
 
 
-def open_digits(config):
+def open_digits(config, rules):
     """Open the set: 1,438 images to train on (less the validation split), 359 to test on.
 
     Args:
         config: DataConfig.
+        rules: source.Rules.
 
     Returns:
         source.Source, held; pixels 0-16 are scaled to 0-255.
@@ -36,5 +37,5 @@ def open_digits(config):
     def part(indices):
         return splits.Part(lambda chosen: source.Held(held, chosen), indices, labels[indices])
 
-    return splits.indexed_source(config, [str(digit) for digit in range(10)],
+    return splits.indexed_source(config, rules, [str(digit) for digit in range(10)],
                                  {"train": part(train), "test": part(test)})

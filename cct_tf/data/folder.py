@@ -13,11 +13,12 @@ from cct_tf.data import decode, loading, progress, source, splits, tree
 from cct_tf.errors import UserError
 
 
-def open_folder(config, stream=None):
+def open_folder(config, rules, stream=None):
     """Open an image folder.
 
     Args:
         config: DataConfig.
+        rules: source.Rules.
         stream: text stream for progress, or None.
 
     Returns:
@@ -40,7 +41,7 @@ def open_folder(config, stream=None):
         start += len(split_files)
         parts[split] = splits.without_broken(splits.Part(make_reader, indices, labels[indices]), good)
     return splits.indexed_source(
-        config, listing.class_names, parts, notes=listing.notes + loading.broken_note(names, good),
+        config, rules, listing.class_names, parts, notes=listing.notes + loading.broken_note(names, good),
         extra=[f"file {tree.shown(path)} {size}" for path, _, size in files])
 
 

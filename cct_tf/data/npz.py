@@ -75,8 +75,8 @@ def check(config):
     return contents
 
 
-def open_npz(config):
-    """Open an archive: source.Source, held. Args and errors: as for `check`."""
+def open_npz(config, rules):
+    """Open an archive: source.Source, held. Args and errors: as for `check`; `rules` is source.Rules."""
     from cct_tf.data import loading, source, splits
 
     contents = check(config)
@@ -89,7 +89,7 @@ def open_npz(config):
         held = loading.on_cpu(np.ascontiguousarray(np.broadcast_to(images, images.shape[:3] + (3,))))
         parts[split] = splits.Part(lambda indices, held=held: source.Held(held, indices),
                                    np.arange(len(labels)), labels)
-    return splits.indexed_source(config, contents.class_names, parts)
+    return splits.indexed_source(config, rules, contents.class_names, parts)
 
 
 def _open(path):

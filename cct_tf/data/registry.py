@@ -62,12 +62,13 @@ def _check_tfds_name(config):
                         f"{config.dataset!r}" + nearest(name, [*OURS, *known]))
 
 
-def open_source(config, stream=None):
+def open_source(config, stream=None, rules=None):
     """Open the data set of a config.
 
     Args:
         config: DataConfig.
         stream: text stream for progress (stdout where it is free, else None).
+        rules: `source.Rules` of a run that exists; None for a new one.
 
     Returns:
         source.Source.
@@ -75,21 +76,23 @@ def open_source(config, stream=None):
     Raises:
         UserError: see `check_name`, and whatever can be wrong with the data; the message names flag or file.
     """
-    config = _expanded(config)
+    from cct_tf.data import source
+
+    config, rules = _expanded(config), rules or source.Rules()
     _check_splits(config)
     if config.dataset == "digits":
         from cct_tf.data import digits
 
-        return digits.open_digits(config)
+        return digits.open_digits(config, rules)
     if config.dataset == "folder":
         from cct_tf.data import folder
 
-        return folder.open_folder(config, stream)
+        return folder.open_folder(config, rules, stream)
     if config.dataset == "npz":
         from cct_tf.data import npz
 
-        return npz.open_npz(config)
+        return npz.open_npz(config, rules)
     _check_tfds_name(config)
     from cct_tf.data import tfds
 
-    return tfds.open_tfds(config, stream)
+    return tfds.open_tfds(config, rules, stream)

@@ -77,6 +77,27 @@ class Windowed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rules:
+    """How a data set is read where versions of cct_tf differ. A run keeps the rules it began with; run.json has them.
+
+    Attributes:
+        split: int, how --validation_fraction chooses its images, see `splits.stratified`.
+        bit_depth: int, bits per channel that images of more than 8 bits use, see `decode`; None, before the set is
+            opened: as many as its images need.
+    """
+
+    split: int = 2
+    bit_depth: int | None = None
+
+
+def rules_of(resolved):
+    """The `Rules` of a run, from `resolved` of its record; new ones where that is empty."""
+    if not resolved:
+        return Rules()
+    return Rules(**resolved.get("data_rules", {"split": 1, "bit_depth": 16}))  # what version 0 did, without recording
+
+
+@dataclasses.dataclass(frozen=True)
 class Split:
     """One split of a data set.
 
@@ -106,6 +127,7 @@ class Source:
             paths and sizes.
         notes: tuple of lines for the plan ("3 broken images left out", "validation split unstratified ...").
         order: "indexed" or "windowed".
+        rules: `Rules` in force, every field known.
     """
 
     name: str
@@ -116,6 +138,7 @@ class Source:
     fingerprint: str
     notes: tuple
     order: str
+    rules: Rules
 
     @property
     def num_classes(self):

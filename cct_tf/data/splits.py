@@ -65,11 +65,12 @@ def without_broken(part, good):
     return Part(part.make_reader, part.indices[kept], part.labels[kept])
 
 
-def indexed_source(config, class_names, parts, *, notes=(), known=None, extra=(), every_class=True):
+def indexed_source(config, rules, class_names, parts, *, notes=(), known=None, extra=(), every_class=True):
     """The Source of a data set with random access, with the validation split held out if one is asked for.
 
     Args:
         config: DataConfig.
+        rules: source.Rules.
         class_names: sequence of K strings.
         parts: dict of Part: "train", and "validation", "test" where the data set has them.
         notes: lines for the plan.
@@ -104,4 +105,4 @@ def indexed_source(config, class_names, parts, *, notes=(), known=None, extra=()
     return source.Source(
         name=config.dataset, class_names=tuple(class_names), splits=splits, mean=mean, std=std,
         fingerprint=source.fingerprint(class_names, list(splits.values()), extra), notes=tuple(notes),
-        order="indexed")
+        order="indexed", rules=dataclasses.replace(rules, bit_depth=rules.bit_depth or 16))

@@ -5,6 +5,7 @@ Up to --in_memory_gib a set is read once: images of one size as pixels (source.H
 and decode with `decode`.
 """
 
+import dataclasses
 import os
 import re
 
@@ -43,11 +44,12 @@ class RecordReader:
         return decode.decode(image), label
 
 
-def open_tfds(config, stream=None):
+def open_tfds(config, rules, stream=None):
     """Open a TFDS set, preparing it first if its original files or a network are there.
 
     Args:
         config: DataConfig.
+        rules: source.Rules.
         stream: text stream for progress, or None.
 
     Returns:
@@ -75,9 +77,9 @@ def open_tfds(config, stream=None):
     uniform = None not in image_shape[:2]
     size = _size(readers, image_shape[:2] if uniform else None)
     if size > config.in_memory_gib * loading.GIB:
-        return _streamed(config, class_names, readers, notes, known)
+        return _streamed(config, rules, class_names, readers, notes, known)
     loading.require_memory(2 * size, config.dataset)  # twice: TensorFlow copies what it is given
-    return _held(config, class_names, readers, notes, known, stream)
+    return _held(config, rules, class_names, readers, notes, known, stream)
 
 
 def _split_specs(config, info):
@@ -153,7 +155,7 @@ def _size(readers, shape):
     return sum(os.path.getsize(path) for path in {path for reader in readers.values() for path in reader.paths})
 
 
-def _streamed(config, class_names, readers, notes, known):
+def _streamed(config, rules, class_names, readers, notes, known):
     """A Source of Windowed readers; the validation split is the tail of the training records."""
     if config.validation_fraction:
         total = sum(readers["train"].lengths)
@@ -171,7 +173,7 @@ def _streamed(config, class_names, readers, notes, known):
     mean, std = known or (None, None)
     return source.Source(name=config.dataset, class_names=class_names, splits=parts, mean=mean, std=std,
                          fingerprint=source.fingerprint(class_names, list(parts.values()), extra), notes=notes,
-                         order="windowed")
+                         order="windowed", rules=dataclasses.replace(rules, bit_depth=16))
 
 
 def _cut(reader, number):
@@ -186,7 +188,7 @@ def _cut(reader, number):
                  for part in (first, rest))
 
 
-def _held(config, class_names, readers, notes, known, stream):
+def _held(config, rules, class_names, readers, notes, known, stream):
     """A Source of Held or Encoded readers."""
     contents, labels, names, start, members = [], [], [], 0, {}
     for split, reader in readers.items():
@@ -201,7 +203,7 @@ def _held(config, class_names, readers, notes, known, stream):
     make_reader, good = _hold(loading.on_cpu(contents), names, config, stream)
     parts = {split: splits.without_broken(splits.Part(make_reader, indices, labels[indices].astype(np.int32)), good)
              for split, indices in members.items()}
-    return splits.indexed_source(config, class_names, parts, known=known, every_class=False,
+    return splits.indexed_source(config, rules, class_names, parts, known=known, every_class=False,
                                  notes=notes + loading.broken_note(names, good))
 
 

@@ -159,7 +159,7 @@ def evaluate_checkpoint(config, record, choose, split, console, *, weights="auto
         UserError: other data, or a checkpoint that can't be read.
     """
     devices = setup.make_devices(config)
-    images = setup.open_images(config, console, setup.known_statistics(record.resolved))
+    images = setup.open_images(config, console, record.resolved)
     source = images.source
     setup.check_data(images, record.resolved)
     with console.phase("loading the weights"), devices.strategy.scope():

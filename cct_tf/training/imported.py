@@ -5,6 +5,8 @@
 `evaluate` reads it like a run's, with a data set; a run that takes the weights from it needs none.
 """
 
+import dataclasses
+
 from cct_tf.errors import UserError
 from cct_tf.training import checkpoint, saver, setup
 from cct_tf.training.run_record import Record
@@ -48,4 +50,5 @@ def _data(config, num_classes, console):
     return {"mean": list(images.mean), "std": list(images.std),
             "statistics_computed": config.augment.mean is None and source.mean is None,
             "classes": list(source.class_names), "fingerprint": source.fingerprint, "order": source.order,
+            "data_rules": dataclasses.asdict(source.rules),
             "num_examples": {name: split.num_examples for name, split in source.splits.items()}}

@@ -61,7 +61,7 @@ class Training:
         self.devices, self.peers = devices or setup.make_devices(config), peers or Alone()
         resolved = start.record.resolved if start.record else {}
         self.images = together.open_images(
-            lambda: setup.open_images(config, console, setup.known_statistics(resolved)), config, self.peers)
+            lambda: setup.open_images(config, console, resolved), config, self.peers)
         if resolved:
             setup.check_data(self.images, resolved)
         source = self.images.source

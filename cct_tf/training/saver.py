@@ -1,5 +1,6 @@
 """Saves the checkpoints of a run: each state once, its record as often as there is more to say."""
 
+import dataclasses
 import importlib.metadata
 import platform
 
@@ -26,7 +27,8 @@ def resolve(config, images, plan, model, devices, chosen):
             "statistics_computed": config.augment.mean is None and source.mean is None,
             "image_size": model.image_size, "classes": list(source.class_names),
             "num_examples": {name: split.num_examples for name, split in source.splits.items()},
-            "fingerprint": source.fingerprint, "order": source.order, "total_steps": plan.total_steps,
+            "fingerprint": source.fingerprint, "order": source.order,
+            "data_rules": dataclasses.asdict(source.rules), "total_steps": plan.total_steps,
             "threads": runtime.num_threads(), "device": devices.kind, "num_replicas": devices.num_replicas,
             "num_workers": devices.num_workers,
             "jit": chosen.jit.value, "accumulate_steps": chosen.accumulate_steps.value,

@@ -8,6 +8,7 @@ from cct_tf.augment import transform as transform_lib
 from cct_tf.augment.mix import Mix
 from cct_tf.data import registry
 from cct_tf.data.pipeline import Stream
+from cct_tf.data.source import rules_of
 from cct_tf.data.statistics import channel_statistics
 from cct_tf.errors import UserError
 from cct_tf.models import create_model
@@ -32,23 +33,23 @@ class Images:
     statistics_from: str
 
 
-def open_images(config, console, known=None):
+def open_images(config, console, resolved=None):
     """Open the data set and settle mean and standard deviation.
 
     Args:
         config: `config.Config`.
         console: `console.Console`.
-        known: (mean, std) that an earlier part of the run computed, or None.
+        resolved: dict of the run's checkpoint, whose rules and computed statistics stay; None or {} for a new run.
 
     Returns:
         Images.
     """
     with console.phase(f"opening {config.data.dataset}", with_progress=True), runtime.quiet_stderr():
-        source = registry.open_source(config.data, console.stream)
+        source = registry.open_source(config.data, console.stream, rules_of(resolved))
     if config.augment.mean is not None:
         return Images(source, config.augment.mean, config.augment.std, "flags")
-    if known is not None:
-        return Images(source, *known, "an earlier start of this run")
+    if resolved and resolved.get("statistics_computed"):
+        return Images(source, tuple(resolved["mean"]), tuple(resolved["std"]), "an earlier start of this run")
     if source.mean is not None:
         return Images(source, source.mean, source.std, "the data set's own")
     with console.phase("computing mean and standard deviation", with_progress=True):
@@ -196,8 +197,3 @@ def check_data(images, resolved):
         raise UserError(f"--data_dir: expected the images and splits this run was started on (fingerprint "
                         f"{resolved['fingerprint'][:12]}), found others ({found[:12]}); other data, or another split "
                         "of it, is another run: give it a --workdir of its own")
-
-
-def known_statistics(resolved):
-    """(mean, std) that an earlier start of the run computed, or None where it did not have to."""
-    return (tuple(resolved["mean"]), tuple(resolved["std"])) if resolved.get("statistics_computed") else None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cct_tf.config import DataConfig
-from cct_tf.data import splits
+from cct_tf.data import source, splits
 from cct_tf.errors import UserError
 
 LABELS = np.repeat([0, 1, 2, 3], [10, 25, 1, 2])
@@ -31,7 +31,7 @@ def test_a_class_is_split_alike_whatever_other_classes_there_are():
 def _source(config, train, test=()):
     parts = {name: splits.Part(lambda indices: indices, np.arange(len(labels)), np.array(labels))
              for name, labels in (("train", train), ("test", test)) if len(labels)}
-    return splits.indexed_source(config, ["a", "b"], parts)
+    return splits.indexed_source(config, source.Rules(), ["a", "b"], parts)
 
 
 def test_the_fingerprint_follows_labels_and_split():
