@@ -3,13 +3,16 @@
 * JPEG (1 or 3 components) and PNG (8 bits, grey or RGB) by TensorFlow's operations; JPEG with
   `dct_method="INTEGER_ACCURATE"`, which equals Pillow's decoder bit for bit (TensorFlow's default does not).
 * Everything else (WebP, TIFF, BMP, GIF, CMYK JPEG, palettes, alpha, 16 bits, a rotated EXIF orientation) by Pillow:
-  first frame; orientation applied; palettes and grey expanded; alpha dropped, not blended; 16 bits scaled to 8 by
-  their high byte; embedded colour profiles ignored.
+  first frame; orientation applied; palettes and grey expanded; alpha dropped, not blended; embedded colour profiles
+  ignored.
+* Of PNGs of 16 bits, and of grey TIFFs of 16 or 32, the highest 8 of `bit_depth` bits: 16 means the high byte, 12 suits
+  what a 12-bit camera writes. `loading.used_bits` finds how many a data set uses. Of other files of more than 8 bits,
+  the high byte.
 * Of more than `MAX_PIXELS` pixels nothing is decoded: a file of a few kB may stand for more than the memory holds.
 
-    decode(contents)                     in graphs: string scalar -> [H, W, 3]
+    decode(contents)                     string scalar -> [H, W, 3]
     decode_file(contents, name)          eager: bytes -> NumPy array; BrokenImage names the file
-    load_encoded(reader, index)          in graphs: one example of a source.Encoded
+    load_encoded(reader, index)          one example of a source.Encoded
 """
 
 import contextlib
@@ -19,7 +22,7 @@ import warnings
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from cct_tf.errors import UserError
 
@@ -34,12 +37,15 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PLAIN_PNG = r"\C{24}\x08[\x00\x02]"  # \C{24}: signature, IHDR's length and name, width, height
 _JPEG_HEAD = 65536  # bytes searched for the orientation: EXIF follows the start of a JPEG, and the pixels are long
 
+MOST_BITS = 31  # of a grey TIFF of 32 bits, which holds signed numbers
+
 # 134 million. Decoding and resizing one such image took 4.4 GB, and several are prepared at once. A phone's 108 million
 # pass; Pillow by itself warns from 89 million on and opens nothing above 179 million.
 MAX_PIXELS = 2**27
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _MARK = "broken image: "
+_NO_NAME = "an image of the data set"  # where the file is not known
 _LABEL_MARK = "label out of range: "
 
 
@@ -61,17 +67,55 @@ def _open(file):
     raise ValueError(f"expected at most {MAX_PIXELS:,} pixels, found {found}")
 
 
-def _with_pillow(contents):
+# By EXIF's orientation, as `ImageOps.exif_transpose` does it.
+_TURNS = {2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
+          6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: lambda a: np.rot90(a)}
+
+
+def _wide_pixels(image, contents):
+    """All bits of an image that has more than 8 a channel; raises what Pillow and TensorFlow raise on a broken one.
+
+    Args:
+        image: Pillow's, of `_open`.
+        contents: bytes of its file.
+
+    Returns:
+        Integers [H, W, 1] or [H, W, 3], orientation not applied; None for files that `decode` takes 8 bits of.
+    """
+    if image.mode.startswith("I"):  # I;16, I;16B, or I: 16 or 32 bits
+        return np.asarray(image)[:, :, None]
+    if contents.startswith(_PNG) and contents[24] == 16:  # Pillow has no mode for 16 bits in colour
+        with tf.device("CPU:0"):
+            return tf.io.decode_png(contents, channels=3, dtype=tf.uint16).numpy()
+    return None
+
+
+def largest_value(contents):
+    """The largest number in an image of more than 8 bits a channel, int; None if it has 8, or is broken."""
+    try:
+        wide = _wide_pixels(_open(io.BytesIO(contents)), contents)
+    except Exception:  # reading it with the others will say what is wrong
+        return None
+    return None if wide is None else int(wide.max())
+
+
+def _narrowed(wide, bit_depth):
+    """Integers [H, W, 1 or 3] -> uint8 [H, W, 3], the highest 8 of `bit_depth` bits."""
+    low, high = int(wide.min()), int(wide.max())
+    if low < 0 or high >> bit_depth:
+        raise ValueError(f"expected at most {bit_depth} bits per channel, found values {low} to {high}")
+    return np.repeat((wide >> (bit_depth - 8)).astype(np.uint8), 3 // wide.shape[2], axis=2)
+
+
+def _with_pillow(contents, bit_depth=16):
     """bytes -> uint8 [H, W, 3] by Pillow; raises whatever Pillow raises."""
     image = _open(io.BytesIO(contents))
     image.load()
+    wide = _wide_pixels(image, contents)
+    if wide is not None:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation), np.asarray)
+        return np.ascontiguousarray(turn(_narrowed(wide, bit_depth)))
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # I;16, I;16B, or I: 16 bits in 32
-        wide = np.asarray(image).astype(np.int64)
-        if wide.min() < 0 or wide.max() > 0xFFFF:
-            raise ValueError(f"expected at most 16 bits per channel, found values {wide.min()} to {wide.max()}")
-        grey = (wide >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode == "F":
         raise ValueError("expected 8 or 16 bits per channel, found floating-point numbers")
     straight = {"RGBa": "RGBA", "La": "LA", "PA": "RGBA"}.get(image.mode)
@@ -116,20 +160,26 @@ def _decode_png(contents):
     return tf.io.decode_png(contents, channels=3)
 
 
-def decode(contents):
-    """Decode an image in a graph.
+def decode(contents, bit_depth=16):
+    """Decode an image, in a graph or eagerly.
 
     Args:
         contents: string scalar tensor, the bytes of the file.
+        bit_depth: int, 8 to 31, see the module's docstring.
 
     Returns:
         uint8 [H, W, 3] tensor, H and W unknown to the graph.
 
     Raises:
-        tf.errors.OpError: at run time, if the image is broken.
+        tf.errors.OpError: in a graph, at run time, if the image is broken.
+        BrokenImage: the same eagerly.
     """
+    if tf.executing_eagerly():
+        return _on_cpu(decode_file(contents.numpy(), _NO_NAME, bit_depth))
+
     def by_pillow():
-        return tf.numpy_function(_with_pillow_marked, [contents], tf.uint8, stateful=False)
+        return tf.numpy_function(lambda found: _with_pillow_marked(found, bit_depth), [contents], tf.uint8,
+                                 stateful=False)
 
     jpeg, png = _kinds(contents)
     image = tf.case(
@@ -140,20 +190,26 @@ def decode(contents):
     return image
 
 
-def _with_pillow_marked(contents):
+def _on_cpu(pixels):
+    with tf.device("CPU:0"):
+        return tf.constant(pixels)
+
+
+def _with_pillow_marked(contents, bit_depth):
     """`_with_pillow`, its error marked so that `broken_image` finds it in TensorFlow's."""
     try:
-        return _with_pillow(contents)
+        return _with_pillow(contents, bit_depth)
     except Exception as error:  # Pillow's plugins raise nearly anything on broken files
-        raise BrokenImage(f"{_MARK}an image of the data set: {_reason(error)}") from error
+        raise BrokenImage(f"{_MARK}{_NO_NAME}: {_reason(error)}") from error
 
 
-def decode_file(contents, name):
+def decode_file(contents, name, bit_depth=16):
     """Decode an image eagerly; the same pixels as `decode`.
 
     Args:
         contents: bytes of the file.
         name: its path, for the message.
+        bit_depth: as for `decode`.
 
     Returns:
         uint8 NumPy array [H, W, 3].
@@ -171,7 +227,7 @@ def decode_file(contents, name):
                 return _decode_png(tensor).numpy()
             if jpeg and not _jpeg_is_for_pillow(tensor):
                 return _decode_jpeg(tensor).numpy()
-        return _with_pillow(contents)
+        return _with_pillow(contents, bit_depth)
     except Exception as error:
         raise BrokenImage(f"{_MARK}{name}: {_reason(error)}") from error
 
@@ -243,10 +299,10 @@ def require_label(label, num_classes, split):
 
 
 def load_encoded(reader, index):
-    """One image of an Encoded reader, in a graph.
+    """One image of an Encoded reader, in a graph or eagerly.
 
-    Bytes that are held were decoded once when the set was opened, so they cannot fail here. A file on disk that fails
-    is decoded again by Python, because a TensorFlow operation cannot say which file it was.
+    Bytes that are held were decoded once when the set was opened, so they cannot fail in a graph. A file on disk that
+    fails there is decoded again by Python, because a TensorFlow operation cannot say which file it was.
 
     Args:
         reader: source.Encoded.
@@ -256,17 +312,24 @@ def load_encoded(reader, index):
         uint8 [H, W, 3] tensor.
 
     Raises:
-        tf.errors.OpError: at run time, a broken file; `broken_image` finds the line with its path.
+        tf.errors.OpError: in a graph, at run time, a broken file; `broken_image` finds the line with its path.
+        BrokenImage: the same eagerly.
     """
     contents = tf.gather(reader.contents, index)
+    if tf.executing_eagerly():
+        found = contents.numpy()
+        found = read_bytes(found) if reader.on_disk else found
+        return _on_cpu(decode_file(found, reader.names[int(index)], reader.bit_depth))
     if not reader.on_disk:
-        return decode(contents)
+        return decode(contents, reader.bit_depth)
+
+    def read(path):
+        return decode_file(read_bytes(path), _shown(path), reader.bit_depth)
 
     def named(path):
-        image = tf.numpy_function(lambda path: decode_file(read_bytes(path), _shown(path)), [path], tf.uint8)
-        return tf.ensure_shape(image, [None, None, 3])
+        return tf.ensure_shape(tf.numpy_function(read, [path], tf.uint8), [None, None, 3])
 
     # "Try, else" in a graph: a data set of one element that is empty if decoding fails, and then the next one.
     path = tf.data.Dataset.from_tensors(contents)
-    image = path.map(lambda path: decode(tf.io.read_file(path))).ignore_errors()
+    image = path.map(lambda path: decode(tf.io.read_file(path), reader.bit_depth)).ignore_errors()
     return image.concatenate(path.map(named)).take(1).get_single_element()

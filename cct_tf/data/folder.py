@@ -5,6 +5,7 @@
     neither                                                   source.Encoded, on disk
 """
 
+import dataclasses
 import os
 
 import numpy as np
@@ -33,7 +34,9 @@ def open_folder(config, rules, stream=None):
     names = [os.path.join(listing.root, tree.shown(path)) for path, _, _ in files]
     paths = loading.path_tensor([os.path.join(listing.root, path) for path, _, _ in files])
     num_bytes = sum(size for _, _, size in files)
-    make_reader, good = open_images(paths, names, num_bytes, config, f"decoding {config.data_dir}", stream)
+    rules, notes = loading.settle_bit_depth(rules, paths, names, True, f"looking at {config.data_dir}", stream)
+    images = loading.whole(paths, names, True, rules.bit_depth)
+    make_reader, good = open_images(images, num_bytes, config, f"decoding {config.data_dir}", stream)
     labels = np.array([label for _, label, _ in files], np.int32)
     parts, start = {}, 0
     for split, split_files in listing.files.items():
@@ -41,16 +44,15 @@ def open_folder(config, rules, stream=None):
         start += len(split_files)
         parts[split] = splits.without_broken(splits.Part(make_reader, indices, labels[indices]), good)
     return splits.indexed_source(
-        config, rules, listing.class_names, parts, notes=listing.notes + loading.broken_note(names, good),
+        config, rules, listing.class_names, parts, notes=listing.notes + notes + loading.broken_note(names, good),
         extra=[f"file {tree.shown(path)} {size}" for path, _, size in files])
 
 
-def open_images(paths, names, num_bytes, config, what, stream):
+def open_images(images, num_bytes, config, what, stream):
     """Decide how to hold image files, and read them.
 
     Args:
-        paths: string [n] tensor.
-        names: n names for messages.
+        images: source.Encoded on disk, of `loading.whole`.
         num_bytes: size of all the files.
         config: DataConfig (in_memory_gib, on_bad_image).
         what, stream: progress.
@@ -58,25 +60,24 @@ def open_images(paths, names, num_bytes, config, what, stream):
     Returns:
         (function of indices -> reader, bool [n] False where the image is broken).
     """
-    limit, on_bad, number = config.in_memory_gib * loading.GIB, config.on_bad_image, len(names)
-    shape = loading.first_shape(paths, names, True, on_bad)
+    limit, on_bad, number = config.in_memory_gib * loading.GIB, config.on_bad_image, len(images.names)
+    shape = loading.first_shape(images, on_bad)
     if shape is None:
         raise UserError(f"{config.data_dir}: expected images that can be decoded, found {number} broken ones")
     pixels = number * shape[0] * shape[1] * 3
     if pixels <= limit:
         try:
-            images, good = loading.decode_uniform(paths, names, True, shape, on_bad, what, stream)
-            held = loading.on_cpu(images)
-            return lambda indices: source.Held(held, indices, names=names), good
+            pixels, good = loading.decode_uniform(images, shape, on_bad, what, stream)
+            held = loading.as_tensor(pixels)
+            return lambda indices: source.Held(held, indices, names=images.names), good
         except loading.MixedSizes:
             progress.say(stream, "images of mixed sizes: each is decoded when it is used")
     on_disk = num_bytes > limit
-    contents = paths
     if not on_disk:
         loading.require_memory(2 * num_bytes, config.data_dir)  # twice: TensorFlow copies them
-        contents = _read(paths, on_bad)
-    good = _verify(contents, names, on_disk, on_bad, what, stream)
-    return lambda indices: source.Encoded(contents, names, indices, on_disk), good
+        images = dataclasses.replace(images, contents=_read(images.contents, on_bad), on_disk=False)
+    good = _verify(images, on_bad, what, stream)
+    return lambda indices: dataclasses.replace(images, indices=indices), good
 
 
 def _read(paths, on_bad):
@@ -92,12 +93,12 @@ def _read(paths, on_bad):
     return loading.on_cpu(contents)
 
 
-def _verify(contents, names, on_disk, on_bad, what, stream):
+def _verify(images, on_bad, what, stream):
     """bool [n]: held bytes, and everything that may be skipped, are decoded once; else the headers on disk are read."""
-    if not on_disk or on_bad == "skip":
-        return loading.find_broken(contents, names, on_disk, on_bad, what, stream)
-    with progress.count(len(names), what.replace("decoding", "checking"), stream) as advance:
-        for path in contents.numpy():
+    if not images.on_disk or on_bad == "skip":
+        return loading.find_broken(images, on_bad, what, stream)
+    with progress.count(len(images.names), what.replace("decoding", "checking"), stream) as advance:
+        for path in images.contents.numpy():
             decode.check_header(path)
             advance(1)
-    return np.ones(len(names), bool)
+    return np.ones(len(images.names), bool)

@@ -80,13 +80,14 @@ def open_npz(config, rules):
     from cct_tf.data import loading, source, splits
 
     contents = check(config)
-    loading.require_memory(2 * contents.num_bytes, config.data_dir)  # twice: TensorFlow copies the array
+    loading.require_memory(2 * contents.num_bytes, config.data_dir)  # twice: NumPy reads an array as a whole
     parts = {}
     for split, labels in contents.labels.items():
         with _reading(config.data_dir), _open(config.data_dir) as archive:
             images = archive[f"x_{split}"]
-        images = images[..., None] if images.ndim == 3 else images
-        held = loading.on_cpu(np.ascontiguousarray(np.broadcast_to(images, images.shape[:3] + (3,))))
+        held = loading.empty_images([*images.shape[:3], 3])
+        held[:] = images[..., None] if images.ndim == 3 else images
+        held = loading.as_tensor(held)
         parts[split] = splits.Part(lambda indices, held=held: source.Held(held, indices),
                                    np.arange(len(labels)), labels)
     return splits.indexed_source(config, rules, contents.class_names, parts)

@@ -19,6 +19,7 @@ Legend: B batch, S side of the network's input, K classes, n examples.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -26,12 +27,14 @@ import tensorflow as tf
 from cct_tf import rng
 from cct_tf.augment.mix import Mix
 from cct_tf.augment.transform import compiled
-from cct_tf.data import decode, windowed
+from cct_tf.data import decode, loading, windowed
 from cct_tf.data.source import Held, Windowed
 
 # Nothing here needs autograph, whose conversion took most of the time of tracing.
 _as_written = tf.autograph.experimental.do_not_convert
-_CHUNK = 256  # images resized at a time when a held set is brought to the network's size
+# Bytes of held images as float32; resizing takes about three times as many. Blocks of a set that is brought to the
+# network's size; the largest batch that is resized at once, others are image by image; all threads together.
+_BLOCK_BYTES, _BATCH_BYTES, _PARALLEL_BYTES = 2**26, 2**28, 2**29
 _MOST_HELD = 2 * 2**30  # bytes; a held set that would be larger at the network's size is resized batch by batch
 
 
@@ -128,12 +131,18 @@ def hold_at_size(split, transform):
     if split.num_examples * transform.size**2 * 3 > _MOST_HELD:
         return split
     fit = tf.function(transform.fit)
-    fitted = np.empty([split.num_examples, *target, 3], np.uint8)
+    fitted = loading.empty_images([split.num_examples, *target, 3])
+    block = loading.batch_within(_BLOCK_BYTES, _float_bytes(reader))
     with tf.device("CPU:0"):  # where tf.data resizes too: another device rounds otherwise
-        for start in range(0, split.num_examples, _CHUNK):
-            rows = reader.indices[start:start + _CHUNK]
-            fitted[start:start + _CHUNK] = fit(tf.gather(reader.images, rows)).numpy()
-        return dataclasses.replace(split, reader=Held(tf.constant(fitted), np.arange(split.num_examples), True))
+        for start in range(0, split.num_examples, block):
+            rows = reader.indices[start:start + block]
+            fitted[start:start + block] = fit(tf.gather(reader.images, rows)).numpy()
+    return dataclasses.replace(split, reader=Held(loading.as_tensor(fitted), np.arange(split.num_examples), True))
+
+
+def _float_bytes(reader):
+    """Bytes of one image of a Held reader as float32."""
+    return 4 * math.prod(reader.images.shape[1:])
 
 
 def _rows_and_labels(split):
@@ -151,19 +160,9 @@ def _fitted_indexed(batches, split, transform, training):
     """Add "image" uint8 [B, S, S, 3] and "class" int32 [B] to batches of {"index", "seed", ...}."""
     rows, labels = _rows_and_labels(split)
     reader = split.reader
-    parallel = tf.data.AUTOTUNE
 
     if isinstance(reader, Held):
-        images = reader.images
-
-        @_as_written
-        def gather(batch):
-            found = tf.gather(images, tf.gather(rows, batch["index"]))
-            if not reader.fitted:
-                found = transform.fit(found, batch["seed"] if training else None)
-            return batch | {"image": found, "class": tf.gather(labels, batch["index"])}
-
-        return batches.map(gather, num_parallel_calls=parallel)
+        return _fitted_held(batches, reader, rows, labels, transform, training)
 
     def load(example):
         image = decode.load_encoded(reader, tf.gather(rows, example["index"]))
@@ -173,10 +172,43 @@ def _fitted_indexed(batches, split, transform, training):
     return _per_example(batches, load)
 
 
-def _per_example(batches, function):
+def _fitted_held(batches, reader, rows, labels, transform, training):
+    """`_fitted_indexed` of a Held reader: batch by batch, or image by image where these are large."""
+    images, size = reader.images, batches.element_spec["seed"].shape[0]
+    image_bytes = 0 if reader.fitted else _float_bytes(reader)
+
+    @_as_written
+    def sample(batch):
+        params = transform.sample_fit(batch["seed"] if training else None, *reader.image_shape)
+        return batch | {"class": tf.gather(labels, batch["index"])} | ({} if params is None else {"fit": params})
+
+    @_as_written
+    def gather(batch):
+        batch = dict(batch)
+        params = batch.pop("fit", None)
+        found = tf.gather(images, tf.gather(rows, batch["index"]))
+        return batch | {"image": found if reader.fitted else transform.apply_fit(found, params)}
+
+    @_as_written
+    def gather_one(example):
+        found = gather(tf.nest.map_structure(lambda column: column[None], example))
+        return tf.nest.map_structure(lambda column: column[0], found)
+
+    if size * image_bytes > _BATCH_BYTES:
+        return _per_example(batches.map(sample), gather_one, _parallel_calls(3 * image_bytes))
+    return batches.map(lambda batch: gather(sample(batch)), num_parallel_calls=_parallel_calls(3 * size * image_bytes))
+
+
+def _parallel_calls(call_bytes):
+    """AUTOTUNE, or fewer calls at once if they take so many bytes each that all threads would take too much."""
+    threads = loading.threads_within(_PARALLEL_BYTES, max(call_bytes, 1))
+    return tf.data.AUTOTUNE if threads == loading.num_threads() else threads
+
+
+def _per_example(batches, function, parallel_calls=tf.data.AUTOTUNE):
     """Map a function over single examples, in parallel, and put the batches together again."""
     size = batches.element_spec["seed"].shape[0]
-    return batches.unbatch().map(function, num_parallel_calls=tf.data.AUTOTUNE).batch(size, drop_remainder=True)
+    return batches.unbatch().map(function, num_parallel_calls=parallel_calls).batch(size, drop_remainder=True)
 
 
 def _fitted_records(batches, split, transform, training, num_classes):
@@ -238,7 +270,7 @@ def train_batches(split, transform, stream, start_step, num_steps, part=(0, 1)):
     else:
         batches = ordered_indices(n, stream.seed, new, start_step, num_steps)
     batches = prepared_batches(_numbered(batches, stream, start_step, part), split, transform, stream)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return loading.by_reference(batches.prefetch(tf.data.AUTOTUNE))
 
 
 def prepared_batches(batches, split, transform, stream):
@@ -310,6 +342,7 @@ def evaluation_batches(split, transform, *, num_classes, batch_size, part=(0, 1)
         batches = _fitted_records(batches, split, transform, training=False, num_classes=num_classes)
     else:
         batches = _fitted_indexed(starts.map(numbers), hold_at_size(split, transform), transform, training=False)
-    return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    batches = batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+    return loading.by_reference(batches.prefetch(tf.data.AUTOTUNE))
 
 

@@ -49,12 +49,14 @@ class Encoded:
         names: list of n paths, for error messages.
         indices: int64 [n'] NumPy array, the entries of `contents` that belong to this split.
         on_disk: whether `contents` holds paths.
+        bit_depth: int, see `decode`.
     """
 
     contents: tf.Tensor
     names: list
     indices: np.ndarray
     on_disk: bool
+    bit_depth: int = 16
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Mean and standard deviation of the training pixels, exactly, and the known ones."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -17,7 +18,9 @@ KNOWN = {
     "imagenet2012": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
-_CHUNK = 512  # images summed at a time
+_BLOCK_BYTES = 16 * 2**20  # of held images summed by a thread
+_PARALLEL_BYTES = 512 * 2**20  # of all threads
+_PIECE = 2**17  # pixels summed at a time; as int64, twice, they take 6 MiB
 
 
 def channel_statistics(split, stream=None):
@@ -61,20 +64,31 @@ def channel_statistics(split, stream=None):
 
 
 def _moments(pixels):
-    """uint8 [..., 3] -> (number of pixels, sums [3], sums of squares [3]), int64."""
-    wide = tf.reshape(tf.cast(pixels, tf.int64), [-1, 3])
-    return tf.shape(wide, tf.int64)[0], tf.reduce_sum(wide, 0), tf.reduce_sum(wide * wide, 0)
+    """uint8 [..., 3] -> (number of pixels, sums [3], sums of squares [3]), int64; a piece at a time."""
+    pixels = tf.reshape(pixels, [-1, 3])
+    number = tf.shape(pixels, tf.int64)[0]
+
+    def add(start, sums, squares):
+        wide = tf.cast(pixels[start:start + _PIECE], tf.int64)
+        return start + _PIECE, sums + tf.reduce_sum(wide, 0), squares + tf.reduce_sum(wide * wide, 0)
+
+    zeros = tf.zeros([3], tf.int64)
+    _, sums, squares = tf.while_loop(lambda start, *_: start < number, add, (tf.constant(0, tf.int64), zeros, zeros),
+                                     parallel_iterations=1)
+    return number, sums, squares
 
 
 def _held_blocks(reader):
     images, indices = reader.images, loading.on_cpu(np.asarray(reader.indices, np.int64))
-    starts = tf.data.Dataset.range(0, len(reader.indices), _CHUNK)
+    block_size = loading.batch_within(_BLOCK_BYTES, math.prod(images.shape[1:]))
+    starts = tf.data.Dataset.range(0, len(reader.indices), block_size)
 
     def block(start):
-        rows = indices[start:start + _CHUNK]
+        rows = indices[start:start + block_size]
         return tf.size(rows), *_moments(tf.gather(images, rows))
 
-    return starts.map(block, num_parallel_calls=loading.num_threads()).prefetch(2)
+    threads = loading.threads_within(_PARALLEL_BYTES, block_size * math.prod(images.shape[1:]))
+    return loading.by_reference(starts.map(block, num_parallel_calls=threads).prefetch(2))
 
 
 def _encoded_blocks(reader):
@@ -86,4 +100,5 @@ def _encoded_blocks(reader):
     def added(*columns):
         return tuple(tf.reduce_sum(column, axis=0) for column in columns)
 
-    return indices.map(block, num_parallel_calls=loading.num_threads()).batch(_CHUNK).map(added).prefetch(2)
+    threads = min(loading.num_threads(), loading.MOST_DECODERS)
+    return loading.by_reference(indices.map(block, num_parallel_calls=threads).batch(256).map(added).prefetch(2))

@@ -200,29 +200,31 @@ def _held(config, rules, class_names, readers, notes, known, stream):
         start = len(contents)
     labels = np.concatenate(labels)
     _require_labels(config, labels, members, len(class_names))
-    make_reader, good = _hold(loading.on_cpu(contents), names, config, stream)
+    contents = loading.on_cpu(contents)
+    rules, wide = loading.settle_bit_depth(rules, contents, names, False, f"looking at {config.dataset}", stream)
+    images = loading.whole(contents, names, False, rules.bit_depth)
+    make_reader, good = _hold(images, config, stream)
     parts = {split: splits.without_broken(splits.Part(make_reader, indices, labels[indices].astype(np.int32)), good)
              for split, indices in members.items()}
     return splits.indexed_source(config, rules, class_names, parts, known=known, every_class=False,
-                                 notes=notes + loading.broken_note(names, good))
+                                 notes=notes + wide + loading.broken_note(names, good))
 
 
-def _hold(contents, names, config, stream):
+def _hold(images, config, stream):
     """Encoded images -> (function of indices -> Held if all have one size, else Encoded; bool [n] of sound ones)."""
     what, on_bad = f"decoding {config.dataset}", config.on_bad_image
-    shape = loading.first_shape(contents, names, False, on_bad)
+    shape, number = loading.first_shape(images, on_bad), len(images.names)
     if shape is None:
-        raise UserError(f"--dataset={config.dataset}: expected images that can be decoded, found {len(names)} broken "
-                        "ones")
-    if len(names) * shape[0] * shape[1] * 3 <= config.in_memory_gib * loading.GIB:
+        raise UserError(f"--dataset={config.dataset}: expected images that can be decoded, found {number} broken ones")
+    if number * shape[0] * shape[1] * 3 <= config.in_memory_gib * loading.GIB:
         try:
-            images, good = loading.decode_uniform(contents, names, False, shape, on_bad, what, stream)
-            held = loading.on_cpu(images)
-            return lambda indices: source.Held(held, indices, names=names), good
+            pixels, good = loading.decode_uniform(images, shape, on_bad, what, stream)
+            held = loading.as_tensor(pixels)
+            return lambda indices: source.Held(held, indices, names=images.names), good
         except loading.MixedSizes:
             progress.say(stream, "images of mixed sizes: each is decoded when it is used")
-    good = loading.find_broken(contents, names, False, on_bad, what, stream)
-    return lambda indices: source.Encoded(contents, names, indices, False), good
+    good = loading.find_broken(images, on_bad, what, stream)
+    return lambda indices: dataclasses.replace(images, indices=indices), good
 
 
 def _encoded_shards(config, reader):

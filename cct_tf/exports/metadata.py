@@ -36,6 +36,7 @@ class Metadata:
         weights: "raw" or "ema".
         quantize: "none" or "int8".
         cct_tf: version that wrote it.
+        bit_depth: int, bits per channel that images of more than 8 bits use, see `cct_tf.data.decode`.
     """
 
     classes: list
@@ -49,6 +50,7 @@ class Metadata:
     weights: str
     quantize: str
     cct_tf: str
+    bit_depth: int = 16
 
     def as_json(self):
         return json.dumps({"format": 1} | dataclasses.asdict(self), indent=1)
@@ -64,6 +66,8 @@ def parse(text):
     numbers = (found.crop_pct, *found.mean, *found.std)
     if not found.classes or not all(isinstance(each, str) for each in strings):
         raise ValueError("no names of classes")
+    if not isinstance(found.bit_depth, int) or not 8 <= found.bit_depth <= 31:
+        raise ValueError("no depth of images")
     if not isinstance(found.image_size, int) or not all(map(math.isfinite, numbers)) or found.crop_pct > 1:
         raise ValueError("no preparation of images")
     if not min(found.image_size, found.crop_pct, *found.std) > 0 or not len(found.mean) == len(found.std) in (1, 3):

@@ -52,7 +52,7 @@ def of_split(split, count):
                   f"{split.name} images")
 
 
-def of_files(paths, count, console):
+def of_files(paths, count, bit_depth, console):
     """`count` of the image files, or all, evenly spread. Broken ones are named and left out.
 
     Raises:
@@ -61,13 +61,14 @@ def of_files(paths, count, console):
     good = []
     for place in _spread(len(paths), min(count, len(paths))):
         try:
-            next(iter(_Files([paths[place]])))  # and forgotten: 500 photographs may be more than the memory holds
+            # And forgotten: 500 photographs may be more than the memory holds.
+            next(iter(_Files([paths[place]], bit_depth)))
             good.append(paths[place])
         except decode.BrokenImage as error:
             console.warn(str(error))
     if not good:
         raise UserError("IMAGE: expected at least one image that can be read, found none")
-    return Sample(_Files(good), None, len(good), "images")
+    return Sample(_Files(good, bit_depth), None, len(good), "images")
 
 
 def fitted(sample, network):
@@ -82,13 +83,13 @@ def _spread(n, count):
 class _Files:
     """Image files, read one after the other."""
 
-    def __init__(self, paths):
-        self._paths = paths
+    def __init__(self, paths, bit_depth):
+        self._paths, self._bit_depth = paths, bit_depth
 
     def __iter__(self):
         for path in self._paths:
             with runtime.quiet_stderr():
-                image = read_image(path)
+                image = read_image(path, self._bit_depth)
             yield image
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import cct_tf
 from cct_tf.data import decode
+from cct_tf.data.source import rules_of
 from cct_tf.errors import Interrupted, OutsideFault, UserError, storage_fault
 from cct_tf.exports import check, reading, samples
 from cct_tf.exports import metadata as metadata_lib
@@ -74,12 +75,13 @@ def export(config, record, choose, weights, request, console):
     """
     # Whatever the run computed in: converters know no bfloat16, and what is compared is to be the same to 1e-5.
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, precision="float32"))
-    calibration, sample = _samples(config, record, request, console)
+    bit_depth = rules_of(record.resolved).bit_depth
+    calibration, sample = _samples(config, record, request, bit_depth, console)
     with console.phase("loading the weights"), tf.device("CPU:0"):
         loaded = setup.load_model(config, len(record.resolved["classes"]), choose, weights)
     transform = setup.make_transform(config, setup.recorded_images(record.resolved), loaded.model)
-    network = Network(loaded.model, transform, "CPU", check.BATCH)
-    metadata = _metadata(config, loaded, request.quantize)
+    network = Network(loaded.model, transform, "CPU", check.BATCH, bit_depth=bit_depth)
+    metadata = _metadata(config, loaded, request.quantize, bit_depth)
     with _hidden(request.output) as path:
         with console.phase(f"converting to {request.kind.name}"):
             ranges = None if calibration is None else samples.fitted(calibration, network)
@@ -92,25 +94,25 @@ def export(config, record, choose, weights, request, console):
     return Written(loaded, comparison, sample, num_bytes)
 
 
-def _samples(config, record, request, console):
+def _samples(config, record, request, bit_depth, console):
     """The Samples to calibrate with (None if nothing is quantised) and to compare on."""
     quantized = request.quantize != "none"
     if request.paths:
-        calibration = samples.of_files(request.paths, request.calibration_images, console) if quantized else None
-        return calibration, samples.of_files(request.paths, request.check_images, console)
+        counts = request.calibration_images if quantized else None, request.check_images
+        return tuple(count and samples.of_files(request.paths, count, bit_depth, console) for count in counts)
     source = samples.of_run(config, record, console)
     split = source.splits["test" if "test" in source.splits else source.evaluated_split]
     calibration = samples.of_split(source.splits["train"], request.calibration_images) if quantized else None
     return calibration, samples.of_split(split, request.check_images)
 
 
-def _metadata(config, loaded, quantize):
+def _metadata(config, loaded, quantize, bit_depth):
     resolved = loaded.record.resolved
     return metadata_lib.Metadata(
         classes=list(resolved["classes"]), image_size=loaded.model.image_size, crop_pct=config.augment.crop_pct,
         mean=list(resolved["mean"]), std=list(resolved["std"]), model=loaded.model.variant.name,
         checkpoint=loaded.path.name, step=loaded.record.step, weights=loaded.weights, quantize=quantize,
-        cct_tf=cct_tf.__version__)
+        cct_tf=cct_tf.__version__, bit_depth=bit_depth)
 
 
 def _write(kind, model, metadata, path, calibration):

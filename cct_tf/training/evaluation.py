@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from cct_tf import runtime
 from cct_tf.data import decode, pipeline
-from cct_tf.training import losses, setup
+from cct_tf.training import losses, memory, setup
 from cct_tf.training.forward import Forward
 from cct_tf.training.metrics import Evaluation
 from cct_tf.training.views import AveragedViews
@@ -169,8 +169,9 @@ def evaluate_checkpoint(config, record, choose, split, console, *, weights="auto
         models["averaged"] = AveragedViews(models["plain"], tta, tta_shift)
         num_views = models["averaged"].num_views
     transform = setup.make_transform(config, images, loaded.model)
-    evaluator = Evaluator(devices, models, source.splits[split], transform, num_classes=source.num_classes,
-                          batch_size=config.run.eval_batch_size)
+    with memory.data_named_when_out(config.data):
+        evaluator = Evaluator(devices, models, source.splits[split], transform, num_classes=source.num_classes,
+                              batch_size=config.run.eval_batch_size)
     with decode.broken_images_named():
         found = evaluator()
     return Evaluated(found["plain"], found.get("averaged"), num_views, source.class_names, loaded,

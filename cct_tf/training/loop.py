@@ -81,7 +81,7 @@ class Training:
         self.stream = setup.make_stream(config, source.num_classes)
         self.train_split = source.splits["train"]
         if self.transform.fits_once:
-            with console.phase("preparing the training images"):
+            with console.phase("preparing the training images"), memory.data_named_when_out(config.data):
                 self.train_split = pipeline.hold_at_size(self.train_split, self.transform)
         self.inspection = Inspection(source.splits[source.evaluated_split], self.transform, source.class_names)
         self.trackable = checkpoint.make_trackable(self.model, self.optimizer, self.state, self.averaged)
@@ -125,8 +125,10 @@ class Training:
         """`Evaluator` of a split, by name, of the models of a dict."""
         source = self.images.source
         models = {name: Forward(model, self.devices.kind, self.tuning.jit.value) for name, model in models.items()}
-        return Evaluator(self.devices, models, source.splits[split], self.transform,
-                         num_classes=source.num_classes, batch_size=self.config.run.eval_batch_size, peers=self.peers)
+        with memory.data_named_when_out(self.config.data):
+            return Evaluator(self.devices, models, source.splits[split], self.transform,
+                             num_classes=source.num_classes, batch_size=self.config.run.eval_batch_size,
+                             peers=self.peers)
 
     def _results(self, evaluator, interrupts):
         with memory.named_when_out(memory.EVALUATION, self.config.run.eval_batch_size):

@@ -5,9 +5,13 @@ import re
 
 from cct_tf.errors import UserError, storage_fault
 
-TRAINING = ("batch_size", "a higher --accumulate_steps, --recompute or a smaller --batch_size")
-EVALUATION = ("eval_batch_size", "a smaller --eval_batch_size")
-PREDICTION = ("batch_size", "a smaller --batch_size")
+# (flag, what is expected, what to try)
+DATA = ("in_memory_gib", "images that fit in memory",
+        "a lower --in_memory_gib, with which they are read as they are needed")
+TRAINING = ("batch_size", "a batch that fits in memory",
+            "a higher --accumulate_steps, --recompute or a smaller --batch_size")
+EVALUATION = ("eval_batch_size", "a batch that fits in memory", "a smaller --eval_batch_size")
+PREDICTION = ("batch_size", "a batch that fits in memory", "a smaller --batch_size")
 
 
 def is_out(error):
@@ -15,6 +19,11 @@ def is_out(error):
     if isinstance(error, MemoryError):
         return True
     return type(error).__name__ == "ResourceExhaustedError" and storage_fault(error) is None
+
+
+def data_named_when_out(config):
+    """`named_when_out` for a block that opens or prepares the whole data set; `config` is `config.DataConfig`."""
+    return named_when_out(DATA, f"{config.in_memory_gib:g}")
 
 
 @contextlib.contextmanager
@@ -25,8 +34,8 @@ def named_when_out(part, found):
     (status 137) without a word.
 
     Args:
-        part: TRAINING, EVALUATION or PREDICTION.
-        found: int, images of its batch.
+        part: DATA, TRAINING, EVALUATION or PREDICTION.
+        found: the flag's value.
 
     Raises:
         UserError: memory ran out.
@@ -36,7 +45,7 @@ def named_when_out(part, found):
     except Exception as error:
         if not is_out(error):
             raise
-        flag, remedy = part
+        flag, expected, remedy = part
         shape = re.search(r"shape ?\[([\d,]+)\]", str(error))
         what = f", which needs a tensor of shape [{shape.group(1)}]" if shape else ""
-        raise UserError(f"--{flag}: expected a batch that fits in memory, found {found}{what}; try {remedy}") from None
+        raise UserError(f"--{flag}: expected {expected}, found {found}{what}; try {remedy}") from None

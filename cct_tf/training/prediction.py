@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from cct_tf import runtime
 from cct_tf.data import decode, tree
+from cct_tf.data.source import rules_of
 from cct_tf.models.attention_maps import attention_maps
 from cct_tf.training import setup
 from cct_tf.training.forward import Forward
@@ -50,6 +51,7 @@ class Network:
         kind: "CPU" or "GPU", what the model runs on.
         batch_size: int B, most images of a call; fewer are padded.
         with_maps: bool, attention maps too.
+        bit_depth: int, of the images of its data set, see `decode`.
 
     Attributes:
         pools: bool, whether the network pools the sequence; else it has a class token.
@@ -57,9 +59,9 @@ class Network:
     Call: list of at most B uint8 [S, S, 3], of `prepare` -> {"probabilities": float32 [b, K]}, and the maps.
     """
 
-    def __init__(self, model, transform, kind, batch_size, with_maps=False):
+    def __init__(self, model, transform, kind, batch_size, with_maps=False, bit_depth=16):
         self._model, self._transform, self._with_maps = model, transform, with_maps
-        self.pools = model.pooling is not None
+        self.pools, self.bit_depth = model.pooling is not None, bit_depth
         self._forward = Forward(model, kind)
         self._batch = np.zeros([batch_size, transform.size, transform.size, 3], np.uint8)
         self._fit = tf.function(transform.fit, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
@@ -81,19 +83,19 @@ class Network:
         return found | attention_maps(self._model, images) if self._with_maps else found
 
 
-def read_image(path):
-    """The pixels of a file, uint8 [H, W, 3]. Raises `decode.BrokenImage`."""
+def read_image(path, bit_depth):
+    """The pixels of a file, uint8 [H, W, 3]; `bit_depth` as for `decode`. Raises `decode.BrokenImage`."""
     name = tree.shown(path)
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
         raise decode.BrokenImage(f"broken image: {name}: expected a file")
-    return decode.decode_file(decode.read_bytes(path), name)
+    return decode.decode_file(decode.read_bytes(path), name, bit_depth)
 
 
 class Predictor:
     """Predicts image files in batches.
 
     Args:
-        network: `Network`, or what has its `prepare` and is called like it.
+        network: `Network`, or what has its `prepare` and `bit_depth` and is called like it.
         batch_size: int B.
     """
 
@@ -112,7 +114,7 @@ class Predictor:
     def _prepare(self, path):
         """The prepared image of a file, or BrokenImage."""
         try:
-            return self.network.prepare(read_image(path))
+            return self.network.prepare(read_image(path, self.network.bit_depth))
         except decode.BrokenImage as error:
             return error
 
@@ -146,4 +148,5 @@ def load(config, record, choose, weights, batch_size, with_maps):
     devices = runtime.make_devices(1)
     loaded = setup.load_model(config, len(record.resolved["classes"]), choose, weights)
     transform = setup.make_transform(config, setup.recorded_images(record.resolved), loaded.model)
-    return Network(loaded.model, transform, devices.kind, batch_size, with_maps), loaded
+    bit_depth = rules_of(record.resolved).bit_depth
+    return Network(loaded.model, transform, devices.kind, batch_size, with_maps, bit_depth), loaded

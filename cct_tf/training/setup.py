@@ -12,7 +12,7 @@ from cct_tf.data.source import rules_of
 from cct_tf.data.statistics import channel_statistics
 from cct_tf.errors import UserError
 from cct_tf.models import create_model
-from cct_tf.training import checkpoint, run_record
+from cct_tf.training import checkpoint, memory, run_record
 from cct_tf.training.profiling import parse_steps
 from cct_tf.workers import joining
 
@@ -44,6 +44,11 @@ def open_images(config, console, resolved=None):
     Returns:
         Images.
     """
+    with memory.data_named_when_out(config.data):
+        return _open_images(config, console, resolved)
+
+
+def _open_images(config, console, resolved):
     with console.phase(f"opening {config.data.dataset}", with_progress=True), runtime.quiet_stderr():
         source = registry.open_source(config.data, console.stream, rules_of(resolved))
     if config.augment.mean is not None:

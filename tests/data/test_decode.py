@@ -55,11 +55,14 @@ AS_PILLOW = {
 }
 
 
-def _both(contents):
+def _both(contents, bit_depth=16):
     """The graph's pixels and the eager ones, which must agree."""
-    in_graph = tf.function(decode.decode)(tf.constant(contents)).numpy()
-    eager = decode.decode_file(contents, "file")
+    in_graph = tf.function(lambda encoded: decode.decode(encoded, bit_depth))(tf.constant(contents)).numpy()
+    eager = decode.decode_file(contents, "file", bit_depth)
     np.testing.assert_array_equal(in_graph, eager)
+    np.testing.assert_array_equal(decode.decode(tf.constant(contents), bit_depth).numpy(), eager)
+    one = source.Encoded(tf.constant([contents]), ["file"], np.arange(1), False, bit_depth)
+    np.testing.assert_array_equal(decode.load_encoded(one, tf.constant(0)).numpy(), eager)
     assert eager.dtype == np.uint8 and eager.ndim == 3 and eager.shape[2] == 3
     return eager
 
@@ -94,6 +97,42 @@ def test_sixteen_bits_keep_their_high_byte(file_format):
     wide[0, :2] = 0, 65535
     contents = _encoded(Image.fromarray(wide), file_format)
     np.testing.assert_array_equal(_both(contents), np.repeat((wide >> 8).astype(np.uint8)[..., None], 3, axis=2))
+
+
+def _wide_png(pixels, orientation=None):
+    """A PNG of 16 bits a channel, uint16 [H, W, 1 to 4]: Pillow writes none in colour."""
+    contents = tf.io.encode_png(pixels).numpy()
+    if orientation is None:
+        return contents
+    exif = _orientation(orientation).tobytes().removeprefix(b"Exif\0\0")
+    chunk = b"eXIf" + exif
+    return contents[:33] + struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + contents[33:]
+
+
+@pytest.mark.parametrize("bits", [8, 12, 13, 16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_the_highest_eight_of_the_bits_used_are_kept(bits, channels):
+    wide = np.random.default_rng(bits).integers(0, 2**bits, (13, 17, channels)).astype(np.uint16)
+    wide[0, 0], wide[0, 1] = 0, 2**bits - 1
+    colours = {1: [0, 0, 0], 2: [0, 0, 0], 3: [0, 1, 2], 4: [0, 1, 2]}[channels]
+    contents = _wide_png(wide)
+    np.testing.assert_array_equal(_both(contents, bits), (wide >> (bits - 8))[:, :, colours].astype(np.uint8))
+    assert decode.largest_value(contents) == 2**bits - 1
+    np.testing.assert_array_equal(_both(contents), (wide >> 8)[:, :, colours].astype(np.uint8))
+    if channels > 1:  # of which Pillow reads the high byte only
+        np.testing.assert_array_equal(_both(contents), np.asarray(Image.open(io.BytesIO(contents)))[:, :, colours])
+    turned = TURNS[6](_both(contents, bits))
+    np.testing.assert_array_equal(_both(_wide_png(wide, orientation=6), bits), turned)
+
+
+@pytest.mark.parametrize("bits", [12, 24])
+def test_grey_tiffs_of_sixteen_and_thirty_two_bits_keep_theirs(bits):
+    wide = np.random.default_rng(2).integers(0, 2**bits, (13, 17)).astype(np.uint16 if bits == 12 else np.int32)
+    contents = _encoded(Image.fromarray(wide), "TIFF")
+    expected = np.repeat((wide >> (bits - 8)).astype(np.uint8)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(_both(contents, bits), expected)
+    with pytest.raises(decode.BrokenImage, match=f"at most {bits - 1} bits per channel, found values [0-9]+ to "):
+        decode.decode_file(contents, "x", bits - 1)
 
 
 def test_gif_gives_its_first_frame():
@@ -212,6 +251,14 @@ def test_load_encoded_reads_every_kind_in_a_pipeline(tmp_path, on_disk):
     loaded = tf.data.Dataset.range(4).map(lambda i: decode.load_encoded(reader, i), num_parallel_calls=2)
     for kind, image in zip(kinds, loaded.as_numpy_iterator(), strict=True):
         np.testing.assert_array_equal(image, decode.decode_file(AS_PILLOW[kind], kind))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_an_image_that_breaks_outside_of_a_graph_is_named_by_its_path(tmp_path, on_disk):
+    reader = _encoded_reader(tmp_path, {"good.jpg": AS_PILLOW["jpeg"], "bad.webp": BROKEN["truncated webp"]}, on_disk)
+    assert decode.load_encoded(reader, tf.constant(0)).shape == (13, 17, 3)
+    with pytest.raises(decode.BrokenImage, match=f"^broken image: {tmp_path}/bad.webp: "):
+        decode.load_encoded(reader, tf.constant(1))
 
 
 @pytest.mark.parametrize("kind", ["truncated jpeg", "text", "empty"])

@@ -249,7 +249,7 @@ def test_original_files_are_prepared_without_a_network(tmp_path, no_network, mon
     monkeypatch.setattr(tfds_prepare, "_builder", lambda config: TinyArchive(data_dir=config.data_dir))
     config = DataConfig(dataset="tiny_archive", data_dir=str(tmp_path))
     with pytest.raises(UserError, match=r"\(tiny.txt\) in [^\n]* found neither, and no connection to tiny.invalid"):
-        tfds_module.open_tfds(config)
+        tfds_module.open_tfds(config, source.Rules())
     folder, name = tmp_path / "downloads" / "manual", "tiny.txt"
     if place == "cache":
         digest = hashlib.sha256(TinyArchive.ORIGINAL).hexdigest()
@@ -258,7 +258,7 @@ def test_original_files_are_prepared_without_a_network(tmp_path, no_network, mon
     (folder / name).write_bytes(TinyArchive.ORIGINAL)
     if place == "cache":
         (folder / f"{name}.INFO").write_text('{"original_fname": "tiny.txt"}')
-    first = tfds_module.open_tfds(config)
+    first = tfds_module.open_tfds(config, source.Rules())
     assert first.splits["train"].num_examples == 12
     assert capfd.readouterr().out == ""  # stdout is not TFDS' to write on
     monkeypatch.undo()
