@@ -18,7 +18,7 @@ from cct_tf.errors import UserError
 GIB = 2**30
 _MOST_IMAGES = 256  # handed over at a time
 _BLOCK_BYTES = 64 * 2**20  # of images handed over at a time
-_PARALLEL_BYTES = 512 * 2**20  # of images being decoded
+_PARALLEL_BYTES = 256 * 2**20  # of images being decoded
 MOST_DECODERS = 16  # threads, where nobody knows how large the images are: 16 of 12 million pixels take 0.6 GiB
 _ALIGNMENT = 64  # bytes; what TensorFlow's own tensors have
 _HEAD = 32  # bytes that tell PNGs of 16 bits from others

@@ -230,7 +230,7 @@ def _mixed(images, labels, step, n, stream):
 
     def mix():
         params = stream.mix.sample(stream.seed, step, height, width)
-        return compiled(stream.mix.apply, images)(images, labels, params)
+        return compiled(Mix.apply, images, stream.mix)(images, labels, params)
 
     if not stream.mix_off_epoch:
         return mix()
@@ -270,7 +270,7 @@ def train_batches(split, transform, stream, start_step, num_steps, part=(0, 1)):
     else:
         batches = ordered_indices(n, stream.seed, new, start_step, num_steps)
     batches = prepared_batches(_numbered(batches, stream, start_step, part), split, transform, stream)
-    return loading.by_reference(batches.prefetch(tf.data.AUTOTUNE))
+    return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def prepared_batches(batches, split, transform, stream):
@@ -295,7 +295,7 @@ def prepared_batches(batches, split, transform, stream):
     def finish(batch):
         return _finish_training(batch, transform, stream, split.num_examples)
 
-    return batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+    return loading.by_reference(batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE))
 
 
 def padded_batch_size(eval_batch_size, n, num_replicas):

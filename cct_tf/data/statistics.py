@@ -19,7 +19,7 @@ KNOWN = {
 }
 
 _BLOCK_BYTES = 16 * 2**20  # of held images summed by a thread
-_PARALLEL_BYTES = 512 * 2**20  # of all threads
+_PARALLEL_BYTES = 256 * 2**20  # of all threads
 _PIECE = 2**17  # pixels summed at a time; as int64, twice, they take 6 MiB
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng
+from cct_tf.augment import geometric
 from cct_tf.augment.geometric import AlternatingFlip, RandomCrop, RandomFlip, RandomResizedCrop
 from cct_tf.augment.transform import Transform
 
@@ -87,3 +88,12 @@ def test_pixels_of_an_example_do_not_depend_on_its_batch():
 def test_unfinish_is_the_inverse_of_finish():
     transform = Transform(10, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
     np.testing.assert_allclose(transform.unfinish(transform.finish(tf.constant(IMAGES))), IMAGES / 255.0, atol=1e-6)
+
+
+def test_eager_calls_share_a_program(monkeypatch):
+    apply, traced = geometric.RandomFlip.apply, []
+    monkeypatch.setattr(geometric.RandomFlip, "apply", lambda *args: traced.append(1) or apply(*args))
+    for seed in range(3):
+        images, seeds = tf.zeros([3, 7, 7, 3], tf.uint8), tf.constant([seed, 5, 6], tf.uint32)
+        Transform(7, (0.5,), (0.5,), flip="random").augment(images, seeds)
+    assert len(traced) == 1

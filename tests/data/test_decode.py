@@ -10,49 +10,8 @@ import tensorflow as tf
 from PIL import Image
 
 from cct_tf.data import decode, source
-
-
-def _pixels(seed=0, height=13, width=17):
-    """A smooth random picture: lossy formats keep it recognisable."""
-    noise = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
-    return np.asarray(Image.fromarray(noise).resize((width, height), Image.BICUBIC))
-
-
-def _encoded(image, file_format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
-
-
-def _orientation(value):
-    exif = Image.Exif()
-    exif[0x0112] = value
-    return exif
-
-
-RGB = Image.fromarray(_pixels())
-ALPHA = Image.fromarray(np.dstack([_pixels(), np.arange(13 * 17, dtype=np.uint8).reshape(13, 17)]))
-
-# Files whose pixels are Pillow's `convert("RGB")` of the same bytes.
-AS_PILLOW = {
-    "jpeg": _encoded(RGB, "JPEG", quality=90),
-    "jpeg 4:2:0 progressive": _encoded(RGB, "JPEG", quality=50, subsampling=2, progressive=True),
-    "jpeg 4:4:4": _encoded(RGB, "JPEG", quality=95, subsampling=0),
-    "jpeg grey": _encoded(RGB.convert("L"), "JPEG"),
-    "jpeg cmyk": _encoded(RGB.convert("CMYK"), "JPEG"),
-    "jpeg upright exif": _encoded(RGB, "JPEG", exif=_orientation(1)),
-    "png": _encoded(RGB, "PNG"),
-    "png grey": _encoded(RGB.convert("L"), "PNG"),
-    "png 1 bit": _encoded(RGB.convert("1"), "PNG"),
-    "png palette": _encoded(RGB.quantize(16), "PNG"),
-    "webp lossless": _encoded(RGB, "WEBP", lossless=True),
-    "webp": _encoded(RGB, "WEBP", quality=80),
-    "tiff": _encoded(RGB, "TIFF"),
-    "tiff cmyk": _encoded(RGB.convert("CMYK"), "TIFF"),
-    "bmp": _encoded(RGB, "BMP"),
-    "gif": _encoded(RGB.quantize(64), "GIF"),
-    "ppm": _encoded(RGB, "PPM"),
-}
+from tests.data import images
+from tests.data.images import ALPHA, AS_PILLOW, RGB
 
 
 def _both(contents, bit_depth=16):
@@ -76,18 +35,18 @@ def test_pixels_equal_pillows(kind):
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF"])
 def test_alpha_is_dropped_not_blended(file_format):
     options = {"lossless": True, "exact": True} if file_format == "WEBP" else {}
-    np.testing.assert_array_equal(_both(_encoded(ALPHA, file_format, **options)), _pixels())
+    np.testing.assert_array_equal(_both(images.encoded(ALPHA, file_format, **options)), images.pixels())
 
 
 def test_grey_with_alpha_is_its_grey_three_times():
     grey = np.asarray(RGB.convert("L"))
-    contents = _encoded(Image.merge("LA", [Image.fromarray(grey), Image.fromarray(255 - grey)]), "PNG")
+    contents = images.encoded(Image.merge("LA", [Image.fromarray(grey), Image.fromarray(255 - grey)]), "PNG")
     np.testing.assert_array_equal(_both(contents), np.repeat(grey[..., None], 3, axis=2))
 
 
 def test_transparent_palette_entries_keep_their_colours():
     palette = RGB.quantize(16)
-    contents = _encoded(palette, "PNG", transparency=bytes(range(16)))
+    contents = images.encoded(palette, "PNG", transparency=bytes(range(16)))
     np.testing.assert_array_equal(_both(contents), np.asarray(palette.convert("RGB")))
 
 
@@ -95,18 +54,8 @@ def test_transparent_palette_entries_keep_their_colours():
 def test_sixteen_bits_keep_their_high_byte(file_format):
     wide = np.random.default_rng(1).integers(0, 65536, (13, 17)).astype(np.uint16)
     wide[0, :2] = 0, 65535
-    contents = _encoded(Image.fromarray(wide), file_format)
+    contents = images.encoded(Image.fromarray(wide), file_format)
     np.testing.assert_array_equal(_both(contents), np.repeat((wide >> 8).astype(np.uint8)[..., None], 3, axis=2))
-
-
-def _wide_png(pixels, orientation=None):
-    """A PNG of 16 bits a channel, uint16 [H, W, 1 to 4]: Pillow writes none in colour."""
-    contents = tf.io.encode_png(pixels).numpy()
-    if orientation is None:
-        return contents
-    exif = _orientation(orientation).tobytes().removeprefix(b"Exif\0\0")
-    chunk = b"eXIf" + exif
-    return contents[:33] + struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + contents[33:]
 
 
 @pytest.mark.parametrize("bits", [8, 12, 13, 16])
@@ -115,20 +64,20 @@ def test_the_highest_eight_of_the_bits_used_are_kept(bits, channels):
     wide = np.random.default_rng(bits).integers(0, 2**bits, (13, 17, channels)).astype(np.uint16)
     wide[0, 0], wide[0, 1] = 0, 2**bits - 1
     colours = {1: [0, 0, 0], 2: [0, 0, 0], 3: [0, 1, 2], 4: [0, 1, 2]}[channels]
-    contents = _wide_png(wide)
+    contents = images.wide_png(wide)
     np.testing.assert_array_equal(_both(contents, bits), (wide >> (bits - 8))[:, :, colours].astype(np.uint8))
     assert decode.largest_value(contents) == 2**bits - 1
     np.testing.assert_array_equal(_both(contents), (wide >> 8)[:, :, colours].astype(np.uint8))
     if channels > 1:  # of which Pillow reads the high byte only
         np.testing.assert_array_equal(_both(contents), np.asarray(Image.open(io.BytesIO(contents)))[:, :, colours])
     turned = TURNS[6](_both(contents, bits))
-    np.testing.assert_array_equal(_both(_wide_png(wide, orientation=6), bits), turned)
+    np.testing.assert_array_equal(_both(images.wide_png(wide, turned=6), bits), turned)
 
 
 @pytest.mark.parametrize("bits", [12, 24])
 def test_grey_tiffs_of_sixteen_and_thirty_two_bits_keep_theirs(bits):
     wide = np.random.default_rng(2).integers(0, 2**bits, (13, 17)).astype(np.uint16 if bits == 12 else np.int32)
-    contents = _encoded(Image.fromarray(wide), "TIFF")
+    contents = images.encoded(Image.fromarray(wide), "TIFF")
     expected = np.repeat((wide >> (bits - 8)).astype(np.uint8)[..., None], 3, axis=2)
     np.testing.assert_array_equal(_both(contents, bits), expected)
     with pytest.raises(decode.BrokenImage, match=f"at most {bits - 1} bits per channel, found values [0-9]+ to "):
@@ -136,8 +85,8 @@ def test_grey_tiffs_of_sixteen_and_thirty_two_bits_keep_theirs(bits):
 
 
 def test_gif_gives_its_first_frame():
-    frames = [Image.fromarray(_pixels(seed)).quantize(64) for seed in range(3)]
-    contents = _encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    frames = [Image.fromarray(images.pixels(seed)).quantize(64) for seed in range(3)]
+    contents = images.encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     np.testing.assert_array_equal(_both(contents), np.asarray(frames[0].convert("RGB")))
 
 
@@ -150,17 +99,17 @@ TURNS = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4:
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
 def test_exif_orientation_is_applied(value, file_format):
     options = {"lossless": True} if file_format == "WEBP" else {}
-    upright = np.asarray(Image.open(io.BytesIO(_encoded(RGB, file_format, **options))).convert("RGB"))
-    turned = _both(_encoded(RGB, file_format, exif=_orientation(value), **options))
+    upright = np.asarray(Image.open(io.BytesIO(images.encoded(RGB, file_format, **options))).convert("RGB"))
+    turned = _both(images.encoded(RGB, file_format, exif=images.orientation(value), **options))
     np.testing.assert_array_equal(turned, TURNS[value](upright))
 
 
 def test_big_endian_exif_is_read_too():
-    exif = _orientation(6)
+    exif = images.orientation(6)
     exif.endian = ">"
     block = exif.tobytes()
     assert b"MM\x00*" in block
-    assert _both(_encoded(RGB, "JPEG", exif=block)).shape == (17, 13, 3)
+    assert _both(images.encoded(RGB, "JPEG", exif=block)).shape == (17, 13, 3)
 
 
 BROKEN = {

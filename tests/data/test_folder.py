@@ -226,3 +226,44 @@ def test_progress_is_one_plain_line_off_a_terminal(tmp_path):
     stream = io.StringIO()
     registry.open_source(DataConfig(dataset="folder", data_dir=str(tmp_path)), stream)
     assert stream.getvalue().startswith(f"decoding {tmp_path}: 12 images in ") and stream.getvalue().count("\n") == 1
+
+
+def _make_wide(root, bits):
+    """Folders of 16-bit PNGs that use so many bits, and one JPEG of 8; uint16 pixels by path."""
+    pictures = {}
+    for name in ("train/a/0.png", "train/b/1.png", "test/a/2.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        wide = np.random.default_rng(len(pictures)).integers(0, 2**bits, (6, 5)).astype(np.uint16)
+        wide[0, 0] = 2**bits - 1 if name.startswith("test") else 2**(bits - 1)  # the largest is a test image's
+        Image.fromarray(wide).save(root / name)
+        pictures[name] = wide
+    Image.new("RGB", (5, 6), (1, 2, 3)).save(root / "train/a/3.jpg")
+    return pictures
+
+
+@pytest.mark.parametrize("kind", ["decoded", "bytes", "disk"])
+@pytest.mark.parametrize("bits", [3, 12, 16])
+def test_wide_images_are_scaled_by_the_bits_that_the_whole_set_uses(tmp_path, kind, bits):
+    pictures = _make_wide(tmp_path, bits)
+    if kind != "decoded":
+        Image.new("L", (9, 9), 7).save(tmp_path / "train/b/4.png")
+    opened = _open(tmp_path, in_memory_gib=HOLDING[kind][0])
+    used = max(bits, 8)
+    assert opened.rules.bit_depth == used and isinstance(opened.splits["test"].reader, HOLDING[kind][2])
+    found = _images(opened.splits["test"])[0]
+    np.testing.assert_array_equal(found[:, :, 0], pictures["test/a/2.png"] >> (used - 8))
+    assert any(f"use {used} bits" in note for note in opened.notes)
+
+
+def test_a_run_of_before_keeps_the_high_byte(tmp_path):
+    pictures = _make_wide(tmp_path, 12)
+    config = DataConfig(dataset="folder", data_dir=str(tmp_path))
+    opened = registry.open_source(config, None, source.rules_of({"num_examples": {"train": 3}}))
+    np.testing.assert_array_equal(_images(opened.splits["test"])[0][:, :, 2], pictures["test/a/2.png"] >> 8)
+    assert opened.rules.bit_depth == 16 and not opened.notes
+
+
+def test_no_file_is_read_twice_where_none_is_wide(tmp_path, monkeypatch):
+    _make(tmp_path, LAYOUT)
+    monkeypatch.setattr(decode, "largest_value", None)
+    assert _open(tmp_path).rules.bit_depth == 16

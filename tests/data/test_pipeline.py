@@ -18,6 +18,9 @@ LABELS = (np.arange(N) % K).astype(np.int32)
 TRANSFORM = Transform(8, (0.5,), (0.25,), crop_padding=1, flip="random")
 
 
+per_example = pipeline._per_example
+
+
 @pytest.fixture(scope="module")
 def split():
     return Split("train", Held(tf.constant(IMAGES), ROWS), N, LABELS)
@@ -129,6 +132,21 @@ def test_held_images_are_fitted_once_whatever_the_path(split, size, crop_pct):
         np.testing.assert_allclose(next(iter(evaluated))["image"], once, atol=1e-6)
         order = rng.permutation(N, rng.fold_pair(4, rng.Stream.ORDER, 0)).numpy()
         np.testing.assert_allclose(_train(prepared, N, 0, 1, transform)["image"], once[order], atol=1e-6)
+
+
+@pytest.mark.parametrize("resized_crop", [None, (0.2, 1.0)])
+def test_images_too_large_for_a_batch_are_resized_one_by_one_to_the_same_pixels(split, monkeypatch, resized_crop):
+    transform = Transform(6, (0.0,), (1.0,), resized_crop=resized_crop)
+    together = _train(split, 10, 0, 5, transform)
+    calls = []
+    monkeypatch.setattr(pipeline, "_BATCH_BYTES", 0)
+    monkeypatch.setattr(pipeline, "_MOST_HELD", 0)
+    monkeypatch.setattr(pipeline, "_per_example", lambda *args: calls.append(args) or per_example(*args))
+    singly = _train(split, 10, 0, 5, transform)
+    # Random crops are products that XLA computes, of one image in another order than of ten.
+    assert len(calls) == 1 and np.array_equal(singly["seed"], together["seed"])
+    levels = np.rint(255 * np.abs(singly["image"] - together["image"]))
+    assert levels.max() <= (0 if resized_crop is None else 1) and (levels > 0).mean() < 0.005
 
 
 @pytest.mark.parametrize(("wanted", "replicas", "expected"), [(7, 1, 7), (7, 2, 8), (10_000, 1, 23), (10_000, 2, 24)])
