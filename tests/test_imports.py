@@ -23,11 +23,12 @@ ALLOWED = {
     "workers": ("compile_cache", "config", "errors"),
     "tuning": ("models.cost",),
     "flags": ("config", "fields", "errors"),
-    "command": ("flags", "errors"),
+    "streams": (),
+    "command": ("flags", "streams", "errors"),
     "convert": ("models.variants", "layers.sines", "layers.position_grid", "errors"),
     "layers": ("backend", "rng", "errors"),
     "augment": ("rng", "errors"),
-    "models": ("layers", "backend", "rng", "errors", "command", "flags"),
+    "models": ("layers", "backend", "rng", "errors", "command", "flags", "streams"),
     "data": ("augment", "rng", "config", "plan", "errors"),
     "optim": ("config", "plan", "errors"),
     "checks": ("augment.policies", "convert.names", "data", "models", "optim.freezing", "errors"),
@@ -36,7 +37,7 @@ ALLOWED = {
     "benchmarks": ("training", "data", "models", "optim", "augment", "layers", "runtime", "errors"),
     "exports": ("training", "data", "augment", "runtime", "errors"),
     "commands": ("benchmarks", "exports", "training", "convert", "data", "models", "checks", "command", "flags",
-                 "config", "runtime", "workers", "compile_cache", "errors"),
+                 "config", "runtime", "streams", "workers", "compile_cache", "errors"),
 }
 COMMANDS = ("train", "evaluate", "predict", "compare", "benchmark", "preview", "checkpoints", "convert_torch",
             "export")
