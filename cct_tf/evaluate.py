@@ -21,7 +21,7 @@ those of the run. --compare asks whether one of two runs is better on the same i
 
 _FIELDS = [
     config.FIELDS["workdir"],
-    flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder"),
+    flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder", path=True),
     flags.command_field("split", str, None, "which images; default: test where the run has such a split, else "
                         "validation", choices=("train", "validation", "test")),
     flags.command_field("weights", str, "auto", "raw, ema (their moving average), or auto: ema where the run kept one",
@@ -32,11 +32,11 @@ _FIELDS = [
     flags.command_field("tta_shift", int, 1, "pixels of --tta=shifts", minimum=1),
     flags.command_field("output_dir", str, None, "folder for the pictures SPLIT_STEP_confusion_matrix.png, "
                         "..._reliability.png and ..._worst_mistakes.png; made if there is none. Without it nothing is "
-                        "written. WORKDIR/plots will do"),
+                        "written. WORKDIR/plots will do", path=True),
     flags.command_field("mistakes", int, 40, "how many of the wrong predictions, those of the highest loss, "
                         "..._worst_mistakes.png and --json show", minimum=1, maximum=400),
     flags.command_field("compare", str, None, "two work folders, A,B, instead of --workdir: which images only one of "
-                        "them gets right, and McNemar's test; with --tta, of the averaged results"),
+                        "them gets right, and McNemar's test; with --tta, of the averaged results", path=True),
     flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
     *(config.FIELDS[name] for name in ("data_dir", "eval_batch_size", "num_replicas", "compile_cache", "debug")),
 ]
