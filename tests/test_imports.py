@@ -107,6 +107,13 @@ def test_only_commands_and_the_work_folder_read_flags():
     assert readers <= allowed
 
 
+@pytest.mark.parametrize("module", ["cct_tf", "cct_tf.models"])
+def test_names_that_load_lazily_are_listed(module):
+    code = (f"import sys, {module}\nassert {{'create_model', 'list_models', '__doc__'}} <= set(dir({module}))\n"
+            "assert 'tensorflow' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_what_judges_first_imports_without_tensorflow():
     light = ["config", "flags", "plan", "errors", "command", "checks", "models", "models.variants", "models.cost",
              "augment", "augment.policies", "data.registry", "data.tree", "data.npz", "data.listing", "optim.schedules",
