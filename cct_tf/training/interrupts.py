@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 
+from cct_tf import leaving
 from cct_tf.errors import STOP_SIGNALS, Interrupted
 
 
@@ -100,7 +101,7 @@ class Interrupts:
         if number == signal.SIGINT:
             self._count += 1
             if self._count >= 2:
-                os._exit(128 + number)
+                leaving.at_once(128 + number)
         self.requested = self.requested or number
         if self.can_save:
             self._say_once(number)
