@@ -38,7 +38,7 @@ class Field:
     """One field as declared: what `flags`, `plan` and the checkpoint need to know of it.
 
     `kind` is int, float, str, bool or tuple (of floats); `optional` says whether None is allowed; `bare` is the text
-    that a flag without `=` stands for, None where it needs a value.
+    that a flag without `=` stands for, None where it needs a value; `path` is as in `option`.
     """
 
     name: str

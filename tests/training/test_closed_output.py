@@ -6,6 +6,8 @@ import threading
 
 import pytest
 
+from cct_tf.training.loop import Training
+from cct_tf.training.summaries import Summaries
 from tests import commands
 from tests.training import tiny
 
@@ -13,7 +15,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_run_that_nobody_reads_saves_and_the_same_command_goes_on(tmp_path, monkeypatch, capfd):
-    settings = tiny.EVERYTHING_RANDOM | {"workdir": tmp_path, "train_steps": 300, "eval_every_steps": 20}
+    settings = tiny.EVERYTHING_RANDOM | {"workdir": tmp_path, "train_steps": 100, "eval_every_steps": 20}
+    monkeypatch.setattr(Summaries, "_draw", lambda *arguments: None)  # pictures take most of the time
+    monkeypatch.setattr(Training, "_pictures", lambda self: {})
     argv = [f"--{name}={value}" for name, value in settings.items()]
     reading, writing = os.pipe()
 
@@ -30,8 +34,8 @@ def test_a_run_that_nobody_reads_saves_and_the_same_command_goes_on(tmp_path, mo
     said = capfd.readouterr().err.splitlines()
     saved = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())[-1]
     step = int(saved.removeprefix("step_"))
-    assert status == 141 and 20 <= step < 300
+    assert status == 141 and 20 <= step < 100
     assert said == ["closed output: finishing the step and saving",
-                    f"stopped: closed output: saved step {step} of 300; the same command goes on from it"]
+                    f"stopped: closed output: saved step {step} of 100; the same command goes on from it"]
     status, out, _ = commands.call(capfd, "train", *argv)
     assert status == 0 and f"step {step}" in out
