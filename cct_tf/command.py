@@ -1,10 +1,9 @@
 """What all commands share: one line for an error, the exit status, and a quiet start of TensorFlow."""
 
-import os
 import sys
 import traceback
 
-from cct_tf import flags
+from cct_tf import flags, streams
 from cct_tf.errors import WRONG_INPUT, exit_status
 
 
@@ -19,6 +18,7 @@ def run(main, argv, usage, fields, leave=sys.exit, positional=None):
         leave: function of the status that ends the process.
         positional: as `flags.parse` takes it, for a command that documents positional arguments.
     """
+    streams.open_closed()
     debug = "--debug" in argv or "--debug=true" in argv
     try:
         status = _status(main, argv, usage, fields, positional, debug)
@@ -37,7 +37,7 @@ def _status(main, argv, usage, fields, positional, debug):
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output has left (`| head`): nothing to say and nobody to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.silence(sys.stdout)
         return 141
     except BaseException as error:
         status, line = exit_status(error)
@@ -50,7 +50,8 @@ def _status(main, argv, usage, fields, positional, debug):
 def _complain(message, status, debug):
     if debug:
         traceback.print_exc()
-    sys.stdout.flush()
     label = "error" if status == WRONG_INPUT else "stopped"
-    print(f"{label}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    with streams.watched(lambda: None):  # the status tells it too
+        sys.stdout.flush()
+        print(f"{label}: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return status

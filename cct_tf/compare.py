@@ -19,9 +19,10 @@ Runs that differ by --seed alone are a group, with the mean and the sample stand
 Reads run.json, config.cfg and metrics.jsonl; starts no TensorFlow."""
 
 _FIELDS = [
-    flags.command_field("csv", str, None, "write a table with a row for each run too, a file that ends in .csv"),
+    flags.command_field("csv", str, None, "write a table with a row for each run too, a file that ends in .csv",
+                        path=True),
     flags.command_field("plot", str, None, "draw evaluation accuracy and training loss over the epochs, a colour for "
-                        "each group, into a file that ends in .png"),
+                        "each group, into a file that ends in .png", path=True),
     flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
     config.FIELDS["debug"],
 ]

@@ -23,7 +23,8 @@ class DataConfig:
 
     dataset: str = option("digits", "digits (scikit-learn's), folder, npz, or the name of a TFDS image-classification "
                           "set")
-    data_dir: str | None = option(None, "folder of the TFDS sets, root of the image folder, or the .npz file", how=True)
+    data_dir: str | None = option(None, "folder of the TFDS sets, root of the image folder, or the .npz file", how=True,
+                                  path=True)
     train_split: str = option("train", "TFDS split or folder to train on")
     validation_fraction: float = option(0.0, "share of the training images held out for validation; stratified by "
                                         "class where the set is indexed", minimum=0.0, below=1.0)
@@ -93,7 +94,7 @@ class ModelConfig:
                                           minimum=0.0, below=1.0)
     init_from: str | None = option(None, "weights to start from: a work folder (its best), a checkpoint folder, a "
                                    ".keras, .pth or .safetensors file; positions are resized, a head for other classes "
-                                   "is new")
+                                   "is new", path=True)
     init_weights: str = option("auto", "which of them: raw, ema (their moving average), or auto: ema where a run kept "
                                "one, and of a .pth file the only ones", choices=("auto", "raw", "ema"))
     freeze: str | None = option(None, "weights that do not learn: tokenizer, encoder (class token, positions, blocks, "
@@ -161,7 +162,8 @@ class OptimConfig:
 class RunConfig:
     """The run: where, how long, how often, on what."""
 
-    workdir: str | None = option(None, "folder of the run: checkpoints, metrics, event files (required)", how=True)
+    workdir: str | None = option(None, "folder of the run: checkpoints, metrics, event files (required)", how=True,
+                                 path=True)
     seed: int = option(0, "seed of the run: initial weights, order, augmentation, dropout", minimum=0,
                        maximum=2**63 - 1)
     early_stop_evaluations: int = option(0, "the run ends after this many evaluations in a row without a new best; "
@@ -199,7 +201,8 @@ class RunConfig:
                                 "dozens of operations of Keras' formulas", how=True)
     deterministic: bool = option(False, "use deterministic kernels only (GPU), at some cost in speed", how=True)
     compile_cache: str = option("auto", "folder (with a slash, as ./cache) where programs compiled by XLA are kept for "
-                                "the next start; auto: cct_tf/xla in the user's cache folder; or off", transient=True)
+                                "the next start; auto: cct_tf/xla in the user's cache folder; or off", transient=True,
+                                path=True)
     profile_steps: str | None = option(None, "A:B, trace the steps A to B, both included, the first being 1, for the "
                                        "profiler of TensorBoard", transient=True)
     accept_config_change: bool = option(False, "resume although fields that define the result have changed",

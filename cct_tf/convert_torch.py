@@ -22,14 +22,16 @@ With a data set, cct_tf.evaluate reads the work folder; a recipe's --flagfile na
 """
 
 _OWN = [
-    flags.command_field("input", str, None, "file of weights; with --to_torch: work folder or .keras file"),
-    flags.command_field("output", str, None, "a new work folder, or a .keras file; with --to_torch: .safetensors file"),
+    flags.command_field("input", str, None, "file of weights; with --to_torch: work folder or .keras file", path=True),
+    flags.command_field("output", str, None, "a new work folder, or a .keras file; with --to_torch: .safetensors file",
+                        path=True),
     flags.command_field("infer_model", bool, False, "find --model among the published networks by the shapes (and for "
                         "sine positions by the values)"),
     flags.command_field("state", str, "auto", "which state dict of the file: model; ema, its average; or auto, the "
                         "only one", choices=state.STATES),
     flags.command_field("to_torch", bool, False, "the way back"),
-    flags.command_field("checkpoint", str, "best", "with --to_torch: best, last, or the path of a checkpoint folder"),
+    flags.command_field("checkpoint", str, "best", "with --to_torch: best, last, or the path of a checkpoint folder",
+                        path=True),
     flags.command_field("weights", str, "auto", "with --to_torch: raw, ema, or auto: ema where the run kept one",
                         choices=("auto", "raw", "ema")),
 ]

@@ -5,7 +5,8 @@ Every command ends with one of these statuses (cct_tf.command turns the exceptio
     0         finished
     2         wrong input: never worth a restart
     75        a fault from outside (storage full or gone): worth a restart
-    130, 143  asked to stop by SIGINT or SIGTERM, after saving
+    129, 130, 143  asked to stop by SIGHUP, SIGINT or SIGTERM, after saving: worth a restart
+    141       nobody reads the output any more; a training has saved
     1         a bug of ours
 """
 
@@ -19,6 +20,7 @@ FINISHED = 0
 WRONG_INPUT = 2
 OUTSIDE_FAULT = 75
 
+STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS)
 
 
@@ -35,10 +37,12 @@ class OutsideFault(Exception):
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM asked the command to stop, and it has. No `except Exception` on the way may swallow it.
+    """A signal of STOP_SIGNALS, or a closed output, asked the command to stop, and it has.
+
+    No `except Exception` on the way may swallow it.
 
     Args:
-        signal_number: 2 (SIGINT, status 130) or 15 (SIGTERM, status 143).
+        signal_number: such as 15 (SIGTERM, status 143); SIGPIPE of a closed output.
         message: what was saved, for the line on stderr.
     """
 

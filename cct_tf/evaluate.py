@@ -12,17 +12,18 @@ from cct_tf.training import evaluation_report, memory, run_record
 from cct_tf.training.console import Console
 from cct_tf.training.workdir import Workdir
 
-_USAGE = """usage: python -m cct_tf.evaluate --workdir=DIR [--checkpoint=best|last|PATH] [--split=test] [--weights=auto]
-           [--tta=none] [--output_dir=DIR] [--json]
-       python -m cct_tf.evaluate --compare=WORKDIR_A,WORKDIR_B [--checkpoint=best|last] [--split=test] [--json]
+_USAGE = """usage: python -m cct_tf.evaluate --workdir=DIR [--checkpoint=best|last|PATH] [--split=SPLIT]
+           [--weights=auto] [--tta=none] [--output_dir=DIR] [--json]
+       python -m cct_tf.evaluate --compare=WORKDIR_A,WORKDIR_B [--checkpoint=best|last] [--split=SPLIT] [--json]
 
 Evaluates a run of cct_tf.train on one of its splits. The data set, the network and the preparation of the images are
 those of the run. --compare asks whether one of two runs is better on the same images by more than chance."""
 
 _FIELDS = [
     config.FIELDS["workdir"],
-    flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder"),
-    flags.command_field("split", str, "test", "which images", choices=("train", "validation", "test")),
+    flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder", path=True),
+    flags.command_field("split", str, None, "which images; default: test where the run has such a split, else "
+                        "validation", choices=("train", "validation", "test")),
     flags.command_field("weights", str, "auto", "raw, ema (their moving average), or auto: ema where the run kept one",
                         choices=("auto", "raw", "ema")),
     flags.command_field("tta", str, "none", "test-time augmentation, reported beside the plain result: flip, the image "
@@ -31,22 +32,29 @@ _FIELDS = [
     flags.command_field("tta_shift", int, 1, "pixels of --tta=shifts", minimum=1),
     flags.command_field("output_dir", str, None, "folder for the pictures SPLIT_STEP_confusion_matrix.png, "
                         "..._reliability.png and ..._worst_mistakes.png; made if there is none. Without it nothing is "
-                        "written. WORKDIR/plots will do"),
+                        "written. WORKDIR/plots will do", path=True),
     flags.command_field("mistakes", int, 40, "how many of the wrong predictions, those of the highest loss, "
                         "..._worst_mistakes.png and --json show", minimum=1, maximum=400),
     flags.command_field("compare", str, None, "two work folders, A,B, instead of --workdir: which images only one of "
-                        "them gets right, and McNemar's test; with --tta, of the averaged results"),
+                        "them gets right, and McNemar's test; with --tta, of the averaged results", path=True),
     flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
     *(config.FIELDS[name] for name in ("data_dir", "eval_batch_size", "num_replicas", "compile_cache", "debug")),
 ]
 
 
+def _split(values, record):
+    """Name of the split to evaluate a run on. Raises UserError if it has none of the name asked for."""
+    splits = record.resolved["num_examples"]
+    name = values["split"] or ("test" if "test" in splits else "validation")
+    if name not in splits:
+        raise UserError(f"--split: expected one of {', '.join(splits)} (those of this run), found {name!r}")
+    return name
+
+
 def _check(values, record):
     """Refuse what this run has not, before TensorFlow is imported."""
     run_record.require_data(record, values["workdir"])
-    splits = record.resolved["num_examples"]
-    if values["split"] not in splits:
-        raise UserError(f"--split: expected one of {', '.join(splits)} (those of this run), found {values['split']!r}")
+    _split(values, record)
     run_record.choose_weights(record, values["weights"])
     if values["tta"] == "shifts" and values["tta_shift"] >= record.resolved["image_size"]:
         raise UserError(f"--tta_shift: expected less than the images' {record.resolved['image_size']} pixels, found "
@@ -174,6 +182,9 @@ def main(given):
     if values["output_dir"]:
         checks.make_output_dir("--output_dir", values["output_dir"])
     console = Console(quiet=values["json"])
+    is_asked, values = values["split"] is not None, values | {"split": _split(values, chosen[0].record)}
+    if values["split"] == "validation" and not is_asked:
+        console.say("no test split in this run: on its validation split, by which the best checkpoint was chosen")
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow(values["compile_cache"], console.warn)
         from cct_tf.training import evaluation  # noqa: F401, counted as a part of the start

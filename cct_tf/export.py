@@ -22,12 +22,12 @@ it and the exit status is 2. Where the data set of the run is not at hand, name 
 
 _FIELDS = [
     config.FIELDS["workdir"],
-    flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder"),
+    flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder", path=True),
     flags.command_field("weights", str, "auto", "raw, ema (their moving average), or auto: ema where the run kept one",
                         choices=("auto", "raw", "ema")),
     flags.command_field("format", str, None, "what to write", choices=tuple(formats.FORMATS)),
     flags.command_field("output", str, None, "a new or empty folder for saved_model, else a file that ends in .keras, "
-                        ".tflite or .onnx, which is replaced"),
+                        ".tflite or .onnx, which is replaced", path=True),
     flags.command_field("quantize", str, "none", "int8, with --format=litert: a quarter of the size",
                         choices=("none", "int8")),
     flags.command_field("calibration_images", int, 200, "training images (or of those named) by which the ranges of "

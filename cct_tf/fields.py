@@ -5,7 +5,7 @@ import math
 
 
 def option(default, help, *, minimum=None, maximum=None, above=None, below=None, choices=None, how=False,
-           transient=False, length=None):
+           transient=False, length=None, path=False):
     """Declare a config field.
 
     Args:
@@ -17,10 +17,20 @@ def option(default, help, *, minimum=None, maximum=None, above=None, below=None,
         how: True if the field only says how the run is computed; False if it defines the result.
         transient: True if it belongs to one call of the command and not to the run (never written down).
         length: allowed lengths of a tuple.
+        path: True of a string that names a file or folder of this machine, or several with commas.
     """
     metadata = {"help": help, "minimum": minimum, "maximum": maximum, "above": above, "below": below,
-                "choices": choices, "how": how or transient, "transient": transient, "length": length}
+                "choices": choices, "how": how or transient, "transient": transient, "length": length,
+                "path": path}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+LOCAL_PATH = "a path of this machine (remote ones are not read or written yet)"
+
+
+def is_remote(path):
+    """Whether a path, text, is the address of something elsewhere, such as `gs://bucket/run`."""
+    return "://" in path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +38,7 @@ class Field:
     """One field as declared: what `flags`, `plan` and the checkpoint need to know of it.
 
     `kind` is int, float, str, bool or tuple (of floats); `optional` says whether None is allowed; `bare` is the text
-    that a flag without `=` stands for, None where it needs a value.
+    that a flag without `=` stands for, None where it needs a value; `path` is as in `option`.
     """
 
     name: str
@@ -46,12 +56,15 @@ class Field:
     how: bool
     transient: bool
     length: tuple | None
+    path: bool = False
     bare: str | None = None
 
     def expectation(self):
         """What a value must be, in words: `an integer of at least 1`."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
+        if self.path:
+            return LOCAL_PATH
         noun = {int: "an integer", float: "a number", str: "a text", bool: "true or false",
                 tuple: " or ".join(str(n) for n in self.length or ()) + " numbers separated by commas"}[self.kind]
         bounds = [f"{words} {bound:g}" for words, bound in (

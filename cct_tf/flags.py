@@ -20,7 +20,7 @@ from absl import flags as absl_flags
 
 from cct_tf import config as config_lib
 from cct_tf.errors import UserError, nearest
-from cct_tf.fields import Field
+from cct_tf.fields import LOCAL_PATH, Field, is_remote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,8 @@ class _FieldParser(absl_flags.ArgumentParser):
             value = self._convert(text)
         except ValueError:
             value = ...
-        if value is ... or self.field.problem(value):
+        # Not in `problem`: the records of old runs may hold such a path, which then was taken for a local one.
+        if value is ... or self.field.problem(value) or self.field.path and is_remote(value):
             suggestion = nearest(text, self.field.choices) if self.field.choices else ""
             raise ValueError(f"expected {self.field.expectation()}, found {argument!r}{suggestion}")
         return value
@@ -87,10 +88,11 @@ def _make_flags(fields):
     return values
 
 
-def command_field(name, kind, default, help, *, choices=None, minimum=None, maximum=None, optional=False, bare=None):
+def command_field(name, kind, default, help, *, choices=None, minimum=None, maximum=None, optional=False, bare=None,
+                  path=False):
     """A flag of one command that is no config field (evaluate's --split, say), as a `fields.Field`."""
     return Field(name, "command", "This command.", kind, optional or default is None, default, help, minimum,
-                 maximum, None, None, choices, how=True, transient=True, length=None, bare=bare)
+                 maximum, None, None, choices, how=True, transient=True, length=None, path=path, bare=bare)
 
 
 def _read_file(path, origin, stack):
@@ -213,6 +215,9 @@ def parse(argv, fields, positional=None):
             reason = message[message.index("expected"):] if "expected" in message else message
             raise UserError(f"{argument.origin}--{name}: {reason}") from None
         given[name] = values[name].value
+    for text in given.get(positional, ()):  # paths, in each command that takes some
+        if is_remote(text):
+            raise UserError(f"{text!r}: expected {LOCAL_PATH}")
     return given
 
 

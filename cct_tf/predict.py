@@ -28,16 +28,17 @@ cct_tf.export wrote instead of a run; a SavedModel is a program, so ask only tho
 
 _FIELDS = [
     config.FIELDS["workdir"],
-    flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder"),
+    flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder", path=True),
     flags.command_field("weights", str, "auto", "raw, ema (their moving average), or auto: ema where the run kept one",
                         choices=("auto", "raw", "ema")),
     flags.command_field("exported", str, None, "what cct_tf.export wrote, instead of --workdir: the folder of a "
-                        "SavedModel, or a .keras, .tflite or .onnx file"),
+                        "SavedModel, or a .keras, .tflite or .onnx file", path=True),
     flags.command_field("top", int, 5, "classes to show of each image, at most all", minimum=1),
     flags.command_field("csv", bool, False, "print comma-separated values, and nothing else, on stdout"),
     flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
     flags.command_field("attention", str, None, "a folder, made if needed: write each image beside what the pooling "
-                        "and, by attention rollout, the whole encoder look at, as PNG files", bare="attention"),
+                        "and, by attention rollout, the whole encoder look at, as PNG files", bare="attention",
+                        path=True),
     flags.command_field("batch_size", int, 32, "images computed together", minimum=1),
     config.FIELDS["debug"],
 ]

@@ -14,7 +14,7 @@ for each epoch. With --ops, a row for each operation of the policies of --auto_a
 no --workdir; another --seed shows other images."""
 
 _OWN = [
-    flags.command_field("output", str, "preview.png", "the picture, a PNG file"),
+    flags.command_field("output", str, "preview.png", "the picture, a PNG file", path=True),
     flags.command_field("rows", int, 8, "images", minimum=1),
     flags.command_field("columns", int, 8, "draws of each image", minimum=1),
     flags.command_field("ops", bool, False, "show each operation of the policies instead"),

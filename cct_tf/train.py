@@ -7,7 +7,7 @@ import contextlib
 import sys
 import time
 
-from cct_tf import command, compile_cache, config, flags, runtime
+from cct_tf import command, compile_cache, config, flags, runtime, streams
 from cct_tf.workers import joining
 
 _USAGE = """usage: python -m cct_tf.train --workdir=DIR [--flagfile=FILE] [--flag=value ...]
@@ -36,6 +36,7 @@ def main(given):
     interrupts = Interrupts().install()
     with contextlib.ExitStack() as stack:
         stack.callback(interrupts.uninstall)
+        stack.enter_context(streams.watched(interrupts.output_closed))
         with interrupts.held(cluster is not None):
             checks.check_config(settings)
         workdir, console = Workdir(settings.run.workdir), Console()

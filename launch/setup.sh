@@ -1,12 +1,15 @@
 # shellcheck shell=bash
 # Sourced by the scripts beside it. `setup_venv [test]` makes sure that the virtual environment holds what
 # requirements.txt asks for ([test]: and launch/requirements-test.txt and -export.txt) and leaves its Python in $PYTHON.
+# The project is installed into it too (editable), so that its commands work in any folder once it is active; the scripts
+# beside this file do without that, so what stands in its way is a message, no error.
 #
 #   CCT_VENV    where the environment is; default .venv in the repository, whatever the current folder
 #   CCT_PYTHON  the Python that makes it; default the first fitting one in PATH
 #   CCT_CUDA    1: with the CUDA libraries, 0: without, unset: with them where an NVIDIA driver is present
 #
 # In $VENV/.cct: `base`, `cuda`, `test` are stamps, written last, each holding the key its part was installed under;
+# `project` says which checkout was, with the checksum of its pyproject.toml, or what was tried in vain;
 # `installing` is there from before the first change until the stamps are written; `ours` says that this script may
 # delete what is in the environment; `lock` lets one start at a time install. Messages go to stderr: with --json,
 # stdout belongs to the command. Exit statuses: 2 mend it first, 75 worth another try (network, disk).
@@ -55,6 +58,19 @@ is_ready() {
     read -r stamp 2>/dev/null <"$STATE/$part" || return 1
     [[ "$stamp" == "$KEY" ]] || return 1
   done
+}
+
+# The commands of an active environment are those of this checkout, as its pyproject.toml is now; or, where checkouts share
+# an environment outside of them, of the first one that is still there: else each start would undo the other's.
+has_project() {
+  local sum root
+  [[ -w $STATE ]] || return 0 # nothing to be done
+  { read -r sum && read -r root; } 2>/dev/null <"$STATE/project" || return 1
+  if [[ $root == "$ROOT" ]]; then
+    [[ $sum == "$(sha256sum <"$ROOT/pyproject.toml")" ]]
+  else
+    [[ $VENV != "$ROOT"/* && -e $root/pyproject.toml ]]
+  fi
 }
 
 find_python() {
@@ -115,11 +131,17 @@ make_venv() {
       "not made by this script. Remove it, or name another place: CCT_VENV=/path"
   fi
   find_python
-  rm -f "$STATE/base" "$STATE/cuda" "$STATE/test"
+  rm -f "$STATE/base" "$STATE/cuda" "$STATE/test" "$STATE/project"
   touch "$STATE/ours"
   find -H "$VENV" -mindepth 1 -maxdepth 1 ! -name .cct -exec rm -rf {} +
   say "making $VENV with $FOUND ($VERSION)"
   logged "$FOUND" -I -m venv "$VENV" || fail "could not make $VENV"
+}
+
+# PIP_USER: a `user = true` in the machine's pip configuration fails in a virtual environment. -I: nor may the user's
+# PYTHONPATH pass for installed packages.
+pip_install() {
+  PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 logged "$PYTHON" -I -m pip install --no-input "$@"
 }
 
 install() {
@@ -135,16 +157,28 @@ install() {
   say "installing into $VENV: $what ($CUDA_REASON). The first time takes a few minutes and about $size GB of disk;" \
     "output in $LOG"
   touch "$STATE/installing"
-  # PIP_USER: a `user = true` in the machine's pip configuration fails in a virtual environment. -I: nor may the
-  # user's PYTHONPATH pass for installed packages.
-  PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 logged "$PYTHON" -I -m pip install --no-input "${args[@]}" ||
-    fail "pip could not install the packages"
+  pip_install "${args[@]}" || fail "pip could not install the packages"
   logged "$PYTHON" -I -c 'import tensorflow' || fail "TensorFlow is installed but cannot be imported"
   is_ready || true  # for $KEY: requirements.txt may have changed meanwhile
   for part in "${PARTS[@]}"; do
     printf '%s\n' "$KEY" >"$STATE/$part"
   done
   rm "$STATE/installing"
+}
+
+install_project() {
+  # A checkout that was moved took its environment along, whose `activate` still names the old place.
+  if [[ -e $STATE/ours && -e $STATE/project && $(tail -n 1 "$STATE/project") != "$ROOT" ]]; then
+    logged "$PYTHON" -I -m venv --without-pip "$VENV" || true
+  fi
+  # Without isolation, which would fetch the build system anew each time: without a network too, once it is there.
+  if pip_install "setuptools>=77" && pip_install --no-deps --no-build-isolation -e "$ROOT"; then
+    say "installed the project into $VENV: after 'source $VENV/bin/activate' its commands work in any folder"
+  else
+    say "could not install the project into $VENV, see $LOG; this script works all the same, and with it active the" \
+      "commands work in $ROOT. To have it tried again: rm $STATE/project"
+  fi
+  printf '%s\n' "$(sha256sum <"$ROOT/pyproject.toml")" "$ROOT" >"$STATE/project"
 }
 
 fail() {
@@ -156,7 +190,7 @@ fail() {
 setup_venv() {
   [[ ${1:-} != test ]] || PARTS+=(test)
   if wants_cuda; then PARTS+=(cuda); fi
-  if ! is_ready; then
+  if ! { is_ready && has_project; }; then
     mkdir -p "$STATE" || die 2 "cannot write to $VENV; name another place: CCT_VENV=/path"
     # Held by the installers too, and given back before the command starts.
     exec 9>>"$STATE/lock"
@@ -167,6 +201,7 @@ setup_venv() {
       make_venv
       install
     fi
+    has_project || install_project
     exec 9>&-
   fi
   say "$VENV is ready: Python $VERSION, $CUDA_REASON"

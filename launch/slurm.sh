@@ -39,7 +39,7 @@ status=0
 srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=300 \
   "$PYTHON" -P "$ROOT/launch/tf_config.py" "$PYTHON" -P -m cct_tf.train "$@" || status=$?
 
-# 75 a fault from outside, 143 and 130 asked to stop, the others above 128 killed. cct_tf/errors.py has the list.
+# 75 a fault from outside, 143, 130 and 129 asked to stop, the others above 128 killed. cct_tf/errors.py has the list.
 if ((status != 75 && status <= 128)); then exit "$status"; fi
 restarts=${SLURM_RESTART_COUNT:-0} most=${CCT_MAX_RESTARTS:-20}
 if ((restarts >= most)); then

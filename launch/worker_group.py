@@ -1,7 +1,7 @@
 """The worker processes of one start: started, watched, signalled, killed. Linux only.
 
-Signals are not handled but waited for: WATCHED stay blocked in this process, `next_signal` takes them one at a time.
-So nothing happens behind the supervisor's back, and it sees who sent a signal.
+Signals are not handled but waited for: those of `watched` stay blocked in this process, `next_signal` takes them one at
+a time. So nothing happens behind the supervisor's back, and it sees who sent a signal.
 """
 
 import ctypes
@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 
-WATCHED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM)
 # Below the ports that Linux gives to outgoing connections, or a worker's connection could take another's port.
 _PORTS = range(20000, 32768)
 _SI_KERNEL = 0x80  # siginfo's si_code of what the kernel sent by itself, as a terminal's Ctrl-C
@@ -43,6 +42,12 @@ class End:
         return f"worker {self.index} (pid {self.pid}) {how}"
 
 
+def watched():
+    """The signals that are waited for; not SIGHUP where it was ignored at the start, as under nohup."""
+    hang_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, *hang_up)
+
+
 def signal_name(number):
     """SIGKILL for 9; real-time signals have no name."""
     try:
@@ -52,10 +57,10 @@ def signal_name(number):
 
 
 def next_signal(seconds):
-    """siginfo of the next of WATCHED, or None after so many seconds (may be infinite)."""
+    """siginfo of the next of `watched()`, or None after so many seconds (may be infinite)."""
     if math.isinf(seconds):
-        return signal.sigwaitinfo(WATCHED)
-    return signal.sigtimedwait(WATCHED, max(seconds, 0))
+        return signal.sigwaitinfo(watched())
+    return signal.sigtimedwait(watched(), max(seconds, 0))
 
 
 def is_from_terminal(info):
@@ -96,7 +101,7 @@ def _prepare_child(parent):
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # gone before the line above
         os._exit(128 + signal.SIGKILL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, watched())
 
 
 class Group:

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 
-from worker_group import WATCHED, Group, is_from_terminal, next_signal, signal_name
+from worker_group import Group, is_from_terminal, next_signal, signal_name, watched
 
 from cct_tf import checks, flags
-from cct_tf.errors import FINISHED, OUTSIDE_FAULT, WRONG_INPUT, UserError
+from cct_tf.errors import FINISHED, OUTSIDE_FAULT, STOP_SIGNALS, WRONG_INPUT, UserError
 from cct_tf.training.run_record import list_checkpoints, step_of
 from cct_tf.training.workdir import Workdir
 
@@ -26,16 +26,16 @@ When a worker ends, the others have 60 s to end too (300 s if it was asked to st
   all end with 0        finished
   any ends with 2, 1    wrong input, a bug: that status, no restart
   75, or a signal       all are started again from the last checkpoint, after 1 s, then 2 s, 4 s ... 60 s
-  143, 130              (a worker was asked to stop) all are started again after 1 s
+  143, 130, 129         (a worker was asked to stop) all are started again after 1 s
 --max_restarts=3        restarts in a row before giving up; a new checkpoint in between begins a new row
 Given up, the status is that of the first worker that failed.
 
-SIGTERM and Ctrl-C (or SIGINT) go to all workers, which save; the status is 143 or 130, or 0 if they finished just then.
-A second Ctrl-C kills them."""
+SIGTERM, SIGHUP (the terminal is gone; not under nohup) and Ctrl-C (or SIGINT) go to all workers, which save; the status
+is 143, 129 or 130, or 0 if they finished just then. A second Ctrl-C kills them."""
 
 _LOOK_SECONDS = 1.0  # between two looks at those left, which nothing else announces when they are stopped
 COMMAND = [sys.executable, "-P", "-m", "cct_tf.train"]
-_ASKED_TO_STOP = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_ASKED_TO_STOP = tuple(128 + number for number in STOP_SIGNALS)
 _NOBODY_READS = (-signal.SIGPIPE, 128 + signal.SIGPIPE)  # the reader of our output has left: `| head`
 
 
@@ -61,7 +61,7 @@ def say(text):
     """One line for the person; with nobody left to read it, the work goes on."""
     try:
         print(f"workers.sh: {text}", file=sys.stderr, flush=True)
-    except BrokenPipeError:
+    except OSError:  # a closed pipe, a terminal that is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
@@ -165,7 +165,7 @@ class Supervisor:
         return ends
 
     def _signalled(self, info, group):
-        """Act on SIGINT or SIGTERM of our own; returns the time at which the workers are killed.
+        """Act on SIGINT, SIGTERM or SIGHUP of our own; returns the time at which the workers are killed.
 
         Workers are sent SIGTERM in either case: a second SIGINT would end them unsaved, and one that was sent to the
         whole process group has reached them before us.
@@ -257,7 +257,7 @@ def main(argv, command=COMMAND, times=Times()):
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
-    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched())
     return Supervisor([*command, *given], count, devices, max_restarts, lambda: newest_step(workdir), times).run()
 
 

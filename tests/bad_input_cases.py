@@ -360,6 +360,19 @@ OTHERS = [
     ("torch", "train", "--workdir={scene}/new", "KERAS_BACKEND", "torch"),
     ("nonsense", "evaluate", "--workdir={scene}/done", "KERAS_BACKEND", "nonsense"),
 ]
+# What is elsewhere, in every flag and argument that names a file or folder.
+REMOTE = [(f"{module} {start}{where}", module, start + where, start.partition("=")[0].removeprefix("-- "), where,
+           "a path of this machine (remote") for where, module, *starts in [
+    ("gs://bucket/x", "train", "--workdir=", "--data_dir=", "--init_from=", "--compile_cache="),
+    ("s3://x", "evaluate", "--workdir=", "--data_dir=", "--checkpoint=", "--output_dir=", "--compare={scene}/done,"),
+    ("hdfs://host/x.csv", "compare", "--csv=", "--plot=", ""),
+    ("https://host/x.png", "predict", "--workdir=", "--checkpoint=", "--exported=", "--attention=", "", "-- "),
+    ("gs://bucket/x.onnx", "export", "--workdir=", "--checkpoint=", "--output=", "--data_dir=", ""),
+    ("gs://bucket/x.pth", "convert_torch", "--input=", "--output=", "--checkpoint=", "--data_dir="),
+    ("gs://bucket/x", "checkpoints", "--workdir="),
+    ("gs://bucket/x.png", "preview", "--output=", "--data_dir="),
+    ("gs://bucket/x", "benchmark", "--data_dir=", "--init_from="),
+] for start in starts]
 FINE = [  # no error: status 0, nothing on stderr, these words on stdout
     ("help", "train", "--help", "Data set", "augmentation", "Network", "Optimisation", "The run", "--flagfile"),
     ("help for evaluate", "evaluate", "--help", "--split", "--checkpoint"),
@@ -381,4 +394,4 @@ FINE = [  # no error: status 0, nothing on stderr, these words on stdout
      "50 -> 7", "--num_replicas", "finished"),
 ]
 TABLE = ([(name, "train", "--workdir={scene}/new " + arguments, *words) for name, arguments, *words in FLAGS + DATA]
-         + OTHERS + FINE)
+         + OTHERS + REMOTE + FINE)

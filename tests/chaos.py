@@ -220,6 +220,7 @@ def main():
     given = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with tempfile.TemporaryDirectory(prefix="cct_chaos_") as folder:
+        os.environ["TMPDIR"] = folder  # what is killed leaves files behind
         kinds = [KINDS[number % len(KINDS)] for number in range(given.runs)]
         wrong = check(kinds, given.seed, folder, lambda line: print(line, flush=True))
     print("\n".join(wrong) if wrong else f"{given.runs} of {given.runs} equal")

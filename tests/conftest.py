@@ -3,18 +3,18 @@
 Logical devices can only be made before TensorFlow starts; the trainer uses as many of them as --num_replicas says.
 """
 
-import os
-import tempfile
-
 import pytest
 
 from cct_tf import runtime
+from tests import environment
 
-# Commands that tests start compile too; what they keep must not go to the user's cache.
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cct_tf_cache_")
-
+FOLDER = environment.prepare()
 runtime.start_tensorflow()
 runtime.make_devices(4)
+
+
+def pytest_unconfigure():
+    environment.clear(FOLDER)
 
 
 def pytest_collection_modifyitems(items):

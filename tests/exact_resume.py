@@ -220,6 +220,7 @@ def main():
         FLAGS.extend(RECIPE)
     signals = [signal.Signals[name] for name in options.signals.split(",")]
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["TMPDIR"] = folder  # what is killed leaves files behind
         found = check(options.kills, options.seed, signals, folder)
         count = len(tensors(pathlib.Path(folder) / "disturbed" / "checkpoints"))
     print("\n".join(found) if found else f"identical: {count} tensors of the last checkpoint, the best one, run.json "

@@ -266,6 +266,10 @@ def _signal(output):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _hang_up(output):
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
 def _fill(output):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -275,8 +279,8 @@ def _vanish(output):
     output.open()
 
 
-@pytest.mark.parametrize(("befall", "status", "word"), [(_signal, 143, "SIGTERM"), (_fill, 75, "No space"),
-                                                        (_vanish, 75, "is gone")])
+@pytest.mark.parametrize(("befall", "status", "word"), [(_signal, 143, "SIGTERM"), (_hang_up, 129, "SIGHUP"),
+                                                        (_fill, 75, "No space"), (_vanish, 75, "is gone")])
 def test_what_befalls_an_export_is_a_line_and_leaves_nothing(befall, status, word, tmp_path):
     handler, output = signal.getsignal(signal.SIGTERM), tmp_path / "new/x.onnx"
     with pytest.raises(BaseException, match=f"{word}.*nothing was written") as raised, writing._hidden(output) as path:

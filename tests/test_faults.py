@@ -47,7 +47,9 @@ def test_a_signal_before_the_first_step_ends_at_once_with_nothing_saved(tmp_path
     assert exact_resume.saved_steps(tmp_path / "run") == []
 
 
-def test_the_second_sigint_leaves_at_once(tmp_path):
+def test_the_second_sigint_leaves_at_once(tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     process = exact_resume.start(tmp_path / "run")
     _read_until(process, "compiling the training step")  # seconds inside one call of TensorFlow
     process.send_signal(signal.SIGINT)
@@ -58,4 +60,5 @@ def test_the_second_sigint_leaves_at_once(tmp_path):
     status, _, err = exact_resume.finish(process)
     assert status == 130 and time.monotonic() - began < 1.0
     assert "Ctrl-C again" in err
+    assert not list((tmp_path / "temporary").glob("__autograph*"))
     assert exact_resume.saved_steps(tmp_path / "run") == []

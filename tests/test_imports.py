@@ -20,23 +20,25 @@ ALLOWED = {
     "plan": ("errors",),
     "compile_cache": ("errors",),
     "runtime": ("backend", "compile_cache", "errors"),
-    "workers": ("compile_cache", "config", "errors"),
+    "workers": ("compile_cache", "config", "leaving", "errors"),
     "tuning": ("models.cost",),
     "flags": ("config", "fields", "errors"),
-    "command": ("flags", "errors"),
+    "streams": (),
+    "leaving": (),
+    "command": ("flags", "streams", "errors"),
     "convert": ("models.variants", "layers.sines", "layers.position_grid", "errors"),
     "layers": ("backend", "rng", "errors"),
     "augment": ("rng", "errors"),
-    "models": ("layers", "backend", "rng", "errors", "command", "flags"),
+    "models": ("layers", "backend", "rng", "errors", "command", "flags", "streams"),
     "data": ("augment", "rng", "config", "plan", "errors"),
     "optim": ("config", "plan", "errors"),
     "checks": ("augment.policies", "convert.names", "data", "models", "optim.freezing", "errors"),
     "training": ("convert", "data", "models", "optim", "augment", "layers", "rng", "plan", "config", "flags", "runtime",
-                 "tuning", "workers", "compile_cache", "errors"),
+                 "tuning", "workers", "compile_cache", "leaving", "errors"),
     "benchmarks": ("training", "data", "models", "optim", "augment", "layers", "runtime", "errors"),
     "exports": ("training", "data", "augment", "runtime", "errors"),
     "commands": ("benchmarks", "exports", "training", "convert", "data", "models", "checks", "command", "flags",
-                 "config", "runtime", "workers", "compile_cache", "errors"),
+                 "config", "runtime", "streams", "workers", "compile_cache", "errors"),
 }
 COMMANDS = ("train", "evaluate", "predict", "compare", "benchmark", "preview", "checkpoints", "convert_torch",
             "export")
@@ -104,6 +106,13 @@ def test_only_commands_and_the_work_folder_read_flags():
     allowed |= {"cct_tf.training.report", "cct_tf.training.summaries"}  # these write flagfiles and command lines
     allowed |= {"cct_tf.training.runs"}  # this reads the config.cfg of other runs
     assert readers <= allowed
+
+
+@pytest.mark.parametrize("module", ["cct_tf", "cct_tf.models"])
+def test_names_that_load_lazily_are_listed(module):
+    code = (f"import sys, {module}\nassert {{'create_model', 'list_models', '__doc__'}} <= set(dir({module}))\n"
+            "assert 'tensorflow' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_what_judges_first_imports_without_tensorflow():

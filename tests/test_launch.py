@@ -22,7 +22,10 @@ case "$*" in
   "-I -S -c"*) echo @VERSION@; [[ @VERSION@ =~ ^3\\.1[123]$ ]] ;;
   "-I -c import ensurepip, venv") exit "${NO_VENV:-0}" ;;
   "-I -c "*) ;;
+  "-I -m venv --without-pip "*) echo "venv $4 $5" >>"$CALLS" ;;
   "-I -m venv "*) echo "venv $4" >>"$CALLS"; mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
+  *" setuptools>=77") exit "${PROJECT_STATUS:-0}" ;;
+  "-I -m pip "*" -e "*) shift 3; echo "pip $*" >>"$CALLS.project"; echo "no room"; exit "${PROJECT_STATUS:-0}" ;;
   "-I -m pip "*)
     shift 3; echo "pip $*" >>"$CALLS"
     [[ ! ${PIP_PHASE:-} ]] || echo "$PIP_PHASE"
@@ -71,6 +74,12 @@ class Machine:
         process = self.popen(*args, **kwargs)
         process.out, process.err = process.communicate(timeout=20)
         return process
+
+    def projects(self):
+        """The folders of which the project was installed, in order."""
+        file = self.calls_file.with_suffix(".project")
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [Path(line.partition(" --no-deps --no-build-isolation -e ")[2]) for line in lines]
 
     def calls(self, kind=""):
         lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
@@ -257,6 +266,48 @@ def test_changed_requirements_or_python_are_installed_again(machine):
     assert "installing" in machine.start().err and len(machine.calls("venv")) == 1
     (machine.venv / "bin/python").unlink()  # as after an upgrade of the system
     assert "making it again" in machine.start().err and len(machine.calls("venv")) == 2
+
+
+def test_the_project_is_installed_once(machine):
+    machine.start()
+    assert machine.projects() == [machine.root]
+    assert "its commands work in any folder" not in machine.start().err and machine.projects() == [machine.root]
+    with open(machine.root / "pyproject.toml", "a") as file:
+        file.write("# changed\n")
+    assert "its commands work in any folder" in machine.start().err and machine.projects() == 2 * [machine.root]
+    (machine.venv / ".cct/project").unlink()  # as in an environment of an older version
+    machine.start()
+    assert machine.projects() == 3 * [machine.root] and len(machine.calls("pip")) == 1
+
+
+def test_a_moved_checkout_is_installed_anew(machine):
+    machine.start()
+    before, machine.root = machine.root, machine.root.with_name("moved")
+    before.rename(machine.root)
+    machine.venv = machine.root / ".venv"
+    machine.start()
+    assert machine.projects() == [before, machine.root] and len(machine.calls("pip")) == 1
+    assert machine.calls("venv")[-1] == f"venv --without-pip {machine.venv}"  # activate names the old place
+
+
+def test_checkouts_that_share_an_environment_run_their_own_code(machine, tmp_path):
+    first, second = machine.root, tmp_path / "second"
+    shutil.copytree(first, second)
+    for root in (first, second, first, second):
+        machine.root = root
+        assert f"path {root}\n" in machine.start(CCT_VENV=str(tmp_path / "shared")).out
+    assert machine.projects() == [first] and len(machine.calls("pip")) == 1
+    shutil.rmtree(first)
+    machine.start(CCT_VENV=str(tmp_path / "shared"))
+    assert machine.projects() == [first, second]
+
+
+def test_a_project_that_cannot_be_installed_is_a_message_and_is_not_tried_each_time(machine):
+    run = machine.start(PROJECT_STATUS="1")
+    assert run.returncode == 0 and "could not install the project into" in run.err and "pid" in run.out
+    assert not machine.projects()
+    run = machine.start()
+    assert run.returncode == 0 and "could not install" not in run.err and not machine.projects()
 
 
 def test_cuda_is_added_once_and_kept(machine):

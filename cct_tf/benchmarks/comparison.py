@@ -3,6 +3,7 @@
 A process of its own keeps thread pools and memory apart, so that what is reported of ours is ours alone.
 """
 
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 
 from cct_tf.errors import UserError
 
+_LEAVING_SECONDS = 30
 # What stock Keras training can't express: the field, and the only value it may have.
 _STOCK = (("optimizer", "adamw"), ("loss", "cross_entropy"), ("class_weights", "none"), ("layer_decay", 1.0),
           ("ema_decay", 0.0))
@@ -67,8 +69,12 @@ class KerasSide:
         return self
 
     def __exit__(self, *_):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            self._process.stdin.close()  # upon which it ends, and tidies up
+            self._process.wait(_LEAVING_SECONDS)
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        self._process.stdout.close()
         self._errors.close()
 
     def measure(self, seconds):

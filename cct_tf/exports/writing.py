@@ -146,7 +146,7 @@ def _compared(network, request, path, sample):
 @contextlib.contextmanager
 def _hidden(output):
     """A path to write to, beside `output` or in it if it is a folder, with its suffix; what is there at the end, be it
-    by SIGTERM, is removed.
+    by SIGTERM or SIGHUP, is removed.
 
     Raises:
         OutsideFault: the storage is full, or the folder gone.
@@ -154,7 +154,10 @@ def _hidden(output):
     folder = output if output.is_dir() else output.parent
     path = folder / f".{os.getpid()}-{output.name}"
     folder.mkdir(parents=True, exist_ok=True)
-    handler = signal.signal(signal.SIGTERM, _stop)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in handlers.items():
+        if handler != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stop)
     try:
         yield path
     except Exception as error:
@@ -163,7 +166,8 @@ def _hidden(output):
             raise
         raise OutsideFault(f"{fault}; nothing was written") from None
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         shutil.rmtree(path, ignore_errors=True)
         with contextlib.suppress(OSError):
             path.unlink()

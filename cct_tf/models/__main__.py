@@ -5,9 +5,9 @@ Needs no TensorFlow: everything is counted from the table.
 
 import argparse
 import json
-import os
 import sys
 
+from cct_tf import streams
 from cct_tf.errors import FINISHED, WRONG_INPUT, UserError, nearest
 from cct_tf.models import cost, variants
 
@@ -83,11 +83,12 @@ def main(argv=None):
 
 def run():
     """The command's entry point: leaves the process with its status."""
+    streams.open_closed()
     try:
         status = main()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has left (`| head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.silence(sys.stdout)
         status = 141
     sys.exit(status)
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: finish the step, save, leave; a second SIGINT leaves at once.
+"""SIGINT, SIGTERM, SIGHUP, a closed output: finish the step, save, leave; a second SIGINT leaves at once.
 
 Python's own handlers wait for the running TensorFlow call and merge repeated signals into one, so a thread reads the
 wake-up file descriptor, to which the C handler writes a byte the moment a signal arrives.
@@ -10,16 +10,15 @@ import signal
 import sys
 import threading
 
-from cct_tf.errors import Interrupted
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from cct_tf import leaving
+from cct_tf.errors import STOP_SIGNALS, Interrupted
 
 
 class Interrupts:
     """Handlers of this process. Install once, in the main thread, before TensorFlow is imported.
 
     Attributes:
-        requested: signal number that asked to stop, or None.
+        requested: number of the signal that asked to stop, SIGPIPE's for a closed output; or None.
         can_save: while True, a signal only sets `requested`, for the loop to look at; while False, it ends the
             command where it stands.
         tell: function of the number of a signal that arrived here, called in a thread; a run of several workers sets
@@ -30,6 +29,7 @@ class Interrupts:
         self.requested = None
         self.can_save = False
         self.tell = lambda number: None
+        self._signals = STOP_SIGNALS
         self._previous = {}
         self._count = 0
         self._told = False
@@ -40,7 +40,9 @@ class Interrupts:
     def install(self):
         reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
-        for number in _SIGNALS:
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup: the end of the terminal is to make no difference
+            self._signals = tuple(number for number in STOP_SIGNALS if number != signal.SIGHUP)
+        for number in self._signals:
             self._previous[number] = signal.signal(number, self._handle)
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
@@ -56,18 +58,25 @@ class Interrupts:
         if not holds:
             yield
             return
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         try:
             yield
         finally:
-            for number in _SIGNALS:
+            for number in self._signals:
                 signal.signal(number, self._handle)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
 
     def ask(self, number, name):
         """Another worker, `name`, was asked to stop by a signal; so is this one. It counts as no second SIGINT."""
+        self._ask(number, f" of {name}")
+
+    def output_closed(self):
+        """Nobody reads stdout any more."""
+        self._ask(signal.SIGPIPE, "")
+
+    def _ask(self, number, whose):
         if self.requested is None:
-            self._whose = f" of {name}"
+            self._whose = whose
             self.requested = number
             if self.can_save:
                 self._say_once(number)
@@ -81,10 +90,10 @@ class Interrupts:
         os.close(self._writing)  # ends the thread
 
     def _watch(self, reading):
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # they are the main thread's, see `held`
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)  # they are the main thread's, see `held`
         while numbers := os.read(reading, 64):
             for number in numbers:
-                if number in _SIGNALS:
+                if number in self._signals:
                     self._arrived(number)
         os.close(reading)
 
@@ -92,7 +101,7 @@ class Interrupts:
         if number == signal.SIGINT:
             self._count += 1
             if self._count >= 2:
-                os._exit(128 + number)
+                leaving.at_once(128 + number)
         self.requested = self.requested or number
         if self.can_save:
             self._say_once(number)
@@ -109,7 +118,7 @@ class Interrupts:
 
     def _named(self, number):
         """`SIGTERM`, or `SIGTERM of worker 1 (b:2222)`."""
-        return signal.Signals(number).name + self._whose
+        return ("closed output" if number == signal.SIGPIPE else signal.Signals(number).name) + self._whose
 
     def _handle(self, number, frame):
         if not self.can_save:

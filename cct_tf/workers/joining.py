@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import cct_tf
-from cct_tf import compile_cache, errors
+from cct_tf import compile_cache, errors, leaving
 from cct_tf.workers.peers import Alone, PeerEnded, Peers
 from cct_tf.workers.rendezvous import find_peers
 
@@ -113,4 +113,4 @@ def leave(status):
                 stream.flush()
         compile_cache.close()
     finally:
-        os._exit(status)
+        leaving.at_once(status)

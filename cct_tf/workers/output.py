@@ -64,7 +64,7 @@ def prefix_lines(cluster):
 
 
 def say_last(text):
-    """A line on stderr before `os._exit`, which also shows the line that stdout was in the middle of."""
+    """A line on stderr before `leaving.at_once`, which also shows the line that stdout was in the middle of."""
     if isinstance(sys.stdout, Prefixed):
         sys.stdout.show()
     print(text, file=_last or sys.stderr, flush=True)

@@ -8,13 +8,13 @@ TensorFlow ends a collective whose peer is lost, but does not say whose. While P
 
 import json
 import math
-import os
 import selectors
 import signal
 import threading
 import time
 
-from cct_tf.errors import OUTSIDE_FAULT, WRONG_INPUT, OutsideFault
+from cct_tf import leaving
+from cct_tf.errors import OUTSIDE_FAULT, STOP_SIGNALS, WRONG_INPUT, OutsideFault
 from cct_tf.workers import output, patience, wire
 
 
@@ -184,7 +184,7 @@ class Peers:
 
     def _listen(self):
         # Signals are the main thread's: while it holds them back, no other may take them.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         while not self._closed:
             try:
                 self._listen_and_beat()
@@ -292,7 +292,7 @@ class Peers:
             try:
                 output.say_last(f"{label}: {self._failure}")
             finally:
-                os._exit(self._failure.exit_status)
+                leaving.at_once(self._failure.exit_status)
 
 
 def _reason(error):

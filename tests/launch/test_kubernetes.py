@@ -52,7 +52,8 @@ def test_statuses_mean_to_the_job_what_they_mean_to_us(objects):
         for status in rule.get("onExitCodes", {}).get("values", ["disrupted"]):
             actions[status] = rule["action"]
         assert rule.get("onExitCodes", {}).get("operator", "In") == "In"
-    assert actions == {errors.WRONG_INPUT: "FailJob", 1: "FailJob", 130: "Ignore", 143: "Ignore", "disrupted": "Ignore"}
+    asked = {128 + number: "Ignore" for number in errors.STOP_SIGNALS}
+    assert actions == {errors.WRONG_INPUT: "FailJob", 1: "FailJob", "disrupted": "Ignore"} | asked
     assert errors.OUTSIDE_FAULT not in actions and spec["backoffLimit"] >= 3 * spec["completions"]
 
 

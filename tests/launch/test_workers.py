@@ -110,9 +110,10 @@ def test_status_of_giving_up_is_that_of_the_first_that_failed(tmp_path):
     assert run.end() == 139 and len(run.starts()) == 2
 
 
-def test_being_asked_to_stop_does_not_lengthen_the_wait_but_counts(tmp_path):
-    run = Run(tmp_path, [[done(143)]])
-    assert run.end() == 143 and len(run.starts()) == 4
+@pytest.mark.parametrize("status", [143, 129])
+def test_being_asked_to_stop_does_not_lengthen_the_wait_but_counts(tmp_path, status):
+    run = Run(tmp_path, [[done(status)]])
+    assert run.end() == status and len(run.starts()) == 4
     assert sum("in 0.05 s" in line for line in run.lines) == 3
 
 
@@ -155,7 +156,7 @@ def test_a_worker_that_finishes_is_not_the_end_of_the_others(tmp_path):
     assert run.end() == 0 and not run.has_line("killing")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_goes_to_all_workers_once(tmp_path, number, status):
     run = Run(tmp_path, [[HANG]], [[HANG]])
     run.starts(2)
@@ -163,6 +164,28 @@ def test_a_signal_goes_to_all_workers_once(tmp_path, number, status):
     assert run.end() == status and len(run.starts()) == 2
     assert sorted(run.records("signals")) == [["0", signal.SIGTERM], ["1", signal.SIGTERM]]
     assert run.has_line(f"{number.name}: 10 s for the workers to save and leave")
+
+
+def test_a_lost_terminal_makes_no_difference_under_nohup(tmp_path):
+    run = Run(tmp_path, [[{"hang": True, "on": {"15": 143}}]], wrapper=["nohup"])
+    run.starts(1)
+    os.killpg(run.process.pid, signal.SIGHUP)
+    run.process.terminate()
+    assert run.end() == 143 and not run.has_line("SIGHUP") and run.records("signals") == [["0", signal.SIGTERM]]
+
+
+def test_a_lost_terminal_ends_all_workers_though_nobody_reads(tmp_path):
+    (tmp_path / "plan").write_text(json.dumps({"0": [[{"hang": True, "on": {"1": 129, "15": 129}}]]}))
+    (tmp_path / "starts").touch()
+    pid, terminal = pty.fork()
+    if not pid:
+        os.environ.update(PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES="")
+        os.execv(sys.executable, [sys.executable, str(HERE / "drive_workers.py"), json.dumps(TIMES), "1",
+                                  f"--workdir={tmp_path}"])
+    wait_for(lambda: (tmp_path / "starts").read_text().count("\n") == 1)
+    os.close(terminal)  # as a cut connection does
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
+    assert "signals" in os.listdir(tmp_path)
 
 
 def test_a_signal_in_the_moment_of_finishing_leaves_the_run_finished(tmp_path):

@@ -161,3 +161,25 @@ def test_a_reliability_plot_shows_gaps_on_both_sides():
         assert is_within and red > 200
     changed = dataclasses.replace(calibrate(confidences, right), accuracy=calibration.confidence)
     assert not np.array_equal(_ink(plots.reliability_figure(changed, ""))[0], pixels)
+
+
+def test_a_run_without_a_test_split_is_evaluated_on_its_validation_split(capfd, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 3), np.uint8)
+    for index, image in enumerate(pixels):
+        path = tmp_path / f"photos/{'cat' if index % 2 else 'dog'}/{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    argv = tiny.EVERYTHING_RANDOM | {"dataset": "folder", "data_dir": tmp_path / "photos", "validation_fraction": 0.3,
+                                     "batch_size": 4, "train_steps": 2, "workdir": tmp_path / "a"}
+    assert call(capfd, "train", *(f"--{name}={value}" for name, value in argv.items()))[0] == 0
+    status, out, err = call(capfd, "evaluate", f"--workdir={tmp_path / 'a'}")
+    assert (status, err) == (0, "")
+    assert "no test split in this run: on its validation split" in out and "validation split: 6 images" in out
+    asked = call(capfd, "evaluate", f"--workdir={tmp_path / 'a'}", "--split=validation")[1]
+    assert "no test split" not in asked and "validation split: 6 images" in asked
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    for flag in (f"--workdir={tmp_path / 'a'}", f"--compare={tmp_path / 'a'},{tmp_path / 'b'}"):
+        found = _evaluate(capfd, flag)
+        assert (found["split"], found["examples"]) == ("validation", 6)
+    status, _, err = call(capfd, "evaluate", f"--workdir={tmp_path / 'a'}", "--split=test")
+    assert status == 2 and "--split: expected one of train, validation (those of this run), found 'test'" in err

@@ -31,9 +31,12 @@ def _the_tests_own_python():
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
     """Work folder of an undisturbed run of two workers."""
-    workdir = tmp_path_factory.mktemp("two") / "run"
-    run = chaos.Launched(workdir, ["--log_every_steps=1"])
+    workdir, temporary = tmp_path_factory.mktemp("two") / "run", tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        run = chaos.Launched(workdir, ["--log_every_steps=1"])
     assert run.finish()[0] == 0, run.tail()
+    assert not list(temporary.glob("__autograph*"))
     return workdir
 
 
