@@ -81,7 +81,7 @@ class Rules:
     """How a data set is read where versions of cct_tf differ. A run keeps the rules it began with; run.json has them.
 
     Attributes:
-        split: int, how --validation_fraction chooses its images, see `splits.stratified`.
+        split: int, how --validation_fraction chooses its images, see `holding_out`.
         bit_depth: int, bits per channel that images of more than 8 bits use, see `decode`; None, before the set is
             opened: as many as its images need.
     """
@@ -98,6 +98,19 @@ def rules_of(resolved):
 
 
 @dataclasses.dataclass(frozen=True)
+class File:
+    """An image file.
+
+    Attributes:
+        path: bytes, relative to the root of its data set.
+        size: int, bytes.
+    """
+
+    path: bytes
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Split:
     """One split of a data set.
 
@@ -106,12 +119,14 @@ class Split:
         reader: Held, Encoded or Windowed.
         num_examples: int n.
         labels: int32 [n] NumPy array in the order of the reader's indices; None if windowed.
+        files: object [n] NumPy array of `File`s in the same order; None where the images are no files.
     """
 
     name: str
     reader: object
     num_examples: int
     labels: np.ndarray | None
+    files: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +139,7 @@ class Source:
         splits: dict of Split by name; "train" and at least one of "validation", "test".
         mean, std: known channel statistics of the training images in [0, 1] (tuples of 3), or None.
         fingerprint: hex digest: n per split, class names, labels in source order; for folders also sorted relative
-            paths and sizes.
+            paths and sizes, and by what images were held out.
         notes: tuple of lines for the plan ("3 broken images left out", "validation split unstratified ...").
         order: "indexed" or "windowed".
         rules: `Rules` in force, every field known.
