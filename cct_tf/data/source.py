@@ -164,6 +164,18 @@ class Source:
         """The split that `eval/*` and the best checkpoint use: validation if there is one, else test."""
         return "validation" if "validation" in self.splits else "test"
 
+    @property
+    def has_files(self):
+        """Whether the images are files of a folder."""
+        return all(split.files is not None for split in self.splits.values())
+
+    @property
+    def evaluated_fingerprint(self):
+        """As `fingerprint`, of the evaluated split alone: evaluations are comparable where it is the same."""
+        split = self.splits[self.evaluated_split]
+        files = [f"file {file.path!r} {file.size}" for file in split.files] if self.has_files else ()
+        return fingerprint(self.class_names, [split], files)
+
 
 def fingerprint(class_names, splits, extra=()):
     """Hex digest of what identifies the data: counts, class names, labels in source order, and `extra` strings.
