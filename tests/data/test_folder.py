@@ -133,6 +133,15 @@ def test_which_files_are_held_out_depends_on_their_paths_alone(tmp_path):
             file.size for file in split.files]
 
 
+def test_a_run_of_before_rules_were_recorded_keeps_its_split(tmp_path):
+    _make(tmp_path, {"a": 20, "rare": 2})
+    config = DataConfig(dataset="folder", data_dir=str(tmp_path), validation_fraction=0.1)
+    for record, rare in (({"fingerprint": "of an old run"}, 0), ({}, 1)):
+        opened = registry.open_source(config, rules=source.rules_of(record))
+        assert opened.splits["validation"].labels.tolist() == [0, 0] + [1] * rare
+        assert sum("no image of 1 of 2 classes: rare" in note for note in opened.notes) == 1 - rare
+
+
 def test_the_fingerprint_follows_what_is_held_out(tmp_path):
     _make(tmp_path, {"a": 10, "b": 10})
     config = DataConfig(dataset="folder", data_dir=str(tmp_path), validation_fraction=0.2)
