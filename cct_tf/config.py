@@ -205,7 +205,8 @@ class RunConfig:
                                 path=True)
     profile_steps: str | None = option(None, "A:B, trace the steps A to B, both included, the first being 1, for the "
                                        "profiler of TensorBoard", transient=True)
-    accept_config_change: bool = option(False, "resume although fields that define the result have changed",
+    accept_config_change: bool = option(False, "resume although fields that define the result, or the files of an "
+                                        "image folder, have changed",
                                         transient=True)
     restart_if_unreadable: bool = option(False, "where every checkpoint of the work folder is damaged, set them and "
                                          "the results aside and start anew", transient=True)

@@ -102,6 +102,8 @@ DATA = [
     ("no class", "--dataset=folder --data_dir={scene}/empty", "--data_dir", "{scene}/empty"),
     ("one class", "--dataset=folder --data_dir={scene}/one --validation_fraction=0.5", "--data_dir", "'cat'"),
     ("class without images", "--dataset=folder --data_dir={scene}/hollow --validation_fraction=0.5", "hollow/dog"),
+    ("classes of one image", "--dataset=folder --data_dir={scene}/single --validation_fraction=0.4",
+     "--validation_fraction", "0.4 of classes of one image"),
     ("class unknown to training", "--dataset=folder --data_dir={scene}/surprise", "surprise/test/bird"),
     ("no test images", "--dataset=folder --data_dir={scene}/untested", "--data_dir", "--validation_fraction"),
     ("archive not named", "--dataset=npz", "--data_dir"),

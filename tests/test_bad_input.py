@@ -90,6 +90,7 @@ def scene(tmp_path_factory):
     (folder / "nested/typo.cfg").write_text("--lerning_rate=1\n")
     _write_tree(folder, ["one/cat/1.png", "hollow/cat/1.png", "surprise/test/bird/1.png", "surprise/test/cat/1.png"])
     _write_tree(folder, [f"{root}/train/{name}/1.png" for root in ("surprise", "untested") for name in ("cat", "dog")])
+    _write_tree(folder, [f"single/{name}/1.png" for name in ("cat", "dog", "owl")])
     (folder / "hollow/dog").mkdir()
     _write_archives(folder)
     _write_weights(folder)

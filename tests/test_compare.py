@@ -1,6 +1,7 @@
 """`cct_tf.compare`: what it makes of work folders. No TensorFlow needed."""
 
 import csv
+import dataclasses
 import json
 import os
 import statistics
@@ -134,6 +135,17 @@ def test_runs_on_other_data_are_no_group(tmp_path, capsys):
     assert [run["evaluated_on"] for run in found["runs"]] == ["test", "test", "validation"]
     note, = found["notes"]
     assert f"test split of digits, fingerprint {'a' * 12}: {folders[0]}, {folders[1]}; validation" in note
+
+
+def test_the_best_of_a_run_whose_images_changed_is_the_one_that_counts_now(tmp_path, capsys):
+    folder = _run(tmp_path / "a", [0.9, 0.6, 0.5])
+    path = tmp_path / "a/checkpoints/step_00000008"
+    record = run_record.read_record(path)
+    best = {"step": 4, "top1": 0.6, "loss": 0.4}
+    run_record.write_record(path, dataclasses.replace(record, best=best, resolved=record.resolved | {
+        "fingerprints_before": ["b" * 64]}))
+    found = json.loads(_compare(capsys, folder, "--json"))
+    assert found["runs"][0]["best"] == best and "went on with other images" in found["notes"][0]
 
 
 def test_a_setting_of_before_it_was_a_field_counts_as_its_default(tmp_path):

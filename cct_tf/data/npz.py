@@ -14,6 +14,7 @@ import zlib
 
 import numpy as np
 
+from cct_tf.data import holding_out
 from cct_tf.errors import UserError, nearest
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -67,6 +68,8 @@ def check(config):
     unknown = np.setdiff1d(labels["test"], labels["train"])
     if len(unknown):
         raise UserError(f"{path}: y_test: expected the classes of y_train, found {unknown[0]}")
+    if config.validation_fraction:
+        holding_out.check(np.bincount(labels["train"]), config.validation_fraction, rule=2)  # what it refuses, all do
     number = shapes["train"][0] + shapes["test"][0]
     contents = Contents(labels, class_names, number * shapes["train"][1] * shapes["train"][2] * 3)
     if contents.num_bytes > config.in_memory_gib * _GIB:

@@ -83,7 +83,7 @@ class Rules:
     """How a data set is read where versions of cct_tf differ. A run keeps the rules it began with; run.json has them.
 
     Attributes:
-        split: int, how --validation_fraction chooses its images, see `splits.stratified`.
+        split: int, how --validation_fraction chooses its images, see `holding_out`.
         bit_depth: int, bits per channel that images of more than 8 bits use, see `decode`; None, before the set is
             opened: as many as its images need.
     """
@@ -100,6 +100,19 @@ def rules_of(resolved):
 
 
 @dataclasses.dataclass(frozen=True)
+class File:
+    """An image file.
+
+    Attributes:
+        path: bytes, relative to the root of its data set.
+        size: int, bytes.
+    """
+
+    path: bytes
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Split:
     """One split of a data set.
 
@@ -108,12 +121,14 @@ class Split:
         reader: Held, Encoded or Windowed.
         num_examples: int n.
         labels: int32 [n] NumPy array in the order of the reader's indices; None if windowed.
+        files: object [n] NumPy array of `File`s in the same order; None where the images are no files.
     """
 
     name: str
     reader: object
     num_examples: int
     labels: np.ndarray | None
+    files: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +141,7 @@ class Source:
         splits: dict of Split by name; "train" and at least one of "validation", "test".
         mean, std: known channel statistics of the training images in [0, 1] (tuples of 3), or None.
         fingerprint: hex digest: n per split, class names, labels in source order; for folders also sorted relative
-            paths and sizes.
+            paths and sizes, and by what images were held out.
         notes: tuple of lines for the plan ("3 broken images left out", "validation split unstratified ...").
         order: "indexed" or "windowed".
         rules: `Rules` in force, every field known.
@@ -150,6 +165,18 @@ class Source:
     def evaluated_split(self):
         """The split that `eval/*` and the best checkpoint use: validation if there is one, else test."""
         return "validation" if "validation" in self.splits else "test"
+
+    @property
+    def has_files(self):
+        """Whether the images are files of a folder."""
+        return all(split.files is not None for split in self.splits.values())
+
+    @property
+    def evaluated_fingerprint(self):
+        """As `fingerprint`, of the evaluated split alone: evaluations are comparable where it is the same."""
+        split = self.splits[self.evaluated_split]
+        files = [f"file {file.path!r} {file.size}" for file in split.files] if self.has_files else ()
+        return fingerprint(self.class_names, [split], files)
 
 
 def fingerprint(class_names, splits, extra=()):

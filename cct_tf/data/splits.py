@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.data import source
+from cct_tf.data import holding_out, source
 from cct_tf.errors import UserError
 
 
@@ -19,22 +19,29 @@ class Part:
         make_reader: function of indices (int64 NumPy array) -> Held or Encoded.
         indices: int64 [m], the part's images among those of the reader.
         labels: int32 [m], their labels.
+        files: object [m], the `source.File` of each; None where the images are no files.
     """
 
     make_reader: collections.abc.Callable
     indices: np.ndarray
     labels: np.ndarray
+    files: np.ndarray | None = None
+
+    def of(self, chosen):
+        """The part of the images at these places: int [m'], or bool [m]."""
+        return Part(self.make_reader, self.indices[chosen], self.labels[chosen],
+                    None if self.files is None else self.files[chosen])
 
 
-def stratified(labels, fraction, seed):
-    """Hold out a share of every class, at random but fixed by (seed, class).
-
-    A class of m images gives round(fraction * m) of them, at most m - 1: each keeps one for training.
+def stratified(labels, fraction, seed, rule, files=None):
+    """Hold out a share of every class, at random but fixed by (seed, class), and the paths where there are any.
 
     Args:
         labels: int [n].
         fraction: share held out, 0 to 1.
         seed: Python int.
+        rule: `source.Rules.split`, see `holding_out`.
+        files: object [n], `source.File`s, or None.
 
     Returns:
         (kept, held_out): ascending int64 positions in `labels`.
@@ -42,27 +49,39 @@ def stratified(labels, fraction, seed):
     held_out = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        number = min(int(fraction * len(members) + 0.5), len(members) - 1)
-        if number > 0:
+        number = holding_out.number(len(members), fraction, rule)
+        if number and rule >= 2 and files is not None:
+            order = holding_out.order_of([file.path for file in files[members]], seed)
+            held_out[members[order[:number]]] = True
+        elif number:
             with tf.device("CPU:0"):
                 order = rng.permutation(len(members), rng.fold_pair(seed, rng.Stream.SPLIT, int(label)))
             held_out[members[order.numpy()[:number]]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def _hold_out(part, config):
+def _hold_out(part, config, rule):
     """Part -> (training part, validation part) by --validation_fraction and --split_seed."""
-    kept, held_out = stratified(part.labels, config.validation_fraction, config.split_seed)
-    if not len(held_out):
-        raise UserError(f"--validation_fraction: expected a share that holds out at least one of the "
-                        f"{len(part.labels):,} training images, found {config.validation_fraction:g}")
-    return tuple(Part(part.make_reader, part.indices[chosen], part.labels[chosen]) for chosen in (kept, held_out))
+    holding_out.check(np.bincount(part.labels), config.validation_fraction, rule)
+    kept, held_out = stratified(part.labels, config.validation_fraction, config.split_seed, rule, part.files)
+    return part.of(kept), part.of(held_out)
 
 
 def without_broken(part, good):
     """The part less the images for which `good` (bool, by the reader's index) is False."""
-    kept = good[part.indices]
-    return Part(part.make_reader, part.indices[kept], part.labels[kept])
+    return part.of(good[part.indices])
+
+
+def _lacking(class_names, splits, limit=3):
+    """Lines for the plan that name the classes without an image in a split, the first few."""
+    notes = ()
+    for split in splits.values():
+        lacked = [class_names[label] for label in np.setdiff1d(np.arange(len(class_names)), split.labels)]
+        more = f" and {len(lacked) - limit} more" if len(lacked) > limit else ""
+        if lacked:
+            notes += (f"the {split.name} split has no image of {len(lacked)} of {len(class_names)} classes: "
+                      f"{', '.join(lacked[:limit])}{more}",)
+    return notes
 
 
 def indexed_source(config, rules, class_names, parts, *, notes=(), known=None, extra=(), every_class=True):
@@ -91,18 +110,19 @@ def indexed_source(config, rules, class_names, parts, *, notes=(), known=None, e
     if len(missing) and every_class:
         raise UserError(f"--dataset={config.dataset}: expected at least one training image of every class, found none "
                         f"of {class_names[missing[0]]!r} (class {missing[0]})")
-    if len(missing):
-        notes = (*notes, f"{len(missing)} of {len(class_names)} classes have no training image")
     if config.validation_fraction:
-        parts["train"], parts["validation"] = _hold_out(parts["train"], config)
+        if rules.split >= 2 and parts["train"].files is not None:  # of which labels and files alone do not tell
+            extra = [*extra, f"held out by rule {rules.split}, seed {config.split_seed}"]
+        parts["train"], parts["validation"] = _hold_out(parts["train"], config, rules.split)
     if len(parts) < 2:
         raise UserError(f"--validation_fraction: expected above 0, for --dataset={config.dataset} has neither a test "
                         "nor a validation split, found 0")
     splits = {name: source.Split(name, parts[name].make_reader(parts[name].indices), len(parts[name].indices),
-                                 np.asarray(parts[name].labels, np.int32))
+                                 np.asarray(parts[name].labels, np.int32), parts[name].files)
               for name in ("train", "validation", "test") if name in parts}
     mean, std = known or (None, None)
     return source.Source(
         name=config.dataset, class_names=tuple(class_names), splits=splits, mean=mean, std=std,
-        fingerprint=source.fingerprint(class_names, list(splits.values()), extra), notes=tuple(notes),
-        order="indexed", rules=dataclasses.replace(rules, bit_depth=rules.bit_depth or 16))
+        fingerprint=source.fingerprint(class_names, list(splits.values()), extra),
+        notes=(*notes, *_lacking(class_names, splits)), order="indexed",
+        rules=dataclasses.replace(rules, bit_depth=rules.bit_depth or 16))

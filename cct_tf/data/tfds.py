@@ -164,7 +164,8 @@ def _streamed(config, rules, class_names, readers, notes, known):
             raise UserError(f"--validation_fraction: expected a share that leaves images on both sides of "
                             f"{total:,} records, found {config.validation_fraction:g}")
         readers["train"], readers["validation"] = _cut(readers["train"], total - number)
-        notes += (f"validation split unstratified: the last {number:,} of {total:,} records of {config.train_split}",)
+        notes += (f"validation split unstratified: the last {number:,} of {total:,} records of {config.train_split}, "
+                  "which may lack classes",)
     parts = {name: source.Split(name, readers[name], sum(readers[name].lengths), None)
              for name in ("train", "validation", "test") if name in readers}
     # Labels stay unread; the shards' names and records stand for them.

@@ -7,9 +7,11 @@ Classes and files sort by the bytes of their relative paths. Below a class, fold
 and files that are no images by their suffix are ignored and counted.
 """
 
+import collections
 import dataclasses
 import os
 
+from cct_tf.data import holding_out
 from cct_tf.errors import UserError, nearest
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -53,7 +55,7 @@ def scan(config):
 
     Raises:
         UserError: no such folder; fewer than two classes; a class unknown to training; a split that is not there; one
-            tree without --validation_fraction.
+            tree without --validation_fraction, or without an image to hold out.
     """
     try:
         return _scan(config.data_dir, config)
@@ -77,6 +79,9 @@ def _scan(root, config):
     for split, folder in folders.items():
         files[split], skipped = _split_files(root, folder, class_names, split)
         ignored += skipped
+    if config.validation_fraction:
+        counts = collections.Counter(label for _, label, _ in files["train"])
+        holding_out.check(list(counts.values()), config.validation_fraction, rule=2)  # what it refuses, all rules do
     notes = ()
     if ignored:
         notes += (f"{ignored} hidden or non-image {'file' if ignored == 1 else 'files'} ignored",)

@@ -16,6 +16,11 @@ def duration(seconds):
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
+def listed(names, most=10):
+    """Names in a row, the first few of many."""
+    return ", ".join(names[:most]) + (f" ... ({len(names) - most} more)" if len(names) > most else "")
+
+
 def shortened(name, letters):
     """A name of at most so many letters, its middle left out: names that begin alike often end differently."""
     if len(name) <= letters:

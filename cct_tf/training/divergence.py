@@ -85,12 +85,12 @@ def find(optim, workdir, plan, state, standing):
                     f"non-finite updates in a row up to step {diverged_at:,}; learning rates x {factor:g} from here")
 
 
-def restore(back, trackable, config, workdir, console):
+def restore(back, trackable, config, workdir, console, source):
     """Read the state to go back to; writes nothing.
 
     Args:
         back: Rollback; trackable: of `checkpoint.make_trackable`; config: `config.Config`;
-        workdir: `workdir.Workdir`; console: `console.Console`.
+        workdir: `workdir.Workdir`; console: `console.Console`; source: `source.Source` of the run.
 
     Returns:
         `Standing` there, with this rollback counted.
@@ -103,7 +103,7 @@ def restore(back, trackable, config, workdir, console):
     except run_record.Unreadable as error:
         raise UserError(f"--on_divergence: expected a checkpoint to go back to that can be read, found "
                         f"{error}") from None
-    return dataclasses.replace(resume.standing(back.start, config, workdir, console), rollback_count=back.count,
+    return dataclasses.replace(resume.standing(back.start, config, workdir, console, source), rollback_count=back.count,
                                learning_rate_factor=back.factor)
 
 

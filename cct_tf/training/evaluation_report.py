@@ -10,6 +10,7 @@ from cct_tf.training.console import shortened
 
 _MOST_CLASSES = 40  # rows of the table of classes
 _LETTERS = 40  # of a class name
+_NAMED = 3  # classes without images
 _SIGNIFICANT = 0.05
 
 
@@ -35,6 +36,7 @@ def lines(evaluated, split, tta):
     shown = [f"{loaded.path}, {'EMA' if loaded.weights == 'ema' else 'raw'} weights, {split} split: "
              f"{result.examples:,} images",
              f"  {_accuracy(result)}   balanced {100 * result.balanced_accuracy:.2f}%"]
+    shown += _lacking_lines(evaluated)
     found = calibrate(result.confidences, result.is_right)
     shown.append(f"  expected calibration error {100 * found.ece:.2f}%   mean confidence "
                  f"{100 * found.mean_confidence:.2f}%")
@@ -42,6 +44,24 @@ def lines(evaluated, split, tta):
         shown += [f"  with test-time augmentation ({tta}, {evaluated.num_views} views):",
                   f"  {_accuracy(evaluated.averaged)}"]
     return shown + _class_lines(evaluated)
+
+
+def _lacking(evaluated):
+    """The names of the classes that have no images."""
+    return [name for name, count in zip(evaluated.class_names, evaluated.plain.class_scores.support, strict=True)
+            if not count]
+
+
+def _lacking_lines(evaluated):
+    """What the means are over, where they are not over all classes."""
+    lacking, scores, total = _lacking(evaluated), evaluated.plain.class_scores, len(evaluated.class_names)
+    if not lacking:
+        return []
+    more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
+    named = ", ".join(shortened(name, _LETTERS) for name in lacking[:_NAMED]) + more
+    return [f"  no images of {len(lacking)} of {total} classes: {named}",
+            f"  balanced accuracy is over the {total - len(lacking)} with images, the macro mean over the "
+            f"{int(scores.in_macro_mean.sum())} that occur or are predicted"]
 
 
 def _class_lines(evaluated):
@@ -74,7 +94,9 @@ def as_dict(evaluated, split, tta, mistakes):
     scores = result.class_scores
     found = {"step": loaded.record.step, "split": split, "weights": loaded.weights, "examples": result.examples,
              "top1": result.top1, "top5": result.top5, "loss": _finite(result.loss),
-             "balanced_accuracy": result.balanced_accuracy,
+             "balanced_accuracy": result.balanced_accuracy, "classes_without_images": _lacking(evaluated),
+             "classes_in_balanced_accuracy": int((scores.support > 0).sum()),
+             "classes_in_macro_mean": int(scores.in_macro_mean.sum()),
              "per_class": {name: _finite(accuracy) for name, accuracy in zip(names, result.per_class, strict=True)},
              "classes": [{"name": name, "precision": _finite(precision), "recall": _finite(recall), "f1": _finite(f1),
                           "support": int(support)} for name, precision, recall, f1, support in zip(

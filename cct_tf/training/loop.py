@@ -62,8 +62,7 @@ class Training:
         resolved = start.record.resolved if start.record else {}
         self.images = together.open_images(
             lambda: setup.open_images(config, console, resolved), config, self.peers)
-        if resolved:
-            setup.check_data(self.images, resolved)
+        setup.check_images(self.images, start, config, workdir, console, self.peers)
         source = self.images.source
         setup.check_batch(config, self.devices)
         self.plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
@@ -85,10 +84,11 @@ class Training:
                 self.train_split = pipeline.hold_at_size(self.train_split, self.transform)
         self.inspection = Inspection(source.splits[source.evaluated_split], self.transform, source.class_names)
         self.trackable = checkpoint.make_trackable(self.model, self.optimizer, self.state, self.averaged)
-        self.start, self.standing = together.restore(start, self.trackable, config, workdir, console, self.peers)
+        self.start, self.standing = together.restore(start, self.trackable, config, workdir, console, self.peers,
+                                                      source)
         now = saver.resolve(config, self.images, self.plan, self.model, self.devices, self.tuning)
         self.first_weights = saver.first_weights(initial, parts.fit, resolved)
-        now |= self.first_weights
+        now |= self.first_weights | saver.images_before(resolved, now)
         saver.say_what_changed(resolved, now, console)
         self._save = saver.Saver(config, workdir, self.plan, self.trackable, self.state, now,
                                  self.start.step if self.start.record else None, self.peers.is_chief)
@@ -223,6 +223,7 @@ class Training:
             evaluator = self.evaluator(self.images.source.evaluated_split, self.evaluated)
             shown = self._pictures() if step == 0 and self.peers.is_chief else {}
         timer, (summaries, progress, profiler) = Timer(), self._outputs(step)
+        self._save.take_images(self.images.source, self.start, self.standing)
         summaries.start(step, self.standing, shown)
         self.standing.last = summaries.last_evaluation(self.judged)
         iterator = self._iterator(step)
@@ -262,12 +263,16 @@ class Training:
         return summaries, progress, Profiler(profiled, self.workdir.path / "train", progress.say)
 
     def _before_first_step(self, step, *args):
-        """A new run that may be rolled back saves its start; one that goes on does the evaluation owed, if any."""
+        """A new run that may be rolled back saves its start; one that goes on does the evaluation owed, if any.
+
+        One is owed at the end too, where there is no best: the one before may have been found on other images.
+        """
         record = self.start.record
         if record is None:
             if self.config.optim.on_divergence == "rollback":
                 self._save(step, self.standing)
-        elif record.evaluation_due and self.standing.last_evaluated_step < step:
+        elif record.evaluation_due and self.standing.last_evaluated_step < step or (
+                step == self.plan.total_steps and self.standing.best is None):
             self._evaluate(step, *args)
 
     def _agree(self, step, interrupts, timer, profiler):

@@ -24,11 +24,16 @@ class ClassScores:
     f1: np.ndarray
     support: np.ndarray
 
+    @property
+    def in_macro_mean(self):
+        """bool [K]: the classes that occur or are predicted."""
+        return ~np.isnan(self.f1)
+
     def means(self):
         """{"macro": (precision, recall, f1), "weighted": ...}: over the classes that occur or are predicted, alike and
         by support. What is undefined counts as 0, as in scikit-learn."""
         scores = np.nan_to_num(np.stack([self.precision, self.recall, self.f1]))
-        return {"macro": tuple(scores[:, ~np.isnan(self.f1)].mean(axis=1).tolist()),
+        return {"macro": tuple(scores[:, self.in_macro_mean].mean(axis=1).tolist()),
                 "weighted": tuple((scores @ self.support / self.support.sum()).tolist())}
 
 

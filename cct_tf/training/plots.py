@@ -56,7 +56,8 @@ def confusion_figure(confusion, class_names, title=None):
         title: words above it, or None.
 
     Returns:
-        matplotlib Figure. Numbers are written up to 30 classes, names up to 100.
+        matplotlib Figure. Numbers are written up to 30 classes, names up to 100. How many classes have no images is
+        said beside the axis of labels.
     """
     classes = len(class_names)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
@@ -65,7 +66,8 @@ def confusion_figure(confusion, class_names, title=None):
     axes = figure.subplots()
     axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0.0, vmax=1.0)
     axes.set_xlabel("predicted")
-    axes.set_ylabel("label")
+    without = int((confusion.sum(axis=1) == 0).sum())
+    axes.set_ylabel("label" + (f" (no images of {without} of {classes} classes)" if without else ""))
     if title:
         _entitle(figure, title)
     if classes <= 100:

@@ -5,12 +5,7 @@ from cct_tf import flags
 from cct_tf.data.source import Encoded, Windowed
 from cct_tf.optim import schedules
 from cct_tf.training import divergence
-from cct_tf.training.console import duration
-
-
-def _classes(names, shown=10):
-    listed = ", ".join(names[:shown])
-    return listed + (f" ... ({len(names) - shown} more)" if len(names) > shown else "")
+from cct_tf.training.console import duration, listed
 
 
 def _numbers(values):
@@ -159,7 +154,7 @@ def plan_lines(config, images, plan, model, devices, tuning, start, first_weight
     counts = ", ".join(f"{split.num_examples:,} {name}" for name, split in source.splits.items())
     rows = [
         ("data set", f"{config.data.dataset}: {counts}; {_reading(source.splits['train'].reader)}"),
-        ("classes", f"{source.num_classes}: {_classes(source.class_names)}"),
+        ("classes", f"{source.num_classes}: {listed(source.class_names)}"),
         ("images", f"{model.image_size} x {model.image_size}, mean {_numbers(images.mean)}, std {_numbers(images.std)} "
                    f"({images.statistics_from})"),
         ("augmentation", _augmentation(config.augment)),

@@ -184,8 +184,10 @@ def _step_back(start, error, is_last, config, workdir, console):
     return start
 
 
-def standing(start, config, workdir, console):
-    """`Standing` at a Start. The best result so far counts if its weights are still there, and whole.
+def standing(start, config, workdir, console, source=None):
+    """`Standing` at a Start, with the images of `source`, a `source.Source`; without it, with those of the Start.
+
+    The best result so far counts if it was found on the same images, and its weights are still there, and whole.
 
     After going back to an older checkpoint they may be gone: a better result replaced them. It comes again. That they
     are damaged is better known now than when the end of the run tests them.
@@ -195,7 +197,11 @@ def standing(start, config, workdir, console):
         return Standing(patience)
     defining, _ = config_lib.differences(record.config, config.as_dict())
     # Under a changed config it begins anew, or a run that stopped early would stop again at once.
-    best, without_best = record.best, 0 if defining else record.evaluations_without_best
+    other_images = source is not None and record.resolved["fingerprint"] != source.fingerprint
+    best, without_best = record.best, 0 if defining or other_images else record.evaluations_without_best
+    if best and other_images and record.resolved.get("evaluated_fingerprint") != source.evaluated_fingerprint:
+        console.say(f"the best so far, at step {best['step']}, was found on other images: the best is chosen anew")
+        best = None
     if best:
         path = workdir.best / f"step_{best['step']:08d}"
         try:

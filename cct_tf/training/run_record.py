@@ -4,6 +4,7 @@ So a command can choose the checkpoint to go on from, and compare configs, befor
 `step_00000500`; what is being written or removed has a hidden name, so a folder of that name is complete.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,6 +13,7 @@ import re
 import shutil
 import zlib
 
+from cct_tf.config import DataConfig
 from cct_tf.errors import UserError
 from cct_tf.training.workdir import naming, readable
 
@@ -147,7 +149,7 @@ def find_checkpoint(workdir, name):
         name: "best", "last" or a path.
 
     Returns:
-        (pathlib.Path, Record).
+        (pathlib.Path, Record); the record's images are those of the run's newest checkpoint.
 
     Raises:
         UserError: there is none, or it can't be read.
@@ -165,9 +167,24 @@ def find_checkpoint(workdir, name):
         if not is_one:
             raise UserError(f"--checkpoint: expected best, last or a checkpoint folder (step_...), found {name!r}")
     try:
-        return path, read_record(path)
+        return path, _with_images_of_run(path, read_record(path))
     except Unreadable as error:
         raise not_readable(error) from None
+
+
+def _with_images_of_run(path, record):
+    """The record of a checkpoint, with the images that its run took since, see --accept_config_change: what is written
+    in the newest record. Those it had before may be gone."""
+    newest = None
+    for other in reversed(list_checkpoints(path.absolute().parent.parent / "checkpoints")):
+        with contextlib.suppress(Unreadable):
+            newest = read_record(other, contents=False)
+            break
+    if newest is None or record.resolved.get("fingerprint") not in newest.resolved.get("fingerprints_before", ()):
+        return record
+    flags = {field.name: newest.config[field.name] for field in dataclasses.fields(DataConfig)}
+    images = {name: newest.resolved[name] for name in ("fingerprint", "evaluated_fingerprint", "num_examples")}
+    return dataclasses.replace(record, config=record.config | flags, resolved=record.resolved | images)
 
 
 def not_readable(error):

@@ -166,6 +166,9 @@ def read(path):
         notes.append("not evaluated yet")
     # The first of equals, as in training.
     best = max(seen, key=lambda one: one["top1"]) if seen else record and record.best
+    if record and record.resolved.get("fingerprints_before"):
+        notes.append("went on with other images (--accept_config_change): what it found before may be on others")
+        best = record.best
     state = "finished" if record and record.finished else "running" if workdir.is_in_use() else "unfinished"
     resolved = record.resolved if record else {}
     step = max([record.step if record else 0, *(line["step"] for line in records)])

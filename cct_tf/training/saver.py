@@ -5,7 +5,7 @@ import importlib.metadata
 import platform
 
 from cct_tf import runtime, tuning
-from cct_tf.training import checkpoint, divergence, run_record
+from cct_tf.training import checkpoint, divergence, file_list, run_record
 
 # What may change in mid-run, and then changes the last bits of the results.
 _COMPUTED_BY = ("device", "num_replicas", "num_workers", "threads", "jit", "accumulate_steps", "fused_update",
@@ -27,7 +27,8 @@ def resolve(config, images, plan, model, devices, chosen):
             "statistics_computed": config.augment.mean is None and source.mean is None,
             "image_size": model.image_size, "classes": list(source.class_names),
             "num_examples": {name: split.num_examples for name, split in source.splits.items()},
-            "fingerprint": source.fingerprint, "order": source.order,
+            "fingerprint": source.fingerprint, "evaluated_fingerprint": source.evaluated_fingerprint,
+            "order": source.order,
             "data_rules": dataclasses.asdict(source.rules), "total_steps": plan.total_steps,
             "threads": runtime.num_threads(), "device": devices.kind, "num_replicas": devices.num_replicas,
             "num_workers": devices.num_workers,
@@ -46,6 +47,18 @@ def first_weights(source, fit, before):
     if source is not None:
         return {"initial_weights": {"from": source.name, "checksum": source.checksum, "changes": fit.changes}}
     return {name: value for name, value in before.items() if name == "initial_weights"}
+
+
+def images_before(before, now):
+    """What run.json says of images that a run had before: {"fingerprints_before": list}, or {} where they are the same.
+
+    Args:
+        before: dict of the run's checkpoint, or {}; now: dict of `resolve`.
+    """
+    found = before.get("fingerprints_before", [])
+    if before and before["fingerprint"] != now["fingerprint"]:
+        found = [*found, before["fingerprint"]]
+    return {"fingerprints_before": found} if found else {}
 
 
 def say_what_changed(before, now, console):
@@ -110,6 +123,20 @@ class Saver:
         best = self._workdir.best / path.name
         if best.exists():
             run_record.write_record(best, record)
+
+    def take_images(self, source, start, standing):
+        """Keep the list of the files; where a run goes on with others, its checkpoint says so from now on.
+
+        Args:
+            source: `source.Source`; start: `resume.Start`; standing: `standing.Standing`.
+        """
+        if not self._is_chief or not source.has_files:
+            return
+        file_list.write(self._workdir, source)
+        if start.record and start.record.resolved["fingerprint"] != source.fingerprint:
+            run_record.write_record(start.path, dataclasses.replace(
+                start.record, config=self._config.as_dict(), resolved=self._resolved, best=standing.best,
+                evaluations_without_best=standing.without_best, finished=False))
 
     def keep_best(self, step):
         """The checkpoint of `step` is the best so far."""

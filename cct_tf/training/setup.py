@@ -12,7 +12,8 @@ from cct_tf.data.source import rules_of
 from cct_tf.data.statistics import channel_statistics
 from cct_tf.errors import UserError
 from cct_tf.models import create_model
-from cct_tf.training import checkpoint, memory, run_record
+from cct_tf.training import checkpoint, file_list, memory, run_record
+from cct_tf.training.console import listed
 from cct_tf.training.profiling import parse_steps
 from cct_tf.workers import joining
 
@@ -187,18 +188,45 @@ def check_length(config, plan, step, console):
         console.say(f"--profile_steps={config.run.profile_steps}: these are done; nothing is traced")
 
 
-def check_data(images, resolved):
-    """Refuse other data than a run was started on.
+def check_data(images, resolved, changes=None, accept=False):
+    """Refuse other data than a run was started on, or went on with.
 
     Args:
         images: Images.
         resolved: dict of the run's checkpoint.
+        changes: what is different, for images that may be taken instead, see `file_list.changes`; None where none may.
+        accept: bool, whether --accept_config_change takes them.
 
     Raises:
-        UserError: the fingerprints differ.
+        UserError: the fingerprints differ, and it doesn't; or the classes do.
     """
     found = images.source.fingerprint
-    if resolved["fingerprint"] != found:
+    if resolved["fingerprint"] == found:
+        return
+    classes = list(images.source.class_names)
+    if changes and resolved["classes"] != classes:
+        raise UserError(f"--data_dir: expected the classes of this run, {listed(resolved['classes'])}, found "
+                        f"{listed(classes)}; other classes are another run: give it a --workdir of its own")
+    if not accept or not changes:
+        then = "other data, or another split of it, is another run: give it a --workdir of its own"
+        if changes:
+            then = f"{changes}; --accept_config_change goes on with them, another --workdir starts anew"
         raise UserError(f"--data_dir: expected the images and splits this run was started on (fingerprint "
-                        f"{resolved['fingerprint'][:12]}), found others ({found[:12]}); other data, or another split "
-                        "of it, is another run: give it a --workdir of its own")
+                        f"{resolved['fingerprint'][:12]}), found others ({found[:12]}); {then}")
+
+
+def check_images(images, start, config, workdir, console, peers):
+    """As `check_data`, of the run that goes on from `start`; worker 0 knows what changed.
+
+    Raises:
+        UserError: other images than the run's, and --accept_config_change was not given or can't take them.
+    """
+    resolved, source = start.record.resolved if start.record else {}, images.source
+    if not resolved or resolved["fingerprint"] == source.fingerprint:
+        return
+    changes = None
+    if source.has_files and start.record.config["dataset"] == config.data.dataset:
+        changes = peers.exchange(file_list.changes(workdir, resolved, source) if peers.is_chief else None)[0]
+    check_data(images, resolved, changes, config.run.accept_config_change)
+    if peers.is_chief:
+        console.say(f"going on with other images: {changes}")

@@ -100,15 +100,15 @@ def initial_weights(config, start, peers):
     return source
 
 
-def restore(start, trackable, config, workdir, console, peers):
-    """As `resume.restore`, on worker 0; the others restore what it could.
+def restore(start, trackable, config, workdir, console, peers, source):
+    """As `resume.restore` and `resume.standing`, on worker 0; the others restore what it could.
 
     Returns:
         (resume.Start, standing.Standing).
     """
     if peers.is_chief:
         start = resume.restore(start, trackable, config, workdir, console)
-        standing = resume.standing(start, config, workdir, console)
+        standing = resume.standing(start, config, workdir, console, source)
         peers.exchange({"checkpoint": start.path and start.path.name, "standing": dataclasses.asdict(standing)})
         return start, standing
     said = peers.exchange()[0]
@@ -128,7 +128,7 @@ def roll_back(training, summaries, save):
         (divergence.Rollback, standing.Standing there).
     """
     workdir, peers = training.workdir, training.peers
-    parts = training.trackable, training.config, workdir, training.console
+    parts = training.trackable, training.config, workdir, training.console, training.images.source
     if peers.is_chief:
         back = divergence.find(training.config.optim, workdir, training.plan, training.state, training.standing)
         standing = divergence.restore(back, *parts)

@@ -2,6 +2,7 @@
 
     config.cfg            a flagfile that gives the run again
     classes.txt           class names, a line each
+    files.txt             the files of an image folder, see `file_list`
     checkpoints/          step_00000500/ ...
     best/                 step_00000500/
     metrics.jsonl         one record a line
@@ -58,6 +59,7 @@ class Workdir:
         self.path = pathlib.Path(path)
         self.config = self.path / "config.cfg"
         self.classes = self.path / "classes.txt"
+        self.files = self.path / "files.txt"
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
         self.metrics = self.path / "metrics.jsonl"

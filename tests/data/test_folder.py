@@ -119,6 +119,37 @@ def test_one_tree_is_split_by_validation_fraction(tmp_path):
         _open(tmp_path)
 
 
+def test_which_files_are_held_out_depends_on_their_paths_alone(tmp_path):
+    _make(tmp_path, {"train/a": 10, "train/b": 10, "test/a": 1})
+    before = _open(tmp_path, validation_fraction=0.2)
+    (tmp_path / "train/a/4.jpg").unlink()
+    after = _open(tmp_path, validation_fraction=0.2)
+    first, second = ({file.path for file in opened.splits["validation"].files} for opened in (before, after))
+    assert len(first) == 4 and len((first ^ second) - {b"train/a/4.jpg"}) <= 1
+    for split in after.splits.values():
+        assert [os.path.basename(split.reader.names[index]) for index in split.reader.indices] == [
+            os.path.basename(os.fsdecode(file.path)) for file in split.files]
+        assert [os.path.getsize(tmp_path / os.fsdecode(file.path)) for file in split.files] == [
+            file.size for file in split.files]
+
+
+def test_a_run_of_before_rules_were_recorded_keeps_its_split(tmp_path):
+    _make(tmp_path, {"a": 20, "rare": 2})
+    config = DataConfig(dataset="folder", data_dir=str(tmp_path), validation_fraction=0.1)
+    for record, rare in (({"fingerprint": "of an old run"}, 0), ({}, 1)):
+        opened = registry.open_source(config, rules=source.rules_of(record))
+        assert opened.splits["validation"].labels.tolist() == [0, 0] + [1] * rare
+        assert sum("no image of 1 of 2 classes: rare" in note for note in opened.notes) == 1 - rare
+
+
+def test_the_fingerprint_follows_what_is_held_out(tmp_path):
+    _make(tmp_path, {"a": 10, "b": 10})
+    config = DataConfig(dataset="folder", data_dir=str(tmp_path), validation_fraction=0.2)
+    seeds = [_open(tmp_path, validation_fraction=0.2, split_seed=seed).fingerprint for seed in (0, 0, 1)]
+    assert seeds[0] == seeds[1] != seeds[2]
+    assert seeds[0] != registry.open_source(config, rules=source.Rules(split=1)).fingerprint
+
+
 def test_split_flags_name_folders(tmp_path):
     _make(tmp_path, {"fit/a": 3, "fit/b": 2, "hold/b": 1})
     opened = _open(tmp_path, train_split="fit", test_split="hold")
@@ -132,7 +163,7 @@ def test_hidden_files_and_non_images_are_ignored_and_counted(tmp_path):
     (tmp_path / "train/ant/notes.txt").write_text("note")
     (tmp_path / "test/.cache").mkdir()
     opened = _open(tmp_path)
-    assert opened.notes == ("3 hidden or non-image files ignored",)
+    assert opened.notes[0] == "3 hidden or non-image files ignored"
     assert opened.fingerprint == plain.fingerprint
 
 
@@ -172,7 +203,7 @@ def test_a_broken_image_stops_or_is_left_out(tmp_path, holding, kind):
         assert str(caught.value).startswith(f"broken image: {path}: ") and "\n" not in str(caught.value)
     opened = _open(tmp_path, in_memory_gib=limit, on_bad_image="skip")
     assert opened.splits["train"].num_examples == 8 and len(_images(opened.splits["train"])) == 8
-    assert opened.notes == (f"1 broken image left out: {path}",)
+    assert opened.notes == (f"1 broken image left out: {path}", "the test split has no image of 1 of 3 classes: bee")
 
 
 def test_a_broken_test_image_follows_the_same_rule_and_lists_are_short(tmp_path):

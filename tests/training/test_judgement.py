@@ -117,6 +117,8 @@ def test_the_report_of_a_small_evaluation():
     assert evaluation_report.lines(_evaluated(result, ("cat", "a dog", "x")), "test", "none") == [
         "runs/x/best/step_00000007, raw weights, test split: 4 images",
         "  top-1 75.00%   top-3 100.00%   loss 0.4750   balanced 83.33%",
+        "  no images of 1 of 3 classes: x",
+        "  balanced accuracy is over the 2 with images, the macro mean over the 2 that occur or are predicted",
         "  expected calibration error 32.50%   mean confidence 77.50%",
         "                precision   recall       F1   images",
         "  cat             100.00%   66.67%   80.00%        3",
@@ -124,6 +126,22 @@ def test_the_report_of_a_small_evaluation():
         "  x                     -        -        -        0",
         "  macro mean       75.00%   83.33%   73.33%        4",
         "  weighted mean    87.50%   75.00%   76.67%        4"]
+
+
+def test_classes_without_images_are_named_and_the_means_say_what_they_are_over():
+    names = ("cat", "dog", "owl", "ape", "bee", "yak")
+    evaluated = _evaluated(_evaluation([0, 0, 1], [0, 2, 1], 6), names)
+    lines = evaluation_report.lines(evaluated, "test", "none")
+    assert lines[2:4] == [
+        "  no images of 4 of 6 classes: owl, ape, bee and 1 more",
+        "  balanced accuracy is over the 2 with images, the macro mean over the 3 that occur or are predicted"]
+    found = evaluation_report.as_dict(evaluated, "test", "none", [])
+    assert found["classes_without_images"] == ["owl", "ape", "bee", "yak"]
+    assert (found["classes_in_balanced_accuracy"], found["classes_in_macro_mean"]) == (2, 3)
+    assert found["balanced_accuracy"] == (0.5 + 1.0) / 2
+    whole = _evaluated(_evaluation([0, 1], [0, 0], 2), ("cat", "dog"))
+    assert not any("no images" in line for line in evaluation_report.lines(whole, "test", "none"))
+    assert evaluation_report.as_dict(whole, "test", "none", [])["classes_without_images"] == []
 
 
 def test_of_many_classes_the_worst_are_shown_and_long_names_are_cut():

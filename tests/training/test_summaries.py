@@ -73,7 +73,10 @@ def test_non_finite_values_become_null_and_a_cut_keeps_what_was_before(tmp_path)
 
 def test_confusion_matrix_of_awkward_class_names_is_drawn():
     names = ["$5_$10", "猫", "a" * 40]
-    assert plots.as_array(plots.confusion_figure(np.diag([3, 0, 2]), names)).std() > 10
+    figure = plots.confusion_figure(np.diag([3, 0, 2]), names)
+    assert plots.as_array(figure).std() > 10
+    assert figure.axes[0].get_ylabel() == "label (no images of 1 of 3 classes)"
+    assert plots.confusion_figure(np.diag([3, 1, 2]), names).axes[0].get_ylabel() == "label"
 
 
 def test_evaluation_by_hand():
