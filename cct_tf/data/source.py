@@ -99,7 +99,7 @@ def rules_of(resolved):
     return Rules(**resolved.get("data_rules", {"split": 1, "bit_depth": 16}))  # what version 0 did, without recording
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)  # there may be a million
 class File:
     """An image file.
 
