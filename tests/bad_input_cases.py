@@ -9,6 +9,11 @@ DONE = "--workdir={scene}/done --dataset=digits --model=cct_2_3x1_16 --train_ste
 FLAGS = [
     ("misspelt flag", "--learning_rat=1", "--learning_rat", "learning_rate"),
     ("flag of no command", "--nodropout", "--nodropout"),
+    ("dashes inside a flag, and a space", "--batch-size 8", "--batch-size: ", "did you mean --batch_size=8?"),
+    ("dashes inside a flag", "--batch-size=8", "--batch-size: ", "did you mean --batch_size=8?"),
+    ("dashes inside a switch", "--dry-run --deterministic", "--dry-run: ", "did you mean --dry_run?"),
+    ("dashes inside a switch turned off", "--no-dry-run", "--no-dry-run: ", "did you mean --nodry_run?"),
+    ("misspelt flag and a space", "--batchsize 8", "--batchsize: ", "'batch_size'"),
     ("positional argument", "digits", "'digits'"),
     ("flagfile without its flag", "configs/smoke.cfg", "configs/smoke.cfg", "--flagfile=configs/smoke.cfg"),
     ("no value", "--model", "--model"),
