@@ -199,6 +199,11 @@ def _shown(path):
     return path.decode("utf-8", "backslashreplace") if isinstance(path, bytes) else path
 
 
+def reason_of(error, name):
+    """What is wrong with an image, from the BrokenImage that calls it `name`."""
+    return str(error).removeprefix(f"{_MARK}{name}: ")
+
+
 def broken_image(error):
     """The BrokenImage inside an error that a graph raised, or None.
 

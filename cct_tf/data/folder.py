@@ -41,7 +41,8 @@ def open_folder(config, rules, stream=None):
         start += len(split_files)
         parts[split] = splits.without_broken(splits.Part(make_reader, indices, labels[indices]), good)
     return splits.indexed_source(
-        config, rules, listing.class_names, parts, notes=listing.notes + loading.broken_note(names, good),
+        config, rules, listing.class_names, parts, notes=listing.notes,
+        broken=loading.broken_images(paths, names, True, good),
         extra=[f"file {tree.shown(path)} {size}" for path, _, size in files])
 
 

@@ -145,11 +145,18 @@ def find_broken(contents, names, on_disk, on_bad, what, stream):
     return good
 
 
-def broken_note(names, good, limit=3):
-    """A line for the plan that counts the images left out and names the first few; () if there are none."""
-    left_out = [names[index] for index in np.flatnonzero(~good)]
-    if not left_out:
-        return ()
-    more = f" and {len(left_out) - limit} more" if len(left_out) > limit else ""
-    count = "1 broken image" if len(left_out) == 1 else f"{len(left_out)} broken images"
-    return (f"{count} left out: {', '.join(left_out[:limit])}{more}",)
+def broken_images(contents, names, on_disk, good):
+    """What was left out: tuple of (name, reason).
+
+    Args:
+        contents, names, on_disk: as for `decode_uniform`.
+        good: bool [n], False where broken.
+    """
+    found = []
+    for index in np.flatnonzero(~good):
+        value, name = contents[index].numpy(), names[index]
+        try:
+            decode.decode_file(decode.read_bytes(value) if on_disk else value, name)
+        except decode.BrokenImage as error:
+            found.append((name, decode.reason_of(error, name)))
+    return tuple(found)

@@ -125,9 +125,10 @@ class Source:
         mean, std: known channel statistics of the training images in [0, 1] (tuples of 3), or None.
         fingerprint: hex digest: n per split, class names, labels in source order; for folders also sorted relative
             paths and sizes.
-        notes: tuple of lines for the plan ("3 broken images left out", "validation split unstratified ...").
+        notes: tuple of lines for the plan ("validation split unstratified ...").
         order: "indexed" or "windowed".
         rules: `Rules` in force, every field known.
+        broken: tuple of (path, reason) of the images that --on_bad_image=skip left out.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Source:
     notes: tuple
     order: str
     rules: Rules
+    broken: tuple = ()
 
     @property
     def num_classes(self):

@@ -65,7 +65,8 @@ def without_broken(part, good):
     return Part(part.make_reader, part.indices[kept], part.labels[kept])
 
 
-def indexed_source(config, rules, class_names, parts, *, notes=(), known=None, extra=(), every_class=True):
+def indexed_source(config, rules, class_names, parts, *, notes=(), known=None, extra=(), broken=(),
+                   every_class=True):
     """The Source of a data set with random access, with the validation split held out if one is asked for.
 
     Args:
@@ -76,6 +77,7 @@ def indexed_source(config, rules, class_names, parts, *, notes=(), known=None, e
         notes: lines for the plan.
         known: (mean, std) of the training images, or None.
         extra: strings that count towards the fingerprint.
+        broken: (path, reason) of each image left out.
         every_class: whether a class without a training image is an error.
 
     Raises:
@@ -105,4 +107,5 @@ def indexed_source(config, rules, class_names, parts, *, notes=(), known=None, e
     return source.Source(
         name=config.dataset, class_names=tuple(class_names), splits=splits, mean=mean, std=std,
         fingerprint=source.fingerprint(class_names, list(splits.values()), extra), notes=tuple(notes),
-        order="indexed", rules=dataclasses.replace(rules, bit_depth=rules.bit_depth or 16))
+        order="indexed", rules=dataclasses.replace(rules, bit_depth=rules.bit_depth or 16),
+        broken=tuple(broken))

@@ -200,11 +200,12 @@ def _held(config, rules, class_names, readers, notes, known, stream):
         start = len(contents)
     labels = np.concatenate(labels)
     _require_labels(config, labels, members, len(class_names))
-    make_reader, good = _hold(loading.on_cpu(contents), names, config, stream)
+    contents = loading.on_cpu(contents)
+    make_reader, good = _hold(contents, names, config, stream)
     parts = {split: splits.without_broken(splits.Part(make_reader, indices, labels[indices].astype(np.int32)), good)
              for split, indices in members.items()}
     return splits.indexed_source(config, rules, class_names, parts, known=known, every_class=False,
-                                 notes=notes + loading.broken_note(names, good))
+                                 notes=notes, broken=loading.broken_images(contents, names, False, good))
 
 
 def _hold(contents, names, config, stream):

@@ -6,6 +6,7 @@ from cct_tf.data.source import Encoded, Windowed
 from cct_tf.optim import schedules
 from cct_tf.training import divergence
 from cct_tf.training.console import duration
+from cct_tf.training.workdir import Workdir
 
 
 def _classes(names, shown=10):
@@ -147,6 +148,16 @@ def _size(config, model):
     return f"{count:,} parameters{frozen}"
 
 
+def _broken(source, run, shown=3):
+    """Notes on the images left out: their number, the first few, and where all are named."""
+    if not source.broken:
+        return []
+    count = f"{len(source.broken)} broken image{'s' if len(source.broken) > 1 else ''} left out"
+    more = f" and {len(source.broken) - shown} more" if len(source.broken) > shown else ""
+    where = f"{'a run lists them in' if run.dry_run else 'see'} {Workdir(run.workdir).broken_images}"
+    return [f"{count}: {', '.join(name for name, _ in source.broken[:shown])}{more}; {where}"]
+
+
 def plan_lines(config, images, plan, model, devices, tuning, start, first_weights):
     """The plan: a list of lines.
 
@@ -176,7 +187,7 @@ def plan_lines(config, images, plan, model, devices, tuning, start, first_weight
                         + (", blocks recomputed" if run.recompute else "")),
         ("writes to", run.workdir + _going_on(start)),
     ]
-    rows += [("note", note) for note in source.notes]
+    rows += [("note", note) for note in [*source.notes, *_broken(source, run)]]
     if devices.kind == "CPU" and config.model.precision in _ON_CPUS:
         rows.append(("note", _ON_CPUS[config.model.precision]))
     return [f"  {name:<13} {text}" for name, text in rows]
