@@ -121,6 +121,8 @@ DATA = [
     ("label unknown to training", "--dataset=npz --data_dir={scene}/beyond.npz", "{scene}/beyond.npz", "y_test",
      "found 5"),
     ("class without an image", "--dataset=npz --data_dir={scene}/gap.npz", "{scene}/gap.npz", "y_train", "1"),
+    ("several labels an image", "--dataset=npz --data_dir={scene}/chest.npz", "{scene}/chest.npz", "train_labels",
+     "[6, 14]", "ChestMNIST"),
     ("pickled objects", "--dataset=npz --data_dir={scene}/pickled.npz", "{scene}/pickled.npz"),
 ]
 # Name, module, all arguments, what the line must name.

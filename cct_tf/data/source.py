@@ -84,17 +84,20 @@ class Rules:
         split: int, how --validation_fraction chooses its images, see `splits.stratified`.
         bit_depth: int, bits per channel that images of more than 8 bits use, see `decode`; None, before the set is
             opened: as many as its images need.
+        npz_validation: whether the validation arrays of an .npz archive are the validation split.
     """
 
     split: int = 2
     bit_depth: int | None = None
+    npz_validation: bool = True
 
 
 def rules_of(resolved):
     """The `Rules` of a run, from `resolved` of its record; new ones where that is empty."""
     if not resolved:
         return Rules()
-    return Rules(**resolved.get("data_rules", {"split": 1, "bit_depth": 16}))  # what version 0 did, without recording
+    # What version 0 did, without recording.
+    return Rules(**resolved.get("data_rules", {"split": 1, "bit_depth": 16, "npz_validation": False}))
 
 
 @dataclasses.dataclass(frozen=True)
