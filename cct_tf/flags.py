@@ -130,30 +130,64 @@ def _nested_path(value, base):
     return beside if os.path.exists(beside) else value
 
 
-def expand(argv, known, positional=None):
+def expand(argv, table, positional=None):
     """All arguments of a command line in the order in which later ones win.
 
     Args:
         argv: list of strings, without the program's name.
-        known: dict name -> whether the flag may stand without a value.
+        table: dict of `fields.Field` by name.
         positional: list that takes the positional arguments; None refuses them. Behind `--` all are.
 
     Returns:
         list of Argument: flagfiles first, the rest after them.
 
     Raises:
-        UserError: a positional argument where there can be none, a flagfile that can't be read, a missing value.
+        UserError: a positional argument where there can be none, an unknown flag, a flagfile that can't be read, a
+            missing value.
     """
     argv = list(argv)
     if positional is not None and "--" in argv:
         mark = argv.index("--")
-        found = _expand([(text, "") for text in argv[:mark]], known, None, (), positional)
+        found = _expand([(text, "") for text in argv[:mark]], table, None, (), positional)
         positional += argv[mark + 1:]
         return found
-    return _expand([(text, "") for text in argv], known, None, (), positional)
+    return _expand([(text, "") for text in argv], table, None, (), positional)
 
 
-def _expand(tokens, known, base, stack, positional=None):
+def _flag_of(name, table):
+    """The name of the flag meant by `name`, which may be `no` and a switch; None if there is none."""
+    if name in table:
+        return name
+    short = name.removeprefix("no")
+    return short if short in table and table[short].kind is bool else None
+
+
+def _needs_value(name, table):
+    return name in table and table[name].kind is not bool and table[name].bare is None
+
+
+def _unknown(name, value, following, table):
+    """What to say of an unknown flag: written with dashes inside, it is spelt out as it must be.
+
+    Args:
+        name, value: as in `Argument`; the name may hold a value behind a space, as lines of flagfiles do.
+        following: the next argument, or "".
+        table: dict of `fields.Field` by name.
+    """
+    name, _, behind = name.partition(" ")
+    expected = f"--{name}: expected a flag of this command, found none of that name"
+    meant = name.replace("-", "_")
+    if meant.startswith("no_") and meant not in table:
+        meant = "no" + meant.removeprefix("no_")
+    if _flag_of(meant, table) is None:
+        return expected + nearest(name, table)
+    value = value or behind.strip()
+    if not value and _needs_value(meant, table) and not following.startswith("--"):
+        value = following
+    return f"{expected}; did you mean --{meant}{'=' if value else ''}{value}?"
+
+
+def _expand(tokens, table, base, stack, positional=None):
     from_files, own = [], []
     tokens = list(tokens)
     while tokens:
@@ -167,17 +201,18 @@ def _expand(tokens, known, base, stack, positional=None):
         name, equals, value = text.lstrip("-").partition("=")
         if not equals:
             value = None
-            takes_value = name == "flagfile" or known.get(name) is False
-            if takes_value:
+            if name == "flagfile" or _needs_value(name, table):
                 if base is not None or not tokens:
                     raise UserError(f"{origin}--{name}: expected --{name}=VALUE, found no value")
                 value = tokens.pop(0)[0]
         if name == "flagfile":
             path = value if base is None else _nested_path(value, base)
             inner, real = _read_file(path, origin, stack)
-            from_files += _expand(inner, known, os.path.dirname(path), (*stack, real), positional)
-        else:
+            from_files += _expand(inner, table, os.path.dirname(path), (*stack, real), positional)
+        elif _flag_of(name, table):
             own.append(Argument(name, value, origin))
+        else:
+            raise UserError(origin + _unknown(name, value, tokens[0][0] if tokens else "", table))
     return from_files + own
 
 
@@ -198,14 +233,8 @@ def parse(argv, fields, positional=None):
     table = {field.name: field for field in fields}
     values = _make_flags(fields)
     given = {positional: []} if positional else {}
-    alone = {name: field.kind is bool or field.bare is not None for name, field in table.items()}
-    for argument in expand(argv, alone, given.get(positional)):
-        name = argument.name
-        if name not in table and name.startswith("no") and name[2:] in table and table[name[2:]].kind is bool:
-            name = name[2:]
-        if name not in table:
-            raise UserError(f"{argument.origin}--{name}: expected a flag of this command, found none of that name"
-                            f"{nearest(name, table)}")
+    for argument in expand(argv, table, given.get(positional)):
+        name = _flag_of(argument.name, table)
         value = table[name].bare if argument.value is None else argument.value
         text = f"--{argument.name}" if value is None else f"--{argument.name}={value}"
         try:

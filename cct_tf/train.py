@@ -75,7 +75,7 @@ def _train(settings, workdir, peers, interrupts, console, began):
             return
         if peers.is_chief:
             workdir.write_text(workdir.config, flags.as_flagfile(settings))
-            workdir.write_text(workdir.classes, "".join(f"{name}\n" for name in training.images.source.class_names))
+            workdir.describe_data(training.images.source)
         test = training.run(interrupts)
         if peers.is_chief:
             console.say("\n".join(training.result_lines(test, time.perf_counter() - began)))

@@ -9,6 +9,11 @@ DONE = "--workdir={scene}/done --dataset=digits --model=cct_2_3x1_16 --train_ste
 FLAGS = [
     ("misspelt flag", "--learning_rat=1", "--learning_rat", "learning_rate"),
     ("flag of no command", "--nodropout", "--nodropout"),
+    ("dashes inside a flag, and a space", "--batch-size 8", "--batch-size: ", "did you mean --batch_size=8?"),
+    ("dashes inside a flag", "--batch-size=8", "--batch-size: ", "did you mean --batch_size=8?"),
+    ("dashes inside a switch", "--dry-run --deterministic", "--dry-run: ", "did you mean --dry_run?"),
+    ("dashes inside a switch turned off", "--no-dry-run", "--no-dry-run: ", "did you mean --nodry_run?"),
+    ("misspelt flag and a space", "--batchsize 8", "--batchsize: ", "'batch_size'"),
     ("positional argument", "digits", "'digits'"),
     ("flagfile without its flag", "configs/smoke.cfg", "configs/smoke.cfg", "--flagfile=configs/smoke.cfg"),
     ("no value", "--model", "--model"),
@@ -118,6 +123,8 @@ DATA = [
     ("label unknown to training", "--dataset=npz --data_dir={scene}/beyond.npz", "{scene}/beyond.npz", "y_test",
      "found 5"),
     ("class without an image", "--dataset=npz --data_dir={scene}/gap.npz", "{scene}/gap.npz", "y_train", "1"),
+    ("several labels an image", "--dataset=npz --data_dir={scene}/chest.npz", "{scene}/chest.npz", "train_labels",
+     "[6, 14]", "ChestMNIST"),
     ("pickled objects", "--dataset=npz --data_dir={scene}/pickled.npz", "{scene}/pickled.npz"),
 ]
 # Name, module, all arguments, what the line must name.

@@ -81,6 +81,19 @@ def test_broken_images_that_may_be_skipped_are_counted_and_named_in_the_plan(fol
     assert "8 train" in out and "2 broken images" in out and str(folder / "train/dog/broken.jpg") in out
 
 
+def test_broken_images_that_were_skipped_are_all_listed_in_the_work_folder(folder, tmp_path, capfd):
+    for index in range(5):
+        (folder / f"train/dog/broken{index}.jpg").write_bytes(b"text" * (index > 0))
+    status, out, err = call(capfd, "train", f"--workdir={tmp_path}/run", "--dataset=folder", f"--data_dir={folder}",
+                            "--on_bad_image=skip", "--model=cct_2_3x1_16", "--batch_size=4", "--train_steps=1",
+                            "--jit=off")
+    assert (status, err) == (0, "")
+    assert f"broken2.jpg and 2 more; see {tmp_path}/run/broken_images.txt" in out
+    lines = (tmp_path / "run/broken_images.txt").read_text().splitlines()
+    assert lines == [f"{folder}/train/dog/broken0.jpg\tthe file is empty"] + [
+        f"{folder}/train/dog/broken{index}.jpg\texpected an image, found text" for index in (1, 2, 3, 4)]
+
+
 def test_a_dry_run_writes_nothing(folder, tmp_path, capfd):
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     status, out, err = call(capfd, "train", f"--workdir={tmp_path}/a/b", "--dataset=folder", "--dry_run",

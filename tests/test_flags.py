@@ -41,6 +41,12 @@ def test_an_error_in_a_flagfile_names_file_and_line(tmp_path):
         _parse(f"--flagfile={tmp_path}/a.cfg")
 
 
+def test_dashes_inside_a_flag_of_a_flagfile_are_spelt_out(tmp_path):
+    (tmp_path / "a.cfg").write_text("--epochs=3\n--batch-size 8\n")
+    with pytest.raises(UserError, match=r"a.cfg:2: --batch-size: .* did you mean --batch_size=8\?"):
+        _parse(f"--flagfile={tmp_path}/a.cfg")
+
+
 def test_values_of_every_kind():
     given = _parse("--epochs", "2.5", "--deterministic", "--nodebug", "--dry_run=true", "--mean=0.5", "--train_steps=",
                    "--random_resized_crop=0.8,1")

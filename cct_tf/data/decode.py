@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps
 
+from cct_tf.data import damage
 from cct_tf.errors import UserError
 
 # An orientation tag (0x0112, one value) other than 1, in either byte order, as EXIF of JPEG and PNG stores it, or the
@@ -200,7 +201,7 @@ def _with_pillow_marked(contents, bit_depth):
     try:
         return _with_pillow(contents, bit_depth)
     except Exception as error:  # Pillow's plugins raise nearly anything on broken files
-        raise BrokenImage(f"{_MARK}{_NO_NAME}: {_reason(error)}") from error
+        raise BrokenImage(f"{_MARK}{_NO_NAME}: {damage.reason(error, contents)}") from error
 
 
 def decode_file(contents, name, bit_depth=16):
@@ -229,7 +230,7 @@ def decode_file(contents, name, bit_depth=16):
                 return _decode_jpeg(tensor).numpy()
         return _with_pillow(contents, bit_depth)
     except Exception as error:
-        raise BrokenImage(f"{_MARK}{name}: {_reason(error)}") from error
+        raise BrokenImage(f"{_MARK}{name}: {damage.reason(error, contents)}") from error
 
 
 def read_bytes(path):
@@ -238,7 +239,7 @@ def read_bytes(path):
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise BrokenImage(f"{_MARK}{_shown(path)}: {error.strerror}") from error
+        raise BrokenImage(f"{_MARK}{_shown(path)}: {damage.of_file(path, error)}") from error
 
 
 def check_header(path):
@@ -247,19 +248,16 @@ def check_header(path):
         with _open(path):
             pass  # opening read the header
     except Exception as error:
-        raise BrokenImage(f"{_MARK}{_shown(path)}: {_reason(error)}") from error
+        raise BrokenImage(f"{_MARK}{_shown(path)}: {damage.of_file(path, error)}") from error
 
 
 def _shown(path):
     return path.decode("utf-8", "backslashreplace") if isinstance(path, bytes) else path
 
 
-def _reason(error):
-    """One short line of what is wrong with an image."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "expected an image, found no format known here"
-    text = re.sub(r"^\{\{function_node .*?\}\} *", "", " ".join(str(error).split()))
-    return re.sub(r" *(\[Op:\w+\]|\[\[.*\]\]).*$", "", text)[:200] or type(error).__name__
+def reason_of(error, name):
+    """What is wrong with an image, from the BrokenImage that calls it `name`."""
+    return str(error).removeprefix(f"{_MARK}{name}: ")
 
 
 def broken_image(error):

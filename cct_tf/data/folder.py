@@ -46,7 +46,8 @@ def open_folder(config, rules, stream=None):
         parts[split] = splits.without_broken(splits.Part(make_reader, indices, labels[indices], known[indices]),
                                               good)
     return splits.indexed_source(
-        config, rules, listing.class_names, parts, notes=listing.notes + notes + loading.broken_note(names, good),
+        config, rules, listing.class_names, parts, notes=listing.notes + notes,
+        broken=loading.broken_images(images, good),
         extra=[f"file {tree.shown(path)} {size}" for path, _, size in files])
 
 

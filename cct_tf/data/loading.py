@@ -275,11 +275,18 @@ def batch_within(budget, image_bytes):
     return max(1, min(_MOST_IMAGES, budget // image_bytes))
 
 
-def broken_note(names, good, limit=3):
-    """A line for the plan that counts the images left out and names the first few; () if there are none."""
-    left_out = [names[index] for index in np.flatnonzero(~good)]
-    if not left_out:
-        return ()
-    more = f" and {len(left_out) - limit} more" if len(left_out) > limit else ""
-    count = "1 broken image" if len(left_out) == 1 else f"{len(left_out)} broken images"
-    return (f"{count} left out: {', '.join(left_out[:limit])}{more}",)
+def broken_images(images, good):
+    """What was left out: tuple of (name, reason).
+
+    Args:
+        images: source.Encoded, `whole`.
+        good: bool [n], False where broken.
+    """
+    found = []
+    for index in np.flatnonzero(~good):
+        value, name = images.contents[index].numpy(), images.names[index]
+        try:
+            decode.decode_file(decode.read_bytes(value) if images.on_disk else value, name, images.bit_depth)
+        except decode.BrokenImage as error:
+            found.append((name, decode.reason_of(error, name)))
+    return tuple(found)

@@ -2,7 +2,10 @@
 
     x    uint8 [n, H, W], [n, H, W, 1] or [n, H, W, 3]
     y    integers [n] or [n, 1], from 0
+    x_val, y_val    optional, the validation split
     class_names    strings [K], optional
+
+MedMNIST's names are read too: train_images, train_labels, val_images ... (arXiv:2110.14795).
 
 `check` looks at the file without TensorFlow and without reading the images.
 """
@@ -18,6 +21,9 @@ from cct_tf.data import holding_out
 from cct_tf.errors import UserError, nearest
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
+_OURS = {"train": ("x_train", "y_train"), "validation": ("x_val", "y_val"), "test": ("x_test", "y_test")}
+_MEDMNIST = {"train": ("train_images", "train_labels"), "validation": ("val_images", "val_labels"),
+             "test": ("test_images", "test_labels")}
 _GIB = 2**30
 
 
@@ -26,21 +32,26 @@ class Contents:
     """What an archive holds, less the pixels.
 
     Attributes:
-        labels: dict of int32 [n] by "train", "test".
+        images: dict of the images' keys by "train", "test" and, where it has one, "validation".
+        labels: dict of int32 [n], in the same way.
         class_names: tuple of K strings.
         num_bytes: size of all the images as [n, H, W, 3] uint8.
+        notes: lines for the plan.
     """
 
+    images: dict
     labels: dict
     class_names: tuple
     num_bytes: int
+    notes: tuple
 
 
-def check(config):
+def check(config, with_validation=True):
     """Judge an archive by its labels and the headers of its images.
 
     Args:
         config: DataConfig.
+        with_validation: whether its validation split is read.
 
     Returns:
         Contents.
@@ -55,23 +66,22 @@ def check(config):
         raise UserError(f"--data_dir: expected an .npz file, found "
                         f"{'a folder' if os.path.isdir(path) else 'nothing'} at {path}")
     with _reading(path), _open(path) as archive:
-        for key in KEYS:
-            if key not in archive.files:
-                raise UserError(f"{path}: expected the keys {', '.join(KEYS)}, found no {key}"
-                                + nearest(key, archive.files))
-        shapes = {split: _image_shape(path, archive, f"x_{split}") for split in ("train", "test")}
-        if shapes["train"][1:3] != shapes["test"][1:3]:
-            raise UserError(f"{path}: x_test: expected images of {_size(shapes['train'])} as in x_train, found "
-                            f"{_size(shapes['test'])}")
-        labels = {split: _labels(path, archive, f"y_{split}", shapes[split][0]) for split in ("train", "test")}
-        class_names = _class_names(path, archive, labels["train"])
-    unknown = np.setdiff1d(labels["test"], labels["train"])
-    if len(unknown):
-        raise UserError(f"{path}: y_test: expected the classes of y_train, found {unknown[0]}")
+        keys, notes = _keys(path, archive.files, config, with_validation)
+        shapes = {split: _image_shape(path, archive, images) for split, (images, _) in keys.items()}
+        labels = {split: _labels(path, archive, key, shapes[split][0]) for split, (_, key) in keys.items()}
+        class_names = _class_names(path, archive, labels["train"], keys["train"][1])
+    for split, (image_key, label_key) in keys.items():
+        if shapes[split][1:3] != shapes["train"][1:3]:
+            raise UserError(f"{path}: {image_key}: expected images of {_size(shapes['train'])} as in "
+                            f"{keys['train'][0]}, found {_size(shapes[split])}")
+        unknown = np.setdiff1d(labels[split], labels["train"])
+        if len(unknown):
+            raise UserError(f"{path}: {label_key}: expected the classes of {keys['train'][1]}, found {unknown[0]}")
     if config.validation_fraction:
         holding_out.check(np.bincount(labels["train"]), config.validation_fraction, rule=2)  # what it refuses, all do
-    number = shapes["train"][0] + shapes["test"][0]
-    contents = Contents(labels, class_names, number * shapes["train"][1] * shapes["train"][2] * 3)
+    number = sum(shape[0] for shape in shapes.values())
+    contents = Contents({split: images for split, (images, _) in keys.items()}, labels, class_names,
+                        number * shapes["train"][1] * shapes["train"][2] * 3, notes)
     if contents.num_bytes > config.in_memory_gib * _GIB:
         raise UserError(f"--in_memory_gib: expected at least {contents.num_bytes / _GIB:.2f}, the size of the images "
                         f"in {path} (an .npz is always held in memory), found {config.in_memory_gib:g}")
@@ -82,18 +92,34 @@ def open_npz(config, rules):
     """Open an archive: source.Source, held. Args and errors: as for `check`; `rules` is source.Rules."""
     from cct_tf.data import loading, source, splits
 
-    contents = check(config)
+    contents = check(config, rules.npz_validation)
     loading.require_memory(2 * contents.num_bytes, config.data_dir)  # twice: NumPy reads an array as a whole
     parts = {}
     for split, labels in contents.labels.items():
         with _reading(config.data_dir), _open(config.data_dir) as archive:
-            images = archive[f"x_{split}"]
+            images = archive[contents.images[split]]
         held = loading.empty_images([*images.shape[:3], 3])
         held[:] = images[..., None] if images.ndim == 3 else images
         held = loading.as_tensor(held)
         parts[split] = splits.Part(lambda indices, held=held: source.Held(held, indices),
                                    np.arange(len(labels)), labels)
-    return splits.indexed_source(config, rules, contents.class_names, parts)
+    return splits.indexed_source(config, rules, contents.class_names, parts, notes=contents.notes)
+
+
+def _keys(path, present, config, with_validation):
+    """({split: (key of the images, key of the labels)}, lines for the plan)."""
+    keys = dict(_MEDMNIST if _MEDMNIST["train"][0] in present and _OURS["train"][0] not in present else _OURS)
+    notes, validation = (), keys["validation"]
+    if not with_validation or not set(validation) & set(present):
+        del keys["validation"]
+    elif config.validation_fraction:
+        notes = (f"{validation[0]} is not used: --validation_fraction holds out training images instead",)
+        del keys["validation"]
+    for key in (key for pair in keys.values() for key in pair):
+        if key not in present:
+            expected = ", ".join(key for pair in keys.values() for key in pair)
+            raise UserError(f"{path}: expected the keys {expected}, found no {key}" + nearest(key, present))
+    return keys, notes
 
 
 def _open(path):
@@ -149,19 +175,28 @@ def _labels(path, archive, key, number):
         raise UserError(f"{path}: {key}: expected integers, found {labels.dtype}")
     if labels.shape not in ((number,), (number, 1)):
         raise UserError(f"{path}: {key}: expected the shape [{number}] or [{number}, 1], as many as images, found "
-                        f"{list(labels.shape)}")
+                        f"{list(labels.shape)}{_several(labels, number)}")
     if labels.min() < 0 or labels.max() > 2**31 - 1:
         raise UserError(f"{path}: {key}: expected labels from 0 on, found {labels.min()} to {labels.max()}")
     return labels.reshape(number).astype(np.int32)
 
 
-def _class_names(path, archive, labels):
+def _several(labels, number):
+    """A hint on labels [n, K]."""
+    if labels.ndim != 2 or len(labels) != number:
+        return ""
+    if labels.min() >= 0 and (labels.sum(axis=1) == 1).all():
+        return " (of one-hot labels give the argmax)"
+    return " (several labels an image, as in ChestMNIST, can't be trained on here)"
+
+
+def _class_names(path, archive, labels, key):
     """The names given, or the numbers from 0 to the largest training label."""
     number = int(labels.max()) + 1
     present = np.unique(labels)
     if len(present) < number:
         missing = int(np.argmax(present != np.arange(len(present))))
-        raise UserError(f"{path}: y_train: expected an image of every class from 0 to {number - 1}, found none of "
+        raise UserError(f"{path}: {key}: expected an image of every class from 0 to {number - 1}, found none of "
                         f"{missing}")
     if "class_names" not in archive.files:
         return tuple(str(label) for label in range(number))

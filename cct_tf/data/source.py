@@ -86,17 +86,20 @@ class Rules:
         split: int, how --validation_fraction chooses its images, see `holding_out`.
         bit_depth: int, bits per channel that images of more than 8 bits use, see `decode`; None, before the set is
             opened: as many as its images need.
+        npz_validation: whether the validation arrays of an .npz archive are the validation split.
     """
 
     split: int = 2
     bit_depth: int | None = None
+    npz_validation: bool = True
 
 
 def rules_of(resolved):
     """The `Rules` of a run, from `resolved` of its record; new ones where that is empty."""
     if not resolved:
         return Rules()
-    return Rules(**resolved.get("data_rules", {"split": 1, "bit_depth": 16}))  # what version 0 did, without recording
+    # What version 0 did, without recording.
+    return Rules(**resolved.get("data_rules", {"split": 1, "bit_depth": 16, "npz_validation": False}))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)  # there may be a million
@@ -142,9 +145,10 @@ class Source:
         mean, std: known channel statistics of the training images in [0, 1] (tuples of 3), or None.
         fingerprint: hex digest: n per split, class names, labels in source order; for folders also sorted relative
             paths and sizes, and by what images were held out.
-        notes: tuple of lines for the plan ("3 broken images left out", "validation split unstratified ...").
+        notes: tuple of lines for the plan ("validation split unstratified ...").
         order: "indexed" or "windowed".
         rules: `Rules` in force, every field known.
+        broken: tuple of (path, reason) of the images that --on_bad_image=skip left out.
     """
 
     name: str
@@ -156,6 +160,7 @@ class Source:
     notes: tuple
     order: str
     rules: Rules
+    broken: tuple = ()
 
     @property
     def num_classes(self):

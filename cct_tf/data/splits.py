@@ -84,7 +84,8 @@ def _lacking(class_names, splits, limit=3):
     return notes
 
 
-def indexed_source(config, rules, class_names, parts, *, notes=(), known=None, extra=(), every_class=True):
+def indexed_source(config, rules, class_names, parts, *, notes=(), known=None, extra=(), broken=(),
+                   every_class=True):
     """The Source of a data set with random access, with the validation split held out if one is asked for.
 
     Args:
@@ -95,6 +96,7 @@ def indexed_source(config, rules, class_names, parts, *, notes=(), known=None, e
         notes: lines for the plan.
         known: (mean, std) of the training images, or None.
         extra: strings that count towards the fingerprint.
+        broken: (path, reason) of each image left out.
         every_class: whether a class without a training image is an error.
 
     Raises:
@@ -125,4 +127,4 @@ def indexed_source(config, rules, class_names, parts, *, notes=(), known=None, e
         name=config.dataset, class_names=tuple(class_names), splits=splits, mean=mean, std=std,
         fingerprint=source.fingerprint(class_names, list(splits.values()), extra),
         notes=(*notes, *_lacking(class_names, splits)), order="indexed",
-        rules=dataclasses.replace(rules, bit_depth=rules.bit_depth or 16))
+        rules=dataclasses.replace(rules, bit_depth=rules.bit_depth or 16), broken=tuple(broken))

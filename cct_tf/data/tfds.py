@@ -208,7 +208,7 @@ def _held(config, rules, class_names, readers, notes, known, stream):
     parts = {split: splits.without_broken(splits.Part(make_reader, indices, labels[indices].astype(np.int32)), good)
              for split, indices in members.items()}
     return splits.indexed_source(config, rules, class_names, parts, known=known, every_class=False,
-                                 notes=notes + wide + loading.broken_note(names, good))
+                                 notes=notes + wide, broken=loading.broken_images(images, good))
 
 
 def _hold(images, config, stream):

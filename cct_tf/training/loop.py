@@ -257,7 +257,7 @@ class Training:
     def _outputs(self, step):
         """What a run shows and writes from `step` on, worker 0 alone: (summaries, progress, profiler)."""
         is_chief, source = self.peers.is_chief, self.images.source
-        summaries = (Summaries if is_chief else NoSummaries)(self.workdir, self.config, source.class_names)
+        summaries = (Summaries if is_chief else NoSummaries)(self.workdir, self.config, self.plan, source.class_names)
         progress = Progress(self.console if is_chief else Console(quiet=True), self.plan, step)
         profiled = parse_steps(self.config.run.profile_steps) if is_chief else None
         return summaries, progress, Profiler(profiled, self.workdir.path / "train", progress.say)

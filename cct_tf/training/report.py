@@ -6,6 +6,7 @@ from cct_tf.data.source import Encoded, Windowed
 from cct_tf.optim import schedules
 from cct_tf.training import divergence
 from cct_tf.training.console import duration, listed
+from cct_tf.training.workdir import Workdir
 
 
 def _numbers(values):
@@ -87,9 +88,30 @@ def _average(optim):
                         "best")]
 
 
+def _how_often(run, plan):
+    """When a run evaluates, in words."""
+    every = plan.evaluate.every
+    if every >= plan.total_steps:
+        return "after the last step"
+    if every <= 1:
+        return "after every step"
+    if run.eval_every_steps is not None:
+        return f"every {run.eval_every_steps:,} steps"
+    epochs = "every epoch" if run.eval_every_epochs == 1 else f"every {run.eval_every_epochs:g} epochs"
+    return f"{epochs} ({'' if every.denominator == 1 else 'about '}{float(every):,.0f} steps)"
+
+
+def _batch(config, plan):
+    """A note on a batch that is larger than the data set."""
+    if plan.batch_size <= plan.num_examples:
+        return []
+    return [f"--batch_size={plan.batch_size} is more than the {plan.num_examples:,} training images: a step takes "
+            "some of them more than once, and is more than an epoch"]
+
+
 def _evaluation(config, plan, source):
     evaluated, patience = source.evaluated_split, config.run.early_stop_evaluations
-    text = f"on the {evaluated} split, every {float(plan.evaluate.every):,.6g} steps"
+    text = f"on the {evaluated} split, {_how_often(config.run, plan)}"
     if evaluated == "test":
         text += "; the best is then chosen on test data"
     elif "test" in source.splits:
@@ -142,6 +164,16 @@ def _size(config, model):
     return f"{count:,} parameters{frozen}"
 
 
+def _broken(source, run, shown=3):
+    """Notes on the images left out: their number, the first few, and where all are named."""
+    if not source.broken:
+        return []
+    count = f"{len(source.broken)} broken image{'s' if len(source.broken) > 1 else ''} left out"
+    more = f" and {len(source.broken) - shown} more" if len(source.broken) > shown else ""
+    where = f"{'a run lists them in' if run.dry_run else 'see'} {Workdir(run.workdir).broken_images}"
+    return [f"{count}: {', '.join(name for name, _ in source.broken[:shown])}{more}; {where}"]
+
+
 def plan_lines(config, images, plan, model, devices, tuning, start, first_weights):
     """The plan: a list of lines.
 
@@ -171,7 +203,7 @@ def plan_lines(config, images, plan, model, devices, tuning, start, first_weight
                         + (", blocks recomputed" if run.recompute else "")),
         ("writes to", run.workdir + _going_on(start)),
     ]
-    rows += [("note", note) for note in source.notes]
+    rows += [("note", note) for note in [*_batch(config, plan), *source.notes, *_broken(source, run)]]
     if devices.kind == "CPU" and config.model.precision in _ON_CPUS:
         rows.append(("note", _ON_CPUS[config.model.precision]))
     return [f"  {name:<13} {text}" for name, text in rows]

@@ -21,12 +21,14 @@ class Summaries:
     Args:
         workdir: `workdir.Workdir`.
         config: `config.Config`, for the text and HParams dashboards.
+        plan: `plan.Plan`, which tells the epoch of a step.
         class_names: sequence of strings.
     """
 
-    def __init__(self, workdir, config, class_names):
+    def __init__(self, workdir, config, plan, class_names):
         self._workdir = workdir
         self._config = config
+        self._plan = plan
         self._class_names = class_names
         self._metrics = MetricsFile(workdir.metrics)
         self._writers = {}
@@ -61,8 +63,8 @@ class Summaries:
         """
         with storage_faults(self._workdir.path):
             self._metrics.cut(step, standing.last_evaluated_step, standing.rollback_count - 1)
-            self._metrics.write(step, {"rollback/count": standing.rollback_count,
-                                       "rollback/learning_rate_factor": standing.learning_rate_factor})
+            self._record(step, {"rollback/count": standing.rollback_count,
+                                "rollback/learning_rate_factor": standing.learning_rate_factor})
             with self._writer("train").as_default(step=step):
                 tf.summary.text("rollback", text)
 
@@ -70,7 +72,7 @@ class Summaries:
         """A log record: {"train/...", "timing/..."} at `step`."""
         with storage_faults(self._workdir.path):
             self._write_events("train", step, values)
-            self._metrics.write(step, values)
+            self._record(step, values)
 
     def write_evaluation(self, step, evaluations, last=False, pictures=lambda name: {}):
         """An evaluation at `step`, with its pictures. One record, and event files in a folder for each name.
@@ -89,7 +91,7 @@ class Summaries:
                 # The same tags in both folders: TensorBoard shows the two curves in one chart.
                 self._write_events(name, step, evaluation.scalars(_tag(name)))
                 values |= evaluation.scalars(name)
-            self._metrics.write(step, values)
+            self._record(step, values)
             if last or time.monotonic() - self._drawn_at > _SECONDS_BETWEEN_PICTURES:
                 for name, evaluation in evaluations.items():
                     self._draw(step, evaluation, name)
@@ -98,6 +100,10 @@ class Summaries:
                             tf.summary.image(tag, pixels[None])
                     self._writer(name).flush()
                 self._drawn_at = time.monotonic()
+
+    def _record(self, step, values):
+        """A line of `metrics.jsonl`, with the epochs completed at `step`, a millionth exact."""
+        self._metrics.write(step, {"epoch": round(float(self._plan.epoch_of(step)), 6)} | values)
 
     def _draw(self, step, evaluation, name):
         confusion = plots.as_array(plots.confusion_figure(evaluation.confusion, self._class_names))
@@ -128,8 +134,8 @@ class Summaries:
 class NoSummaries:
     """Stands in for Summaries on the workers that write nothing."""
 
-    def __init__(self, workdir, config, class_names):
-        del workdir, config, class_names
+    def __init__(self, workdir, config, plan, class_names):
+        del workdir, config, plan, class_names
 
     def start(self, step, standing, pictures):
         """As `Summaries.start`."""

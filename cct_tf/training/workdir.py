@@ -3,6 +3,7 @@
     config.cfg            a flagfile that gives the run again
     classes.txt           class names, a line each
     files.txt             the files of an image folder, see `file_list`
+    broken_images.txt     what --on_bad_image=skip left out: path, tab, reason
     checkpoints/          step_00000500/ ...
     best/                 step_00000500/
     metrics.jsonl         one record a line
@@ -60,6 +61,7 @@ class Workdir:
         self.config = self.path / "config.cfg"
         self.classes = self.path / "classes.txt"
         self.files = self.path / "files.txt"
+        self.broken_images = self.path / "broken_images.txt"
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
         self.metrics = self.path / "metrics.jsonl"
@@ -147,6 +149,14 @@ class Workdir:
             if (self.path / name).exists():
                 os.replace(self.path / name, target / name)
         return target
+
+    def describe_data(self, source):
+        """Write the class names of a `source.Source`, and its broken images where it has some."""
+        self.write_text(self.classes, "".join(f"{name}\n" for name in source.class_names))
+        if source.broken:
+            self.write_text(self.broken_images, "".join(f"{name}\t{reason}\n" for name, reason in source.broken))
+        else:
+            self.broken_images.unlink(missing_ok=True)  # mended since
 
     def write_text(self, path, text):
         """Replace a small text file so that a reader sees the old or the new one, never half."""

@@ -203,10 +203,13 @@ def test_a_broken_image_stops_or_is_left_out(tmp_path, holding, kind):
         assert str(caught.value).startswith(f"broken image: {path}: ") and "\n" not in str(caught.value)
     opened = _open(tmp_path, in_memory_gib=limit, on_bad_image="skip")
     assert opened.splits["train"].num_examples == 8 and len(_images(opened.splits["train"])) == 8
-    assert opened.notes == (f"1 broken image left out: {path}", "the test split has no image of 1 of 3 classes: bee")
+    reasons = {"truncated": "the file is cut off", "empty": "the file is empty",
+               "text": "expected an image, found text"}
+    assert opened.broken == ((str(path), reasons[kind]),)
+    assert opened.notes == ("the test split has no image of 1 of 3 classes: bee",)
 
 
-def test_a_broken_test_image_follows_the_same_rule_and_lists_are_short(tmp_path):
+def test_a_broken_test_image_follows_the_same_rule(tmp_path):
     _make(tmp_path, {"train/a": 2, "train/b": 2, "test/a": 6})
     for index in range(5):
         (tmp_path / f"test/a/{index}.{'png' if index % 2 else 'jpg'}").write_bytes(b"")
@@ -214,7 +217,7 @@ def test_a_broken_test_image_follows_the_same_rule_and_lists_are_short(tmp_path)
         _open(tmp_path)
     opened = _open(tmp_path, on_bad_image="skip")
     assert opened.splits["test"].num_examples == 1
-    assert opened.notes[0].startswith("5 broken images left out: ") and opened.notes[0].endswith(" and 2 more")
+    assert len(opened.broken) == 5
 
 
 LAYOUT_ERRORS = {

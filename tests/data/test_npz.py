@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cct_tf.config import DataConfig
-from cct_tf.data import npz, registry
+from cct_tf.data import npz, registry, source
 from cct_tf.errors import UserError
 
 
@@ -42,6 +42,37 @@ def test_class_names_are_kept(tmp_path):
     assert registry.open_source(config).class_names == ("ape", "bee", "cow")
 
 
+def _val(**changes):
+    return _arrays(**({"x_val": np.full((2, 6, 5), 7, np.uint8), "y_val": np.array([2, 0])} | changes))
+
+
+def _medmnist():
+    names = {"x_train": "train_images", "y_train": "train_labels", "x_val": "val_images", "y_val": "val_labels",
+             "x_test": "test_images", "y_test": "test_labels"}
+    return {names[key]: value[:, None] if key[0] == "y" else value for key, value in _val().items()}
+
+
+@pytest.mark.parametrize("arrays", [_val(), _medmnist()], ids=["ours", "MedMNIST's"])
+def test_validation_arrays_are_the_validation_split(tmp_path, arrays):
+    opened = registry.open_source(_config(tmp_path, arrays))
+    assert {name: split.labels.tolist() for name, split in opened.splits.items()} == {
+        "train": [0, 1, 2, 0, 1, 2, 0, 1], "validation": [2, 0], "test": [0, 1, 2]}
+    reader = opened.splits["validation"].reader
+    assert (reader.images.numpy()[reader.indices] == 7).all()
+
+
+def test_validation_arrays_give_way_to_a_share_of_the_training_images(tmp_path):
+    opened = registry.open_source(_config(tmp_path, _val(), validation_fraction=0.5))
+    assert opened.splits["validation"].num_examples + opened.splits["train"].num_examples == 8
+    assert opened.notes == ("x_val is not used: --validation_fraction holds out training images instead",)
+
+
+def test_runs_begun_without_validation_arrays_go_on_without(tmp_path):
+    plain = registry.open_source(_config(tmp_path, _arrays())).fingerprint
+    opened = registry.open_source(_config(tmp_path, _val()), rules=source.rules_of({"fingerprint": plain}))
+    assert opened.fingerprint == plain and set(opened.splits) == {"train", "test"}
+
+
 BAD = {
     "missing key": ({"y_test": None, "y_tests": np.zeros(3, int)}, "no y_test; did you mean 'y_tests'"),
     "floats": ({"x_train": np.zeros((8, 6, 5), np.float32)}, "x_train: expected uint8, found float32"),
@@ -49,7 +80,14 @@ BAD = {
     "four channels": ({"x_train": np.zeros((8, 6, 5, 4), np.uint8)}, "x_train: expected the shape"),
     "another size": ({"x_test": np.zeros((3, 6, 6), np.uint8)}, "x_test: expected images of 6x5"),
     "too few labels": ({"y_train": np.zeros(7, int)}, "y_train: expected the shape [8]"),
-    "one-hot": ({"y_test": np.eye(3, dtype=int)}, "y_test: expected the shape [3]"),
+    "one-hot": ({"y_test": np.eye(3, dtype=int)}, "y_test: expected the shape [3] or [3, 1], as many as images, "
+                "found [3, 3] (of one-hot labels give the argmax)"),
+    "several labels": ({"y_train": np.ones((8, 3), int)}, "(several labels an image, as in ChestMNIST,"),
+    "half a validation split": ({"x_val": np.zeros((2, 6, 5), np.uint8)}, "found no y_val"),
+    "validation images of another size": ({"x_val": np.zeros((2, 6, 6), np.uint8), "y_val": np.zeros(2, int)},
+                                          "x_val: expected images of 6x5 as in x_train, found 6x6"),
+    "validation class unknown": ({"x_val": np.zeros((2, 6, 5), np.uint8), "y_val": np.array([0, 3])},
+                                 "y_val: expected the classes of y_train, found 3"),
     "float labels": ({"y_test": np.zeros(3)}, "y_test: expected integers"),
     "negative": ({"y_train": np.arange(8) - 1}, "y_train: expected labels from 0"),
     "unknown to training": ({"y_test": np.array([0, 1, 3])}, "y_test: expected the classes of y_train, found 3"),

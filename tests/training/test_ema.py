@@ -68,7 +68,7 @@ def test_both_are_in_one_record_and_in_folders_with_the_same_tags(finished):
     records = tiny.records(folder, "eval")
     assert [record["step"] for record in records] == [4, 8, 12]
     for record in records:
-        assert set(record) == names | {"step"}
+        assert set(record) == names | {"step", "epoch"}
         assert record["eval/loss"] != record["eval_ema/loss"]
     for prefix in ("eval", "eval_ema"):
         events = EventAccumulator(str(folder / prefix), size_guidance={"tensors": 0})

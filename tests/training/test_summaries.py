@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -39,6 +40,22 @@ def test_a_run_writes_every_tag_of_the_design(tmp_path):
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if "train/loss" in record] == [1, 2, 3, 4]
     assert [record["step"] for record in records if "eval/loss" in record] == [2, 4]
+    images = json.loads(next(tmp_path.glob("checkpoints/*/run.json")).read_text())["resolved"]["num_examples"]["train"]
+    assert {record["step"]: record["epoch"] for record in records} == {
+        step: round(16 * step / images, 6) for step in (1, 2, 3, 4)}
+
+
+def test_a_run_whose_records_have_no_epoch_goes_on_with_it_in_new_ones(tmp_path):
+    tiny.train(tmp_path, train_steps=4, checkpoint_every_steps=2)
+    path = tmp_path / "metrics.jsonl"
+    whole = [json.loads(line) for line in path.read_text().splitlines()]
+    old = [{name: value for name, value in record.items() if name != "epoch"} for record in whole if record["step"] < 3]
+    path.write_text("".join(json.dumps(record) + "\n" for record in old))
+    shutil.rmtree(tmp_path / "checkpoints/step_00000004")
+    tiny.train(tmp_path, train_steps=4, checkpoint_every_steps=2)
+    without_timing = [{name: value for name, value in record.items() if not name.startswith("timing/")}
+                      for record in old + whole[len(old):]]
+    assert tiny.records(tmp_path) == without_timing
 
 
 def test_the_wait_for_input_is_measured(tmp_path):
