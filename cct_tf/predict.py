@@ -110,11 +110,12 @@ def _picture_paths(folder, paths):
     return pictures
 
 
-def _draw(found, name, class_name, share, pools, picture):
+def _draw(found, name, class_names, pools, picture):
     """Write one image beside its maps."""
-    from cct_tf.training import plots
+    from cct_tf.training import fonts, plots
+    (index, share), = found.top(1)
     maps = {kind: values[None] for kind, values in found.maps.items()}
-    caption = f"{os.path.basename(name)}\n{class_name} {100 * share:.1f}%"
+    caption = f"{os.path.basename(name)}\n{fonts.readable(class_names)[index]} {100 * share:.1f}%"
     plots.save(plots.as_array(plots.attention_figure(found.image[None], maps, [caption], pools)), picture)
 
 
@@ -132,7 +133,7 @@ def _predict(predictor, paths, pictures, class_names, top, output, console):
             classes = [(class_names[index], share) for index, share in found.top(top)]
             picture = pictures.get(found.path)
             if picture:
-                _draw(found, name, *classes[0], predictor.network.pools, picture)
+                _draw(found, name, class_names, predictor.network.pools, picture)
             output.add(name, classes, picture)
     output.end(broken)
     return broken

@@ -99,6 +99,20 @@ def center_fit(images, size, crop_pct=1.0):
     return resample(images, start, length, tf.zeros_like(source), source, size, tf.ones([shape[0]], tf.bool))
 
 
+def kept_area(sizes, size, crop_pct=1.0):
+    """Share of each image's area that `center_fit` keeps.
+
+    Args:
+        sizes: float [k, 2], heights and widths.
+        size, crop_pct: as there.
+
+    Returns:
+        float64 [k].
+    """
+    share = size / math.floor(size / crop_pct)
+    return share**2 * sizes.min(axis=1) / sizes.max(axis=1)
+
+
 def normalize(images, mean, std):
     """uint8 [B, H, W, C] -> float32, (pixels / 255 - mean) / std, with mean and std of one or C values in [0, 1]."""
     scale = tf.constant([1.0 / (255.0 * value) for value in std], tf.float32)

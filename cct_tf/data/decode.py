@@ -2,9 +2,9 @@
 
 * JPEG (1 or 3 components) and PNG (8 bits, grey or RGB) by TensorFlow's operations; JPEG with
   `dct_method="INTEGER_ACCURATE"`, which equals Pillow's decoder bit for bit (TensorFlow's default does not).
-* Everything else (WebP, TIFF, BMP, GIF, CMYK JPEG, palettes, alpha, 16 bits, a rotated EXIF orientation) by Pillow:
-  first frame; orientation applied; palettes and grey expanded; alpha dropped, not blended; embedded colour profiles
-  ignored.
+* Everything else (WebP, TIFF, BMP, GIF, CMYK JPEG, palettes, alpha, 16 bits, a rotated EXIF orientation; HEIF where
+  pillow-heif is installed) by Pillow: first frame; orientation applied; palettes and grey expanded; alpha dropped, not
+  blended; embedded colour profiles ignored.
 * Of PNGs of 16 bits, and of grey TIFFs of 16 or 32, the highest 8 of `bit_depth` bits: 16 means the high byte, 12 suits
   what a 12-bit camera writes. `loading.used_bits` finds how many a data set uses. Of other files of more than 8 bits,
   the high byte.
@@ -44,6 +44,10 @@ MOST_BITS = 31  # of a grey TIFF of 32 bits, which holds signed numbers
 # pass; Pillow by itself warns from 89 million on and opens nothing above 179 million.
 MAX_PIXELS = 2**27
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+with contextlib.suppress(ImportError):  # an optional extra; `tree.suffixes` looks for it too
+    import pillow_heif
+    pillow_heif.register_heif_opener()
 
 _MARK = "broken image: "
 _NO_NAME = "an image of the data set"  # where the file is not known
@@ -240,6 +244,15 @@ def read_bytes(path):
             return file.read()
     except OSError as error:
         raise BrokenImage(f"{_MARK}{_shown(path)}: {damage.of_file(path, error)}") from error
+
+
+def header_size(contents):
+    """(height, width) that the header of an image file states; None if there is none. `contents` are its bytes."""
+    try:
+        with _open(io.BytesIO(contents)) as image:
+            return image.height, image.width
+    except Exception:  # as in `check_header`
+        return None
 
 
 def check_header(path):

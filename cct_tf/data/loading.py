@@ -5,6 +5,7 @@ at a time, to learn what is wrong with it.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import math
 import os
@@ -268,6 +269,26 @@ def find_broken(images, on_bad, what, stream):
     for index in np.flatnonzero(~good):
         good[index] = _diagnose(images, index, on_bad) is not None
     return good
+
+
+def image_sizes(reader, most=256):
+    """(height, width) of the images of a reader, float64 [k, 2], before any rotation by their orientation tags.
+
+    Args:
+        reader: source.Held, Encoded or Windowed.
+        most: int, so many at most, evenly spread; of a streamed one none, for that would read it.
+    """
+    if isinstance(reader, source.Windowed):
+        return np.zeros([0, 2])
+    if isinstance(reader, source.Held):
+        return np.array([reader.image_shape], np.float64)
+    number = min(most, len(reader.indices))
+    found = []
+    for index in reader.indices[np.arange(number) * len(reader.indices) // max(number, 1)]:
+        value = reader.contents[index].numpy()
+        with contextlib.suppress(decode.BrokenImage):
+            found.append(decode.header_size(decode.read_bytes(value) if reader.on_disk else value))
+    return np.array([size for size in found if size], np.float64).reshape(-1, 2)
 
 
 def batch_within(budget, image_bytes):

@@ -9,6 +9,7 @@ and files that are no images by their suffix are ignored and counted.
 
 import collections
 import dataclasses
+import importlib.util
 import os
 
 from cct_tf.data import holding_out
@@ -16,6 +17,7 @@ from cct_tf.errors import UserError, nearest
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
             ".pnm", ".jp2", ".avif")
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # of iPhones, and of some cameras
 VALIDATION_NAMES = ("val", "validation", "valid")
 
 
@@ -28,20 +30,37 @@ class Tree:
         class_names: tuple of the K class folders of the training split, sorted.
         files: dict by split ("train", "validation", "test") of lists of (path relative to root, label, bytes),
             sorted. One tree has "train" alone.
-        ignored: number of hidden entries and non-images.
+        ignored: collections.Counter of what was left out: by suffix, "hidden", "without a suffix", "link to a folder
+            above".
         notes: lines for the plan.
     """
 
     root: str
     class_names: tuple
     files: dict
-    ignored: int
+    ignored: collections.Counter
     notes: tuple
 
 
 def shown(name):
     """A file name for people and digests: bytes that are no UTF-8 are escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def suffixes():
+    """How the names of images end, in small letters: those of HEIF too where pillow-heif is installed."""
+    return SUFFIXES + (HEIF_SUFFIXES if importlib.util.find_spec("pillow_heif") else ())
+
+
+def _left_out(ignored, most=6):
+    """`3 .heic, 1 hidden (...)` of a Counter of `Tree.ignored`, the most frequent first; "" of an empty one."""
+    ordered = sorted(ignored.items(), key=lambda item: (-item[1], item[0]))
+    counts = [f"{number:,} {kind}" for kind, number in ordered[:most]]
+    others = sum(number for _, number in ordered[most:])
+    text = ", ".join(counts + ([f"{others:,} others"] if others else []))
+    if any(suffix in ignored for suffix in HEIF_SUFFIXES):
+        text += "; pip install pillow-heif, and HEIF images are read"
+    return text
 
 
 def scan(config):
@@ -75,7 +94,7 @@ def _scan(root, config):
     if len(class_names) < 2:
         found = f"one, {shown(class_names[0])!r}" if class_names else "none"
         raise UserError(f"--data_dir: expected at least two class folders in {where}, found {found}")
-    ignored, files = hidden, {}
+    ignored, files = collections.Counter(hidden), {}
     for split, folder in folders.items():
         files[split], skipped = _split_files(root, folder, class_names, split)
         ignored += skipped
@@ -84,7 +103,7 @@ def _scan(root, config):
         holding_out.check(list(counts.values()), config.validation_fraction, rule=2)  # what it refuses, all rules do
     notes = ()
     if ignored:
-        notes += (f"{ignored} hidden or non-image {'file' if ignored == 1 else 'files'} ignored",)
+        notes += (f"left out: {_left_out(ignored)}",)
     if config.validation_fraction and "validation" in folders:
         notes += (f"{folders['validation']}/ is not used: --validation_fraction holds out training images instead",)
         del files["validation"]
@@ -136,17 +155,26 @@ def _one_tree(root, present, config):
 
 
 def _folders(path):
-    """(names of the folders in `path`, sorted by bytes; number of other entries)."""
+    """(names of the folders in `path`, sorted by bytes; Counter of the other entries by kind)."""
     with os.scandir(path) as entries:
         entries = list(entries)
-    names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    return sorted(names, key=os.fsencode), len(entries) - len(names)
+    names = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+    others = collections.Counter(_kind(entry.name) for entry in entries if entry.name not in names)
+    return sorted(names, key=os.fsencode), others
+
+
+def _kind(name):
+    """What a name that is left out counts as."""
+    if name.startswith("."):
+        return "hidden"
+    return shown(os.path.splitext(name)[1].lower()) or "without a suffix"
 
 
 def _split_files(root, folder, class_names, split):
-    """([(relative path, label, bytes)] of one split, number of entries ignored)."""
+    """([(relative path, label, bytes)] of one split, Counter of what was left out)."""
     path = os.path.join(root, folder)
-    names, ignored = _folders(path) if split != "train" else (class_names, 0)
+    names, ignored = _folders(path) if split != "train" else (class_names, {})
+    ignored = collections.Counter(ignored)
     unknown = [name for name in names if name not in set(class_names)]
     if unknown:
         raise UserError(f"{os.path.join(path, shown(unknown[0]))}: expected a class of the training folder, found an "
@@ -157,8 +185,9 @@ def _split_files(root, folder, class_names, split):
         ignored += skipped
         label = class_names.index(name)
         if split == "train" and not found:
+            others = f" ({_left_out(skipped)})" if skipped else ""
             raise UserError(f"{os.path.join(path, shown(name))}: expected at least one image in every class folder, "
-                            "found none")
+                            f"found none{others}")
         files += [(os.path.relpath(file, root), label, size) for file, size in found]
     if not files:
         raise UserError(f"{path}: expected images in its class folders, found none")
@@ -166,24 +195,26 @@ def _split_files(root, folder, class_names, split):
 
 
 def images_below(folder, above=()):
-    """([(path, bytes)] of the images in a folder and the folders below it, number of entries ignored).
+    """([(path, bytes)] of the images in a folder and the folders below it, Counter of what was left out).
 
     `above` holds the real paths of the folders on the way here: links back to them are ignored.
     """
     above = (*above, os.path.realpath(folder))
-    found, ignored = [], 0
+    found, ignored, endings = [], collections.Counter(), suffixes()
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") or (entry.is_dir() and os.path.realpath(entry.path) in above):
-                ignored += 1
+            if entry.name.startswith("."):
+                ignored["hidden"] += 1
+            elif entry.is_dir() and os.path.realpath(entry.path) in above:
+                ignored["link to a folder above"] += 1
             elif entry.is_dir():
                 deeper, skipped = images_below(entry.path, above)
                 found += deeper
                 ignored += skipped
-            elif entry.name.lower().endswith(SUFFIXES):
+            elif entry.name.lower().endswith(endings):
                 found.append((entry.path, _size(entry)))
             else:
-                ignored += 1
+                ignored[_kind(entry.name)] += 1
     return found, ignored
 
 

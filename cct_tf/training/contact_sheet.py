@@ -15,6 +15,7 @@ from cct_tf.augment.policies import BICUBIC, BILINEAR, NEAREST, Op
 from cct_tf.augment.rand_augment import mean_colour
 from cct_tf.data import decode, pipeline, windowed
 from cct_tf.data.source import Held, Windowed
+from cct_tf.training import fonts
 
 _CELL, _LARGEST_CELL = 96, 192  # pixels of the sheet that an image is enlarged to at least, or reduced to
 GAP, LINE = 8, 13
@@ -81,6 +82,7 @@ def draw(split, class_names, transform, stream, rows, columns):
             output_signature={name: tf.TensorSpec([rows], value.dtype)
                               for name, value in _draws_of(chosen, split, stream, 0).items()})
         batches = list(pipeline.prepared_batches(batches, split, transform, stream))
+    class_names = fonts.readable(class_names)
     draws = np.stack([transform.unfinish(batch["image"]) for batch in batches], axis=1).astype(np.float32)
     captions = ()
     if stream.mix is not None:

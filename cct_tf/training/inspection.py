@@ -11,7 +11,7 @@ import tensorflow as tf
 from cct_tf.data import pipeline
 from cct_tf.data.source import Windowed
 from cct_tf.models.attention_maps import attention_maps
-from cct_tf.training import plots, projector
+from cct_tf.training import fonts, plots, projector
 
 _SHOWN = 6  # images with their maps: a page of TensorBoard
 _MOST_FEATURES = 2000  # points that the projector's t-SNE still moves
@@ -37,7 +37,8 @@ class Inspection:
             self._shown = next(self._batches(_SHOWN))
         images, classes = self._shown
         maps = {name: values.numpy() for name, values in attention_maps(model, images).items()}
-        captions = [self._class_names[label] for label in classes]
+        names = fonts.readable(self._class_names)
+        captions = [names[label] for label in classes]
         return plots.as_array(plots.attention_figure(self._pixels(images), maps, captions, model.pooling is not None))
 
     def write_features(self, model, folder):

@@ -12,7 +12,8 @@ import time
 import tensorflow as tf
 
 from cct_tf import compile_cache, runtime
-from cct_tf.data import decode, pipeline
+from cct_tf.augment import image_ops
+from cct_tf.data import decode, loading, pipeline
 from cct_tf.errors import OutsideFault, UserError
 from cct_tf.optim import schedules
 from cct_tf.plan import make_plan
@@ -97,8 +98,10 @@ class Training:
 
     def plan_lines(self):
         """The plan as lines of text."""
+        sizes = loading.image_sizes(self.images.source.splits["train"].reader)
+        kept = image_ops.kept_area(sizes, self.transform.size, self.transform.crop_pct)
         return report.plan_lines(self.config, self.images, self.plan, self.model, self.devices, self.tuning,
-                                 self.start, self.first_weights)
+                                 self.start, self.first_weights, kept)
 
     def result_lines(self, test, seconds):
         """What came out, as lines of text; `test` is what `run` returned."""

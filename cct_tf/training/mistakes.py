@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from cct_tf.data import decode, windowed
 from cct_tf.data.source import Windowed
-from cct_tf.training import contact_sheet
+from cct_tf.training import contact_sheet, fonts
 from cct_tf.training.console import shortened
 from cct_tf.training.contact_sheet import GAP, LETTER, LINE, write
 
@@ -76,7 +76,7 @@ def sheet(evaluated, places, heading):
 
 def _caption(evaluated, place, letters):
     """The lines below an image, (text, colour) each."""
-    result, names = evaluated.plain, evaluated.class_names
+    result, names = evaluated.plain, fonts.readable(evaluated.class_names)
     confidence = f"{100 * result.confidences[place]:.1f}% "
     return ((f"is {shortened(names[result.labels[place]], letters - 3)}", "black"),
             (confidence + shortened(names[result.predictions[place]], letters - len(confidence)), "firebrick"),

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 
+from cct_tf.training import fonts
 from cct_tf.training.console import shortened
 from cct_tf.training.workdir import naming
 
@@ -19,8 +20,9 @@ def _figure(width, height):
 
 def as_array(figure):
     """A figure's pixels, uint8 [H, W, 3]."""
+    fonts.choose(figure)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a letter the font lacks is drawn as a box
+        warnings.simplefilter("ignore")  # a letter that no font has, of a path say, is drawn as a box
         figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
@@ -72,7 +74,7 @@ def confusion_figure(confusion, class_names, title=None):
         _entitle(figure, title)
     if classes <= 100:
         # A class may be called "$5": that is no formula.
-        names, size = [shortened(name, _LETTERS) for name in class_names], 10 if classes <= 30 else 6
+        names, size = [shortened(name, _LETTERS) for name in fonts.readable(class_names)], 10 if classes <= 30 else 6
         axes.set_xticks(range(classes), names, rotation=90, fontsize=size, parse_math=False)
         axes.set_yticks(range(classes), names, fontsize=size, parse_math=False)
     if classes <= 30:

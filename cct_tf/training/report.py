@@ -1,5 +1,7 @@
 """The plan before a run and the results after it, as text for a person."""
 
+import numpy as np
+
 from cct_tf import config as config_lib
 from cct_tf import flags
 from cct_tf.data.source import Encoded, Windowed
@@ -174,13 +176,25 @@ def _broken(source, run, shown=3):
     return [f"{count}: {', '.join(name for name, _ in source.broken[:shown])}{more}; {where}"]
 
 
-def plan_lines(config, images, plan, model, devices, tuning, start, first_weights):
+_MOST_CUT_OFF = 0.1  # of the area of an image, that the plan does not mention
+
+
+def _kept(shares):
+    """A note on what the evaluation crop cuts off; `shares` as `plan_lines` takes them."""
+    median = float(np.median(shares)) if len(shares) else 1.0
+    if median >= 1 - _MOST_CUT_OFF:
+        return []
+    return [f"the network takes squares: evaluation keeps the centre of an image, {100 * median:.0f}% of its area "
+            "(median)"]
+
+
+def plan_lines(config, images, plan, model, devices, tuning, start, first_weights, kept_area=()):
     """The plan: a list of lines.
 
     Args:
         config: `config.Config`; images: `setup.Images`; plan: `plan.Plan`; model: keras.Model;
         devices: `runtime.Devices`; tuning: `tuning.Tuning`; start: `resume.Start`;
-        first_weights: dict of `saver.first_weights`.
+        first_weights: dict of `saver.first_weights`; kept_area: shares of images, `image_ops.kept_area`.
     """
     source, optim, run = images.source, config.optim, config.run
     counts = ", ".join(f"{split.num_examples:,} {name}" for name, split in source.splits.items())
@@ -203,7 +217,8 @@ def plan_lines(config, images, plan, model, devices, tuning, start, first_weight
                         + (", blocks recomputed" if run.recompute else "")),
         ("writes to", run.workdir + _going_on(start)),
     ]
-    rows += [("note", note) for note in [*_batch(config, plan), *source.notes, *_broken(source, run)]]
+    notes = [*_batch(config, plan), *_kept(kept_area), *source.notes, *_broken(source, run)]
+    rows += [("note", note) for note in notes]
     if devices.kind == "CPU" and config.model.precision in _ON_CPUS:
         rows.append(("note", _ON_CPUS[config.model.precision]))
     return [f"  {name:<13} {text}" for name, text in rows]

@@ -1,12 +1,13 @@
 """Image folders: layout, order, how they are held, broken images, statistics."""
 
+import importlib.util
 import io
 import os
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cct_tf.config import DataConfig
 from cct_tf.data import decode, loading, registry, source, statistics, tree
@@ -156,15 +157,59 @@ def test_split_flags_name_folders(tmp_path):
     assert (opened.splits["train"].num_examples, opened.splits["test"].labels.tolist()) == (5, [1])
 
 
-def test_hidden_files_and_non_images_are_ignored_and_counted(tmp_path):
+def test_hidden_files_and_non_images_are_left_out_and_counted_by_suffix(tmp_path):
     _make(tmp_path, LAYOUT)
     plain = _open(tmp_path)
     (tmp_path / "train/ant/.hidden.png").write_bytes(b"")
     (tmp_path / "train/ant/notes.txt").write_text("note")
+    (tmp_path / "test/README").write_text("note")
     (tmp_path / "test/.cache").mkdir()
+    (tmp_path / "train/bee/more").mkdir()
+    for name in ("a.TXT", "b.pdf"):
+        (tmp_path / "train/bee/more" / name).write_text("note")
     opened = _open(tmp_path)
-    assert opened.notes[0] == "3 hidden or non-image files ignored"
+    assert opened.notes[0] == "left out: 2 .txt, 2 hidden, 1 .pdf, 1 without a suffix"
     assert opened.fingerprint == plain.fingerprint
+
+
+def _make_heic(root):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pictures = _make(root, LAYOUT)
+    picture = Image.fromarray(np.linspace(0, 255, 64 * 48 * 3).astype(np.uint8).reshape(64, 48, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pillow_heif.from_pillow(picture).save(root / "train/ant/phone.HEIC", exif=exif.tobytes())
+    return pictures
+
+
+def test_heic_images_are_read_where_pillow_heif_is_installed(tmp_path):
+    _make_heic(tmp_path)
+    found = _images(_open(tmp_path).splits["train"])
+    contents = (tmp_path / "train/ant/phone.HEIC").read_bytes()
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(contents))).convert("RGB"))
+    assert np.array_equal(found[6], expected) and decode.header_size(contents) is not None
+
+
+def test_heic_images_are_counted_with_the_package_that_reads_them_where_it_is_missing(tmp_path, monkeypatch):
+    _make_heic(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    note = "left out: 1 .heic; pip install pillow-heif, and HEIF images are read"
+    assert _open(tmp_path).notes[0] == note
+    for path in (tmp_path / "train/ant").iterdir():
+        if path.suffix != ".HEIC":
+            path.unlink()
+    with pytest.raises(UserError, match=r"train/ant: .* found none \(1 .heic; pip install pillow-heif"):
+        _open(tmp_path)
+
+
+@pytest.mark.parametrize("kind", HOLDING)
+def test_sizes_of_images_are_read_from_their_headers(tmp_path, kind):
+    limit, size, _, _ = HOLDING[kind]
+    pictures = _make(tmp_path, LAYOUT, size)
+    reader = _open(tmp_path, in_memory_gib=limit).splits["train"].reader
+    expected = {picture.shape[:2] for path, picture in pictures.items() if path.startswith("train")}
+    assert {tuple(map(int, found)) for found in loading.image_sizes(reader)} == expected
+    assert len(loading.image_sizes(reader, most=1)) == 1
 
 
 def test_folders_below_a_class_and_odd_names_are_read(tmp_path):
@@ -294,7 +339,7 @@ def test_a_run_of_before_keeps_the_high_byte(tmp_path):
     config = DataConfig(dataset="folder", data_dir=str(tmp_path))
     opened = registry.open_source(config, None, source.rules_of({"num_examples": {"train": 3}}))
     np.testing.assert_array_equal(_images(opened.splits["test"])[0][:, :, 2], pictures["test/a/2.png"] >> 8)
-    assert opened.rules.bit_depth == 16 and not opened.notes
+    assert opened.rules.bit_depth == 16 and not any("bits" in note for note in opened.notes)
 
 
 def test_no_file_is_read_twice_where_none_is_wide(tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
 """What the plan says, in words."""
 
+import numpy as np
 import pytest
 
 from cct_tf import config
+from cct_tf.augment import image_ops
 from cct_tf.plan import make_plan
 from cct_tf.training import report
 
@@ -28,3 +30,17 @@ def test_a_batch_larger_than_the_data_set_is_noted():
         "--batch_size=76 is more than the 75 training images: a step takes some of them more than once, and is more "
         "than an epoch"]
     assert report._batch(*_planned(75, batch_size=75)) == []
+
+
+@pytest.mark.parametrize(("sizes", "crop_pct", "expected"), [
+    ([[375, 500], [500, 375], [375, 375]], 1.0, "75%"), ([[100, 300]], 0.875, "26%"), ([[224, 240]], 1.0, None),
+    (np.zeros([0, 2]), 1.0, None)])
+def test_the_plan_says_how_much_of_the_images_is_evaluated(sizes, crop_pct, expected):
+    sizes = np.array(sizes, np.float64)
+    notes = report._kept(image_ops.kept_area(sizes, 224, crop_pct))
+    assert [f"{expected} of its area (median)" in note for note in notes] == [True] * (expected is not None)
+    if expected:  # by the pixels that survive
+        height, width = map(int, sizes[0])
+        mask = image_ops.center_fit(np.ones([1, 4 * height, 4 * width, 3], np.uint8), 224, crop_pct)
+        side = min(height, width) * 224 / int(224 / crop_pct)
+        assert mask.shape[1] == 224 and abs(side**2 / (height * width) - float(expected[:-1]) / 100) < 0.01
