@@ -11,6 +11,7 @@ def prepare():
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     tempfile.gettempdir()  # this process keeps its own: in it pytest keeps the folders of failed tests
     folder = tempfile.mkdtemp(prefix="cct_tf_tests_")
+    os.chmod(folder, 0o755)  # some tests look at it as another user
     # Processes that a test kills leave files behind, such as autograph's.
     os.environ["TMPDIR"] = folder
     # Commands compile too; what they keep must not go to the user's cache.

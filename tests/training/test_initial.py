@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from cct_tf.convert.weights import by_path, to_torch
 from cct_tf.errors import UserError
 from cct_tf.models import create_model
-from cct_tf.training import initial, keras_file, run_record
+from cct_tf.training import initial, keras_file, run_record, saver
 from tests.convert import torch_files
 from tests.training import tiny
 
@@ -123,21 +123,21 @@ def test_fine_tuning_beats_training_from_scratch_at_equal_steps(trained, five_cl
     assert results["tuned"] > 0.7 > results["scratch"] + 0.2, results
 
 
-def test_it_stops_and_goes_on_without_the_file_it_came_from(trained, tmp_path):
+def test_it_stops_and_goes_on_without_the_file_it_came_from(trained, tmp_path, monkeypatch):
     model = tiny.assemble(tmp_path / "other", init_from=str(trained)).model
     file = tmp_path / "x.keras"
     keras_file.save(model, file)
     run = {"train_steps": 6, "checkpoint_every_steps": 3, "init_from": str(file), "freeze": "tokenizer,block_0"}
     tiny.train(tmp_path / "whole", **run)
     stopped = tiny.assemble(tmp_path / "stopped", **run)
-    save = stopped._save
+    save = saver.Saver.__call__
 
-    def save_and_die(step, *rest, **named):
-        save(step, *rest, **named)
+    def save_and_die(*args, **named):
+        save(*args, **named)
         raise KeyboardInterrupt
 
-    stopped._save = save_and_die
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(saver.Saver, "__call__", save_and_die)
         stopped.run(tiny.NoInterrupts())
     file.unlink()
     going_on = tiny.assemble(tmp_path / "stopped", **run)
