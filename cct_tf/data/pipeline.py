@@ -190,13 +190,17 @@ def _fitted_held(batches, reader, rows, labels, transform, training):
         return batch | {"image": found if reader.fitted else transform.apply_fit(found, params)}
 
     @_as_written
+    def gather_batch(batch):
+        return gather(sample(batch))
+
+    @_as_written
     def gather_one(example):
         found = gather(tf.nest.map_structure(lambda column: column[None], example))
         return tf.nest.map_structure(lambda column: column[0], found)
 
     if size * image_bytes > _BATCH_BYTES:
         return _per_example(batches.map(sample), gather_one, _parallel_calls(3 * image_bytes))
-    return batches.map(lambda batch: gather(sample(batch)), num_parallel_calls=_parallel_calls(3 * size * image_bytes))
+    return batches.map(gather_batch, num_parallel_calls=_parallel_calls(3 * size * image_bytes))
 
 
 def _parallel_calls(call_bytes):
