@@ -110,7 +110,8 @@ def _choose(workdir, values, given):
     _, record = choose()
     _check(values, record)
     changed = {name: given[name] for name in ("data_dir", "eval_batch_size") if name in given}
-    changed |= {"num_replicas": None, "accumulate_steps": None}  # the training batch need not fit these devices
+    # The training batch need not fit these devices.
+    changed |= {"workdir": workdir, "num_replicas": None, "accumulate_steps": None}
     settings = config.from_dict(record.config | changed)
     settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, num_replicas=values["num_replicas"]))
     checks.check_config(settings)

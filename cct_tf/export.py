@@ -100,7 +100,7 @@ def main(given):
     _, record = choose()
     run_record.require_data(record, values["workdir"])
     run_record.choose_weights(record, values["weights"])
-    changed = {"num_replicas": None, "accumulate_steps": None}
+    changed = {"workdir": values["workdir"], "num_replicas": None, "accumulate_steps": None}
     changed |= {"data_dir": given["data_dir"]} if "data_dir" in given else {}
     settings = config.from_dict(record.config | changed)
     checks.check_model(settings.model, settings.augment.image_size)

@@ -180,7 +180,7 @@ def _unknown(name, value, following, table):
     if meant.startswith("no_") and meant not in table:
         meant = "no" + meant.removeprefix("no_")
     if _flag_of(meant, table) is None:
-        return expected + nearest(name, table)
+        return expected + nearest(name, [*table, "help"])
     value = value or behind.strip()
     if not value and _needs_value(meant, table) and not following.startswith("--"):
         value = following

@@ -108,7 +108,8 @@ def _narrowed(wide, bit_depth):
     """Integers [H, W, 1 or 3] -> uint8 [H, W, 3], the highest 8 of `bit_depth` bits."""
     low, high = int(wide.min()), int(wide.max())
     if low < 0 or high >> bit_depth:
-        raise ValueError(f"expected at most {bit_depth} bits per channel, found values {low} to {high}")
+        raise ValueError(f"expected at most {bit_depth} bits per channel, as the data set has, found values {low} to "
+                         f"{high}")
     return np.repeat((wide >> (bit_depth - 8)).astype(np.uint8), 3 // wide.shape[2], axis=2)
 
 

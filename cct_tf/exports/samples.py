@@ -35,7 +35,7 @@ def of_run(config, record, console):
     """The data set of a run: `source.Source`. Raises UserError if it can't be opened, or is another one."""
     with formats.images_help():
         images = setup.open_images(config, console, record.resolved)
-        setup.check_data(images, record.resolved)
+        setup.check_recorded_data(images, record, config)
     return images.source
 
 

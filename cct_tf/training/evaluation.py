@@ -161,7 +161,7 @@ def evaluate_checkpoint(config, record, choose, split, console, *, weights="auto
     devices = setup.make_devices(config)
     images = setup.open_images(config, console, record.resolved)
     source = images.source
-    setup.check_data(images, record.resolved)
+    setup.check_recorded_data(images, record, config)
     with console.phase("loading the weights"), devices.strategy.scope():
         loaded = setup.load_model(config, source.num_classes, choose, weights)
     models, num_views = {"plain": Forward(loaded.model, devices.kind)}, 1

@@ -3,6 +3,7 @@
 Legend: m mistakes shown, S side of the network's input, P side of its picture on the sheet.
 """
 
+import os
 import textwrap
 
 import numpy as np
@@ -75,12 +76,14 @@ def sheet(evaluated, places, heading):
 
 
 def _caption(evaluated, place, letters):
-    """The lines below an image, (text, colour) each."""
+    """The lines below an image, (text, colour) each; an image that is no file is called by its place in the split."""
     result, names = evaluated.plain, fonts.readable(evaluated.class_names)
-    confidence = f"{100 * result.confidences[place]:.1f}% "
+    confidence, loss = f"{100 * result.confidences[place]:.1f}% ", f"loss {result.losses[place]:.2f}, "
+    origin = origin_of(evaluated.split, place)
+    name = os.path.basename(origin) if origin else f"image {place}"
     return ((f"is {shortened(names[result.labels[place]], letters - 3)}", "black"),
             (confidence + shortened(names[result.predictions[place]], letters - len(confidence)), "firebrick"),
-            (f"loss {result.losses[place]:.2f}, image {place}", "dimgray"))
+            (loss + shortened(name, letters - len(loss)), "dimgray"))
 
 
 def _images(split, transform, places):

@@ -15,6 +15,7 @@ from cct_tf.models import create_model
 from cct_tf.training import checkpoint, file_list, memory, run_record
 from cct_tf.training.console import listed
 from cct_tf.training.profiling import parse_steps
+from cct_tf.training.workdir import Workdir
 from cct_tf.workers import joining
 
 
@@ -188,7 +189,12 @@ def check_length(config, plan, step, console):
         console.say(f"--profile_steps={config.run.profile_steps}: these are done; nothing is traced")
 
 
-def check_data(images, resolved, changes=None, accept=False):
+_GO_ON = "--accept_config_change goes on with them, another --workdir starts anew"
+_LOOK = ("cct_tf.train goes on with them under --accept_config_change, and --data_dir=DIR names a folder as it was for "
+         "this command alone")
+
+
+def check_data(images, resolved, changes=None, accept=False, way_out=_GO_ON):
     """Refuse other data than a run was started on, or went on with.
 
     Args:
@@ -196,6 +202,7 @@ def check_data(images, resolved, changes=None, accept=False):
         resolved: dict of the run's checkpoint.
         changes: what is different, for images that may be taken instead, see `file_list.changes`; None where none may.
         accept: bool, whether --accept_config_change takes them.
+        way_out: what to do about changed images, text.
 
     Raises:
         UserError: the fingerprints differ, and it doesn't; or the classes do.
@@ -210,9 +217,17 @@ def check_data(images, resolved, changes=None, accept=False):
     if not accept or not changes:
         then = "other data, or another split of it, is another run: give it a --workdir of its own"
         if changes:
-            then = f"{changes}; --accept_config_change goes on with them, another --workdir starts anew"
+            then = f"{changes}; {way_out}"
         raise UserError(f"--data_dir: expected the images and splits this run was started on (fingerprint "
                         f"{resolved['fingerprint'][:12]}), found others ({found[:12]}); {then}")
+
+
+def check_recorded_data(images, record, config):
+    """As `check_data`, for a command that looks at a run; `config` is its `config.Config`, with the work folder."""
+    changes, source = None, images.source
+    if source.has_files and record.resolved["fingerprint"] != source.fingerprint:
+        changes = file_list.changes(Workdir(config.run.workdir), record.resolved, source)
+    check_data(images, record.resolved, changes, way_out=_LOOK)
 
 
 def check_images(images, start, config, workdir, console, peers):

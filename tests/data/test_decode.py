@@ -80,7 +80,7 @@ def test_grey_tiffs_of_sixteen_and_thirty_two_bits_keep_theirs(bits):
     contents = images.encoded(Image.fromarray(wide), "TIFF")
     expected = np.repeat((wide >> (bits - 8)).astype(np.uint8)[..., None], 3, axis=2)
     np.testing.assert_array_equal(_both(contents, bits), expected)
-    with pytest.raises(decode.BrokenImage, match=f"at most {bits - 1} bits per channel, found values [0-9]+ to "):
+    with pytest.raises(decode.BrokenImage, match=f"at most {bits - 1} bits per channel, .* found values [0-9]+ to "):
         decode.decode_file(contents, "x", bits - 1)
 
 

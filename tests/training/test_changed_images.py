@@ -125,6 +125,18 @@ def _stop_after(training, step):
         training.run(tiny.StopAt(training, step))
 
 
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+def test_commands_that_look_at_a_run_name_what_changed_and_the_ways_out(copy, capfd, command):
+    """The run of a moved work folder too, whose record names the old one."""
+    os.rename(copy / "run", copy / "moved")
+    os.remove(copy / "images" / BROKEN)
+    flags = {"evaluate": [], "export": ["--format=keras", f"--output={copy}/x.keras"]}[command]
+    status, _, err = call(capfd, command, f"--workdir={copy}/moved", f"--data_dir={copy}/images", *flags)
+    line = only_line(err[err.index("error: "):])
+    assert status == 2 and "found others (" in line and f"1 removed ({BROKEN}); cct_tf.train goes on with them" in line
+    assert "--data_dir=DIR names a folder as it was" in line
+
+
 def test_after_an_accepted_change_a_run_that_is_killed_and_stopped_is_the_one_that_was_not(copy, tmp_path):
     _mend(copy / "images" / BROKEN)
     shutil.copytree(copy / "run", tmp_path / "other")
