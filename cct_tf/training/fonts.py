@@ -9,20 +9,24 @@ import functools
 _OWN = "DejaVu Sans"
 
 
-@functools.cache
-def _letters_of(path):
-    """The code points that a font file has: frozenset of int."""
-    from matplotlib import font_manager
+def _found_in(path, letters):
+    """Those of `letters` (frozenset of int) that matplotlib can draw with a font file."""
+    from matplotlib import ft2font
     try:
-        return frozenset(font_manager.get_font(path).get_charmap())
+        font = ft2font.FT2Font(path)
     except (OSError, RuntimeError):  # a file that FreeType can't read
         return frozenset()
+    # matplotlib refuses fonts of pictures, such as Noto Color Emoji; the font of last resort has a box for each letter.
+    if not font.scalable or "last resort" in font.family_name.lower():
+        return frozenset()
+    return frozenset(letter for letter in letters if font.get_char_index(letter))
 
 
 @functools.cache
 def _own_letters():
+    """The code points of DejaVu Sans."""
     from matplotlib import font_manager
-    return _letters_of(font_manager.findfont(_OWN))
+    return frozenset(font_manager.get_font(font_manager.findfont(_OWN)).get_charmap())
 
 
 @functools.cache
@@ -54,7 +58,7 @@ def _covering(letters):
     """
     families = ()
     for path in _installed():
-        found = letters & _letters_of(path)
+        found = _found_in(path, letters)
         if found:
             families += (_family(path),)
             letters -= found
