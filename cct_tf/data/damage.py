@@ -5,6 +5,7 @@ WebP Pillow says `could not create decoder object`. The bytes of the file tell m
 """
 
 import codecs
+import importlib.util
 import os
 import re
 
@@ -33,7 +34,7 @@ def reason(error, contents=b""):
     text = re.sub(r" *(\[Op:\w+\]|\[\[.*\]\]).*$", "", text)[:200] or type(error).__name__
     if text.startswith("expected "):  # ours
         return text
-    if re.search(r"\btruncated\b|reached EOF|but only got", text, re.IGNORECASE):
+    if re.search(r"\btruncated\b|reached EOF|unexpected end of file|but only got", text, re.IGNORECASE):
         return _CUT_OFF
     if known is None:
         return f"it can't be decoded ({text})"
@@ -79,7 +80,8 @@ def _kind(contents):
         if start.startswith(signature):
             return kind
     if is_heic(contents):
-        return "HEIC, which needs the package pillow-heif (pip install pillow-heif)"
+        missing = importlib.util.find_spec("pillow_heif") is None
+        return "HEIC, which needs the package pillow-heif (pip install pillow-heif)" if missing else "damaged HEIC data"
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(start)  # its last letter may be cut
     except UnicodeDecodeError:

@@ -1,5 +1,6 @@
 """What is said of files that are no sound images: a reason that a person understands, whoever failed to decode them."""
 
+import importlib.util
 import io
 
 import numpy as np
@@ -52,6 +53,23 @@ def test_a_broken_image_has_a_plain_reason(kind):
     with pytest.raises(decode.BrokenImage) as caught:
         decode.decode_file(contents, "x.jpg")
     assert str(caught.value).startswith(f"broken image: x.jpg: {expected}")
+
+
+def test_of_heic_the_missing_package_is_named_or_what_is_wrong(monkeypatch):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.new("RGB", (64, 64))).save(file)
+
+    def reason(contents):
+        with pytest.raises(decode.BrokenImage) as caught:
+            decode.decode_file(contents, "x.heic")
+        return decode.reason_of(caught.value, "x.heic")
+
+    assert reason(file.getvalue()[:-20]) == "the file is cut off"
+    assert reason(file.getvalue()[:20]) == "expected an image, found damaged HEIC data"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert reason(file.getvalue()[:20]) == (
+        "expected an image, found HEIC, which needs the package pillow-heif (pip install pillow-heif)")
 
 
 def test_of_a_file_of_which_the_header_alone_is_read_the_reason_is_the_same(tmp_path):
