@@ -90,6 +90,12 @@ def _average(optim):
                         "best")]
 
 
+def _steps(plan):
+    epochs = round(float(plan.epoch_of(plan.total_steps)), 2)
+    return (f"{plan.total_steps:,} of {plan.batch_size} images ({plan.steps_per_epoch:,.1f} an epoch, {epochs:g} "
+            f"{'epoch' if epochs == 1 else 'epochs'})")
+
+
 def _how_often(run, plan):
     """When a run evaluates, in words."""
     every = plan.evaluate.every
@@ -207,8 +213,7 @@ def plan_lines(config, images, plan, model, devices, tuning, start, first_weight
         ("model", f"{config.model.model}, {_size(config, model)}"),
         *_first_weights(first_weights),
         ("optimiser", _optimiser(optim, plan)),
-        ("steps", f"{plan.total_steps:,} of {optim.batch_size} images ({plan.steps_per_epoch:,.1f} an epoch, "
-                  f"{float(plan.epoch_of(plan.total_steps)):g} epochs)"),
+        ("steps", _steps(plan)),
         *_average(optim),
         ("evaluation", _evaluation(config, plan, source)),
         ("devices", f"{devices.description}, {optim.batch_size // devices.num_replicas} images per replica"

@@ -25,6 +25,16 @@ def test_the_plan_says_how_often_it_evaluates(images, flags, expected):
     assert report._how_often(settings.run, plan) == expected
 
 
+@pytest.mark.parametrize(("images", "flags", "expected"), [
+    (99, {"epochs": 1, "batch_size": 16}, "7 of 16 images (6.2 an epoch, 1.13 epochs)"),
+    (200, {}, "200 of 10 images (20.0 an epoch, 10 epochs)"),
+    (50_000, {"epochs": 5000, "batch_size": 128}, "1,953,125 of 128 images (390.6 an epoch, 5000 epochs)"),
+    (200, {"epochs": 1}, "20 of 10 images (20.0 an epoch, 1 epoch)")])
+def test_the_plan_counts_steps_and_epochs(images, flags, expected):
+    _, plan = _planned(images, **flags)
+    assert report._steps(plan) == expected
+
+
 def test_a_batch_larger_than_the_data_set_is_noted():
     assert report._batch(*_planned(75, batch_size=76)) == [
         "--batch_size=76 is more than the 75 training images: a step takes some of them more than once, and is more "
