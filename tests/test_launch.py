@@ -363,18 +363,19 @@ def test_scripts_pass_shellcheck():
 
 
 def test_requirements_name_every_imported_package():
-    names, extra = ({re.match(r"[\w-]+", line)[0].lower() for line in (REPO / name).read_text().splitlines()
-                     if line and not line.startswith("#")}
-                    for name in ("requirements.txt", "launch/requirements-export.txt"))
+    names, extra, heif = (
+        {re.match(r"[\w-]+", line)[0].lower() for line in (REPO / name).read_text().splitlines()
+         if line and not line.startswith("#")}
+        for name in ("requirements.txt", "launch/requirements-export.txt", "launch/requirements-heif.txt"))
     distributions = {"absl": "absl-py", "pil": "pillow", "sklearn": "scikit-learn", "ai_edge_litert": "ai-edge-litert",
-                     "tensorflow_datasets": "tensorflow-datasets"}
+                     "tensorflow_datasets": "tensorflow-datasets", "pillow_heif": "pillow-heif"}
     for path in (REPO / "cct_tf").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 modules = [node.module]
             for top in {m.split(".")[0].lower() for m in modules} - set(map(str.lower, sys.stdlib_module_names)):
-                known = names | extra if path.parent.name == "exports" else names
+                known = names | {"exports": extra, "data": heif}.get(path.parent.name, set())
                 assert top == "cct_tf" or distributions.get(top, top) in known, f"{path}: {top}"
 
 

@@ -144,3 +144,12 @@ def test_images_of_mixed_sizes(tmp_path, capfd):
     assert (status, err) == (0, "") and Image.open(tmp_path / "sheet.png").height > 3 * 96
     status, _, err = commands.call(capfd, "preview", *arguments, "--rows=4")
     assert status == 2 and "--rows" in commands.only_line(err) and "3" in err
+
+
+def test_wide_letters_of_class_names_have_room_beside_the_rows():
+    picture, draws = np.zeros([2, 8, 8, 3], np.uint8), np.zeros([2, 1, 8, 8, 3], np.float32)
+
+    def width(title):
+        return plots.as_array(contact_sheet.figure(contact_sheet.Sheet(picture, draws, (title, "b")))).shape[1]
+
+    assert width("\u5e95\u7247" * 4) - width("a" * 8) == round(8 * contact_sheet.LETTER)

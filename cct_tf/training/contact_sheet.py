@@ -5,6 +5,7 @@ Legend: R rows (images), C columns (draws), S side of the network's input, n tra
 
 import dataclasses
 import textwrap
+import unicodedata
 
 import numpy as np
 import tensorflow as tf
@@ -188,6 +189,11 @@ def _short(text, letters):
     return text if len(text) <= letters else text[:letters - 1] + "…"
 
 
+def _columns(text):
+    """How many Latin letters are as wide as a text: the wide letters of East Asia count twice."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
 def figure(sheet, heading=""):
     """A contact sheet.
 
@@ -203,7 +209,7 @@ def figure(sheet, heading=""):
     cells = enlarged(cells.reshape(-1, side, side, 3))
     cell = cells.shape[1]
     lines = max((text.count("\n") + 1 for row in sheet.captions for text in row if text), default=0)
-    left = round(max(map(len, (_short(title, _TITLE_LETTERS) for title in sheet.titles))) * LETTER) + 2 * GAP
+    left = round(max(_columns(_short(title, _TITLE_LETTERS)) for title in sheet.titles) * LETTER) + 2 * GAP
     step_x, step_y = cell + GAP, cell + GAP + lines * LINE
     width = left + (columns + 1) * step_x + GAP
     heading = textwrap.wrap(heading, round((width - 2 * GAP) / LETTER), break_on_hyphens=False)

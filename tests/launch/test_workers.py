@@ -90,7 +90,7 @@ def test_wrong_input_and_bugs_are_not_started_again(tmp_path, first, second, sta
 @pytest.mark.parametrize(("fault", "text"), [(done(75), "ended with status 75"), (done(139), "ended with status 139"),
                                              ({"kill": 9}, "was killed by SIGKILL"), (done(143), "status 143")])
 def test_a_fault_starts_all_again_on_other_ports(tmp_path, fault, text):
-    run = Run(tmp_path, [[done(75, sleep=0.3)], [done(0)]], [[fault], [done(0)]])
+    run = Run(tmp_path, [[done(75, sleep=1.0)], [done(0)]], [[fault], [done(0)]])
     assert run.end() == 0
     starts = run.starts()
     assert len(starts) == 4 and starts[0]["cluster"] != starts[-1]["cluster"]
