@@ -109,7 +109,7 @@ def settle_bit_depth(rules, contents, names, on_disk, what, stream):
         return rules, ()
     lost = rules.bit_depth - 8
     return rules, (f"images of more than 8 bits a channel use {rules.bit_depth} bits; the network sees the highest 8"
-                   + (f" (levels of {2**lost} become one)" if lost else ""),)
+                   + (f" ({2**lost} neighbouring values become one)" if lost else ""),)
 
 
 def used_bits(contents, names, on_disk, what, stream):
