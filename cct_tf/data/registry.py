@@ -28,7 +28,7 @@ def check_name(config):
     elif config.dataset == "npz":
         from cct_tf.data import npz
 
-        npz.check(config)
+        npz.check(config, with_validation=False)  # which runs of version 0 ignore; `open_npz` judges it
     elif config.dataset != "digits":
         _check_tfds_name(config)
 
