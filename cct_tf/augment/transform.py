@@ -65,6 +65,8 @@ class Transform:
         flip: "random", "alternating" or "none".
         policy: `auto_augment.AutoAugment`, `rand_augment.RandAugment` ..., or None.
         erasing: `erasing.RandomErasing`, or None.
+        resize_block: int, held images of the data set that are resized in one call, whatever memory it takes: the last
+            bits of the products depend on their number, so runs of version 0 keep theirs. None bounds the memory.
     """
 
     size: int
@@ -77,6 +79,7 @@ class Transform:
     flip: str = "none"
     policy: object = None
     erasing: RandomErasing | None = None
+    resize_block: int | None = None
 
     @property
     def fits_once(self):

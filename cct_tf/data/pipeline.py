@@ -132,7 +132,7 @@ def hold_at_size(split, transform):
         return split
     fit = tf.function(transform.fit)
     fitted = loading.empty_images([split.num_examples, *target, 3])
-    block = loading.batch_within(_BLOCK_BYTES, _float_bytes(reader))
+    block = transform.resize_block or loading.batch_within(_BLOCK_BYTES, _float_bytes(reader))
     with tf.device("CPU:0"):  # where tf.data resizes too: another device rounds otherwise
         for start in range(0, split.num_examples, block):
             rows = reader.indices[start:start + block]
@@ -198,7 +198,7 @@ def _fitted_held(batches, reader, rows, labels, transform, training):
         found = gather(tf.nest.map_structure(lambda column: column[None], example))
         return tf.nest.map_structure(lambda column: column[0], found)
 
-    if size * image_bytes > _BATCH_BYTES:
+    if size * image_bytes > _BATCH_BYTES and not transform.resize_block:
         return _per_example(batches.map(sample), gather_one, _parallel_calls(3 * image_bytes))
     return batches.map(gather_batch, num_parallel_calls=_parallel_calls(3 * size * image_bytes))
 

@@ -87,11 +87,13 @@ class Rules:
         bit_depth: int, bits per channel that images of more than 8 bits use, see `decode`; None, before the set is
             opened: as many as its images need.
         npz_validation: whether the validation arrays of an .npz archive are the validation split.
+        resize_block: see `transform.Transform`.
     """
 
     split: int = 2
     bit_depth: int | None = None
     npz_validation: bool = True
+    resize_block: int | None = None
 
 
 def rules_of(resolved):
@@ -99,7 +101,8 @@ def rules_of(resolved):
     if not resolved:
         return Rules()
     # What version 0 did, without recording.
-    return Rules(**resolved.get("data_rules", {"split": 1, "bit_depth": 16, "npz_validation": False}))
+    first = {"split": 1, "bit_depth": 16, "npz_validation": False, "resize_block": 256}
+    return Rules(**resolved.get("data_rules", first))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)  # there may be a million

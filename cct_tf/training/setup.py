@@ -129,7 +129,9 @@ def load_model(config, num_classes, choose, weights="auto"):
 
 def make_transform(config, images, model):
     """The `Transform` that brings the images to what `model` takes."""
-    return transform_lib.from_config(config.augment, model.image_size, images.mean, images.std)
+    transform = transform_lib.from_config(config.augment, model.image_size, images.mean, images.std)
+    block = images.source.rules.resize_block if images.source else None  # nothing is held without a data set
+    return dataclasses.replace(transform, resize_block=block)
 
 
 def make_stream(config, num_classes):

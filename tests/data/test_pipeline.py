@@ -8,7 +8,7 @@ from cct_tf import rng
 from cct_tf.augment import image_ops
 from cct_tf.augment.mix import Mix
 from cct_tf.augment.transform import Transform
-from cct_tf.data import pipeline
+from cct_tf.data import pipeline, source
 from cct_tf.data.source import Held, Split
 
 N, K = 23, 5
@@ -147,6 +147,22 @@ def test_images_too_large_for_a_batch_are_resized_one_by_one_to_the_same_pixels(
     assert len(calls) == 1 and np.array_equal(singly["seed"], together["seed"])
     levels = np.rint(255 * np.abs(singly["image"] - together["image"]))
     assert levels.max() <= (0 if resized_crop is None else 1) and (levels > 0).mean() < 0.005
+
+
+def test_runs_of_before_are_resized_in_their_blocks_to_the_bit(monkeypatch):
+    """As version 0 did it: calls of 256 images, whatever their size."""
+    number, calls = 300, []
+    images = np.random.default_rng(5).integers(0, 256, (number, 40, 30, 3), np.uint8)
+    split = Split("train", Held(tf.constant(images), np.arange(number)), number, np.zeros(number, np.int32))
+    transform = Transform(16, (0.5,), (0.5,), resize_block=source.rules_of({"num_examples": {}}).resize_block)
+    monkeypatch.setattr(pipeline, "_BLOCK_BYTES", 0)
+    monkeypatch.setattr(pipeline.loading, "batch_within", lambda *args: calls.append(args) or 1)
+    held = pipeline.hold_at_size(split, transform).reader.images.numpy()
+    fit = tf.function(transform.fit)
+    expected = np.concatenate([fit(tf.constant(images[start:start + 256])).numpy() for start in (0, 256)])
+    assert np.array_equal(held, expected) and not calls
+    pipeline.hold_at_size(split, Transform(16, (0.5,), (0.5,)))
+    assert calls  # new runs bound their blocks
 
 
 @pytest.mark.parametrize(("wanted", "replicas", "expected"), [(7, 1, 7), (7, 2, 8), (10_000, 1, 23), (10_000, 2, 24)])
