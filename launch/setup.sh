@@ -103,8 +103,9 @@ logged() {
   child=$!
   trap 'stop "$child" 130' INT
   trap 'stop "$child" 143' TERM
+  trap 'stop "$child" 129' HUP
   wait "$child" || status=$?
-  trap - INT TERM
+  trap - INT TERM HUP
   return "$status"
 }
 
@@ -178,7 +179,7 @@ install_project() {
     say "could not install the project into $VENV, see $LOG; this script works all the same, and with it active the" \
       "commands work in $ROOT. To have it tried again: rm $STATE/project"
   fi
-  printf '%s\n' "$(sha256sum <"$ROOT/pyproject.toml")" "$ROOT" >"$STATE/project"
+  printf '%s\n' "$(sha256sum <"$ROOT/pyproject.toml")" "$ROOT" >"$STATE/project" || true
 }
 
 fail() {

@@ -8,6 +8,8 @@ from cct_tf.errors import UserError, storage_fault
 # (flag, what is expected, what to try)
 DATA = ("in_memory_gib", "images that fit in memory",
         "a lower --in_memory_gib, with which they are read as they are needed")
+# An archive is always held.
+ARCHIVE = ("dataset", "images that fit in memory", "the same images as a folder, which need not be held")
 TRAINING = ("batch_size", "a batch that fits in memory",
             "a higher --accumulate_steps, --recompute or a smaller --batch_size")
 EVALUATION = ("eval_batch_size", "a batch that fits in memory", "a smaller --eval_batch_size")
@@ -23,6 +25,8 @@ def is_out(error):
 
 def data_named_when_out(config):
     """`named_when_out` for a block that opens or prepares the whole data set; `config` is `config.DataConfig`."""
+    if config.dataset == "npz":
+        return named_when_out(ARCHIVE, "npz")
     return named_when_out(DATA, f"{config.in_memory_gib:g}")
 
 
@@ -34,7 +38,7 @@ def named_when_out(part, found):
     (status 137) without a word.
 
     Args:
-        part: DATA, TRAINING, EVALUATION or PREDICTION.
+        part: DATA, ARCHIVE, TRAINING, EVALUATION or PREDICTION.
         found: the flag's value.
 
     Raises:

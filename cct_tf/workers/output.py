@@ -6,6 +6,7 @@ import sys
 import threading
 
 _LONG = 5.0  # seconds after which the beginning of a line is shown
+_out = None  # stdout as `prefix_lines` made it, whatever is put around it later
 _last = None  # stderr, whatever holds back what goes to file descriptor 2
 
 
@@ -57,14 +58,14 @@ class Prefixed:
 def prefix_lines(cluster):
     """Put the worker's index before each line that this process writes from now on; nothing without a cluster."""
     if cluster is not None:
-        sys.stdout = Prefixed(sys.stdout, f"[{cluster.index}] ")
-        global _last
+        global _out, _last
+        sys.stdout = _out = Prefixed(sys.stdout, f"[{cluster.index}] ")
         _last = Prefixed(os.fdopen(os.dup(2), "w"), f"[{cluster.index}] ")
         sys.stderr = Prefixed(sys.stderr, f"[{cluster.index}] ")
 
 
 def say_last(text):
     """A line on stderr before `leaving.at_once`, which also shows the line that stdout was in the middle of."""
-    if isinstance(sys.stdout, Prefixed):
-        sys.stdout.show()
+    if _out is not None:
+        _out.show()
     print(text, file=_last or sys.stderr, flush=True)

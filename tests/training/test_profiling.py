@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
+from cct_tf.config import DataConfig
 from cct_tf.data import pipeline, registry
 from cct_tf.errors import UserError
 from cct_tf.training import memory, profiling
@@ -92,6 +93,12 @@ def test_out_of_memory_while_data_is_opened_or_prepared_is_not_the_batch(place, 
     line = r"^--in_memory_gib: expected images that fit in memory, .* of shape \[9,3\]; try a lower --in_memory_gib"
     with pytest.raises(UserError, match=line), memory.named_when_out(memory.TRAINING, 16):
         tiny.train(tmp_path, train_steps=1, image_size=16, model="cct_2_3x1_16")
+
+
+def test_of_an_archive_no_lower_limit_is_advised():
+    line = "^--dataset: expected images that fit in memory, found npz; try the same images as a folder"
+    with pytest.raises(UserError, match=line), memory.data_named_when_out(DataConfig(dataset="npz")):
+        raise MemoryError
 
 
 def test_a_full_disk_is_not_a_lack_of_memory():

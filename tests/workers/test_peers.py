@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from cct_tf import config, runtime
+from cct_tf import config, runtime, streams
 from cct_tf.errors import Interrupted, OutsideFault, UserError, exit_status
 from cct_tf.workers import joining as joined_lib
 from cct_tf.workers import output, patience, rendezvous, wire
@@ -429,8 +429,9 @@ def test_last_words_are_seen_while_stderr_is_held_back(capfd, monkeypatch):
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, getattr(sys, name))  # as it was, afterwards
     monkeypatch.setattr(output, "_last", None)
+    monkeypatch.setattr(output, "_out", None)
     output.prefix_lines(Cluster(("a:1", "b:1"), 1))
-    with runtime.quiet_stderr():
+    with streams.watched(lambda: None), runtime.quiet_stderr():  # as in a training
         print("opening ...", end="")
         output.say_last("stopped: worker 0 is gone")
     assert capfd.readouterr() == ("[1] opening ...\n", "[1] stopped: worker 0 is gone\n")
