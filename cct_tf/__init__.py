@@ -9,7 +9,7 @@
 
 import importlib
 
-from cct_tf import backend
+from cct_tf.machine import backend
 
 __version__ = "0.1.0"
 

@@ -4,11 +4,12 @@ import datetime
 import json
 import sys
 
-from cct_tf import checks, command, config, flags
+from cct_tf.assembly import checks
 from cct_tf.errors import UserError, storage_fault
-from cct_tf.training import inventory
-from cct_tf.training.console import Console
-from cct_tf.training.workdir import Workdir
+from cct_tf.machine.console import Console
+from cct_tf.runs import inventory
+from cct_tf.runs.workdir import Workdir
+from cct_tf.settings import command, config, flags
 
 _USAGE = """usage: python -m cct_tf.checkpoints --workdir=DIR [--verify] [--prune=N [--dry_run]] [--json]
 

@@ -6,11 +6,12 @@ import os
 import pathlib
 import sys
 
-from cct_tf import checks, command, config, flags
+from cct_tf.assembly import checks
 from cct_tf.errors import UserError
-from cct_tf.training import runs as runs_lib
-from cct_tf.training.console import Console
-from cct_tf.training.workdir import naming
+from cct_tf.machine.console import Console
+from cct_tf.runs import side_by_side as runs_lib
+from cct_tf.runs.workdir import naming
+from cct_tf.settings import command, config, flags
 
 _USAGE = """usage: python -m cct_tf.compare WORKDIR ... [--csv=FILE.csv] [--plot=FILE.png] [--json]
 
@@ -140,7 +141,7 @@ def _write_csv(path, rows, groups):
 
 
 def _plot(path, groups):
-    from cct_tf.training import plots  # matplotlib takes a second
+    from cct_tf.pictures import plots
     labels = []
     for number, group in enumerate(groups, 1):
         count = f" ({len(group.runs)} runs)" if len(group.runs) > 1 else ""

@@ -4,14 +4,16 @@ import os
 import pathlib
 import sys
 
-from cct_tf import checks, command, config, flags, runtime
+from cct_tf.assembly import checks
 from cct_tf.convert import matching, state
 from cct_tf.convert.names import is_authors
 from cct_tf.errors import UserError
+from cct_tf.machine import runtime
+from cct_tf.machine.console import Console
 from cct_tf.models import variants
-from cct_tf.training import run_record
-from cct_tf.training.console import Console
-from cct_tf.training.workdir import Workdir
+from cct_tf.runs import run_record
+from cct_tf.runs.workdir import Workdir
+from cct_tf.settings import command, config, flags
 
 _USAGE = """usage: python -m cct_tf.convert_torch --input=X.pth --model=NAME --output=DIR|X.keras [--dataset=NAME ...]
        python -m cct_tf.convert_torch --to_torch --input=DIR|X.keras --output=X.safetensors
@@ -106,9 +108,9 @@ def _from_torch(values, given):
     match = matching.match(found, variant, classes)
     _say(console, found, match, variant, classes)
     _start(console)
+    from cct_tf.assembly import converted_run, keras_file
     from cct_tf.convert import weights
     from cct_tf.models.create import build
-    from cct_tf.training import imported, keras_file
     model = build(variant, classes)
     weights.assign(model, match)
     if values["output"].endswith(".keras"):
@@ -116,7 +118,7 @@ def _from_torch(values, given):
     else:
         network = {"model": variant.name, "positional_embedding": variant.positional_embedding}
         settings = config.from_dict(settings.as_dict() | network)
-        imported.write(settings, model, console, "dataset" in given)
+        converted_run.write(settings, model, console, "dataset" in given)
     console.say(f"wrote {values['output']}")
 
 
@@ -138,13 +140,13 @@ def _to_torch(values):
     elif not os.path.isfile(source):
         raise UserError(f"--input: expected a work folder or a .keras file, found nothing at {source!r}")
     _start(console)
+    from cct_tf.assembly import keras_file, networks
     from cct_tf.convert import safetensors, weights
-    from cct_tf.training import keras_file, setup
     if choose is None:
         model = keras_file.load(source)
     else:
         classes = record.resolved.get("num_classes") or len(record.resolved["classes"])
-        model = setup.load_model(settings, classes, choose, values["weights"]).model
+        model = networks.load_model(settings, classes, choose, values["weights"]).model
     arrays = weights.to_torch(model)
     safetensors.write(pathlib.Path(values["output"]), arrays)
     console.say(f"wrote {values['output']}: {model.variant.name}, {len(arrays)} tensors, "

@@ -1,6 +1,6 @@
 """The two kinds of trouble that are not bugs, and the exit statuses that go with them.
 
-Every command ends with one of these statuses (cct_tf.command turns the exceptions into them):
+Every command ends with one of these statuses (cct_tf.settings.command turns the exceptions into them):
 
     0         finished
     2         wrong input: never worth a restart

@@ -6,11 +6,14 @@ import os
 import pathlib
 import sys
 
-from cct_tf import checks, command, compile_cache, config, flags, runtime
+from cct_tf.assembly import checks
 from cct_tf.errors import UserError
-from cct_tf.training import evaluation_report, memory, run_record
-from cct_tf.training.console import Console
-from cct_tf.training.workdir import Workdir
+from cct_tf.evaluation import report
+from cct_tf.machine import compile_cache, memory, runtime
+from cct_tf.machine.console import Console
+from cct_tf.runs import run_record
+from cct_tf.runs.workdir import Workdir
+from cct_tf.settings import command, config, flags
 
 _USAGE = """usage: python -m cct_tf.evaluate --workdir=DIR [--checkpoint=best|last|PATH] [--split=SPLIT]
            [--weights=auto] [--tta=none] [--output_dir=DIR] [--json]
@@ -119,17 +122,18 @@ def _choose(workdir, values, given):
 
 
 def _evaluate(chosen, values, console):
-    from cct_tf.training import evaluation
+    from cct_tf.evaluation import evaluator
     with memory.named_when_out(memory.EVALUATION, chosen.settings.run.eval_batch_size):
-        return evaluation.evaluate_checkpoint(chosen.settings, chosen.record, chosen.choose, values["split"], console,
+        return evaluator.evaluate_checkpoint(chosen.settings, chosen.record, chosen.choose, values["split"], console,
                                               weights=values["weights"], tta=values["tta"],
                                               tta_shift=values["tta_shift"])
 
 
 def _draw(evaluated, places, values, console):
     """Write the pictures of --output_dir; returns their paths."""
-    from cct_tf.training import mistakes, plots
-    from cct_tf.training.calibration import calibrate
+    from cct_tf.evaluation import mistakes
+    from cct_tf.evaluation.calibration import calibrate
+    from cct_tf.pictures import plots
     result, loaded, split = evaluated.plain, evaluated.loaded, values["split"]
     title = f"{loaded.path}, {loaded.weights} weights, {split}: {result.examples:,} images"
     start = f"{split}_{loaded.path.name}{'_raw' * (loaded.record.keeps_average and loaded.weights == 'raw')}"
@@ -150,13 +154,13 @@ def _draw(evaluated, places, values, console):
 
 
 def _report(evaluated, values, console):
-    from cct_tf.training import mistakes
-    for line in evaluation_report.lines(evaluated, values["split"], values["tta"]):
+    from cct_tf.evaluation import mistakes
+    for line in report.lines(evaluated, values["split"], values["tta"]):
         console.say(line)
     places = mistakes.worst(evaluated.plain, values["mistakes"])
     pictures = _draw(evaluated, places, values, console) if values["output_dir"] else []
     shown = [(place, mistakes.origin_of(evaluated.split, place)) for place in places]
-    return evaluation_report.as_dict(evaluated, values["split"], values["tta"], shown) | {"pictures": pictures}
+    return report.as_dict(evaluated, values["split"], values["tta"], shown) | {"pictures": pictures}
 
 
 def _compare(folders, chosen, values, console):
@@ -164,8 +168,8 @@ def _compare(folders, chosen, values, console):
     for folder, one in zip(folders, chosen, strict=True):
         evaluated = _evaluate(one, values, console)
         results.append((folder, evaluated.loaded, evaluated.averaged or evaluated.plain))
-    found = evaluation_report.compared(results, values["split"]) | {"tta": values["tta"]}
-    for line in evaluation_report.compared_lines(found):
+    found = report.compared(results, values["split"]) | {"tta": values["tta"]}
+    for line in report.compared_lines(found):
         console.say(line)
     return found
 
@@ -188,7 +192,7 @@ def main(given):
         console.say("no test split in this run: on its validation split, by which the best checkpoint was chosen")
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow(values["compile_cache"], console.warn)
-        from cct_tf.training import evaluation  # noqa: F401, counted as a part of the start
+        from cct_tf.evaluation import evaluator  # noqa: F401, counted as a part of the start
     if values["compare"]:
         found = _compare(folders, chosen, values, console)
     else:

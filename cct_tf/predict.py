@@ -8,13 +8,15 @@ import os
 import pathlib
 import sys
 
-from cct_tf import checks, command, config, flags, runtime
+from cct_tf.assembly import checks
 from cct_tf.data import listing, tree
 from cct_tf.errors import UserError
-from cct_tf.exports import formats, metadata
-from cct_tf.training import memory, run_record
-from cct_tf.training.console import Console
-from cct_tf.training.workdir import Workdir
+from cct_tf.export import formats, metadata
+from cct_tf.machine import memory, runtime
+from cct_tf.machine.console import Console
+from cct_tf.runs import run_record
+from cct_tf.runs.workdir import Workdir
+from cct_tf.settings import command, config, flags
 
 _USAGE = """usage: python -m cct_tf.predict --workdir=DIR IMAGE|FOLDER|PATTERN ... [--top=5] [--csv|--json]
            [--attention[=DIR]] [--checkpoint=best|last|PATH] [--weights=auto]
@@ -112,7 +114,7 @@ def _picture_paths(folder, paths):
 
 def _draw(found, name, class_names, pools, picture):
     """Write one image beside its maps."""
-    from cct_tf.training import fonts, plots
+    from cct_tf.pictures import fonts, plots
     (index, share), = found.top(1)
     maps = {kind: values[None] for kind, values in found.maps.items()}
     caption = f"{os.path.basename(name)}\n{fonts.readable(class_names)[index]} {100 * share:.1f}%"
@@ -166,7 +168,7 @@ def _of_run(values):
 
     @contextlib.contextmanager
     def opened(size, with_maps):
-        from cct_tf.training import prediction
+        from cct_tf.evaluation import prediction
         network, loaded = prediction.load(settings, record, choose, values["weights"], size, with_maps)
         yield network, {"checkpoint": str(loaded.path), "step": loaded.record.step, "weights": loaded.weights}
 
@@ -185,7 +187,7 @@ def _of_export(values, given):
 
     @contextlib.contextmanager
     def opened(size, with_maps):
-        from cct_tf.exports import reading
+        from cct_tf.export import reading
         with reading.opened("--exported", pathlib.Path(path), kind, found) as network:
             yield network, {"exported": path, "checkpoint": found.checkpoint, "step": found.step,
                             "weights": found.weights}
@@ -208,7 +210,7 @@ def main(given):
     console = Console(quiet=values["csv"] or values["json"])
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow()
-        from cct_tf.training import prediction
+        from cct_tf.evaluation import prediction
     top, size = min(values["top"], len(chosen.class_names)), min(values["batch_size"], len(paths))
     output = (_Json() if values["json"] else _Csv(top) if values["csv"]
               else _Table(console, paths, chosen.class_names, top))

@@ -4,8 +4,10 @@ import dataclasses
 import pathlib
 import sys
 
-from cct_tf import checks, command, config, flags, runtime
+from cct_tf.assembly import checks
 from cct_tf.errors import UserError
+from cct_tf.machine import runtime
+from cct_tf.settings import command, config, flags
 
 _USAGE = """usage: python -m cct_tf.preview [--flagfile=FILE] [--flag=value ...] [--output=FILE.png] [--ops]
 
@@ -49,17 +51,18 @@ def _heading(settings):
 
 def _draw(settings, values, console):
     """The picture of the flags: a matplotlib Figure."""
+    from cct_tf.assembly import inputs
     from cct_tf.models import variants
-    from cct_tf.training import contact_sheet, setup
-    images = setup.open_images(settings, console)
+    from cct_tf.pictures import contact_sheet
+    images = inputs.open_images(settings, console)
     source, split = images.source, images.source.splits["train"]
     if values["rows"] > split.num_examples:
         raise UserError(f"--rows: expected at most the number of training images, {split.num_examples}, found "
                         f"{values['rows']}")
     # Of the network only the size of its input is needed.
     network = variants.resolve(settings.model.model, settings.augment.image_size)
-    transform = setup.make_transform(settings, images, network)
-    stream = setup.make_stream(settings, source.num_classes)
+    transform = inputs.make_transform(settings, images, network)
+    stream = inputs.make_stream(settings, source.num_classes)
     with console.phase("drawing"):
         if values["ops"]:
             image = contact_sheet.first_image(split, transform, stream.seed)
@@ -75,11 +78,11 @@ def main(given):
     settings = config.from_dict({name: value for name, value in given.items() if name not in own})
     runtime.check_backend()
     _check(values, settings)
-    from cct_tf.training.console import Console
+    from cct_tf.machine.console import Console
     console = Console()
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow()
-        from cct_tf.training import plots
+        from cct_tf.pictures import plots
     plots.save(plots.as_array(_draw(settings, values, console)), pathlib.Path(values["output"]))
     console.say(f"wrote {values['output']}")
 

@@ -7,7 +7,8 @@ import contextlib
 import sys
 import time
 
-from cct_tf import command, compile_cache, config, flags, runtime, streams
+from cct_tf.machine import compile_cache, runtime, streams
+from cct_tf.settings import command, config, flags
 from cct_tf.workers import joining
 
 _USAGE = """usage: python -m cct_tf.train --workdir=DIR [--flagfile=FILE] [--flag=value ...]
@@ -20,11 +21,12 @@ def main(given):
     """Train as the flags say. Everything that can be judged without TensorFlow is judged before its import."""
     began = time.perf_counter()
     settings = config.from_dict(given)
-    from cct_tf import checks
-    from cct_tf.training import initial, profiling, run_record
-    from cct_tf.training.console import Console
-    from cct_tf.training.interrupts import Interrupts
-    from cct_tf.training.workdir import Workdir
+    from cct_tf.assembly import checks, initial_weights
+    from cct_tf.machine.console import Console
+    from cct_tf.machine.interrupts import Interrupts
+    from cct_tf.runs import run_record
+    from cct_tf.runs.workdir import Workdir
+    from cct_tf.training import profiling
     from cct_tf.workers import cluster as cluster_lib
     from cct_tf.workers import output
     runtime.check_backend()
@@ -42,7 +44,7 @@ def main(given):
         workdir, console = Workdir(settings.run.workdir), Console()
         workdir.check()
         if not run_record.list_checkpoints(workdir.checkpoints):
-            initial.find(settings)
+            initial_weights.find(settings)
         if cluster is not None:
             console.say(f"{cluster.name(cluster.index)} of {cluster.num_workers}; they have "
                         f"{settings.run.startup_timeout:g} s to find one another")
@@ -55,8 +57,9 @@ def main(given):
 
 def _train(settings, workdir, peers, interrupts, console, began):
     """The part that the workers of a run do in step."""
-    from cct_tf.training import memory, resume, together
-    start = together.find_start(settings, workdir, console, peers)
+    from cct_tf.machine import memory
+    from cct_tf.training import coordination, resume
+    start = coordination.find_start(settings, workdir, console, peers)
     if resume.is_finished(settings, start):
         if peers.is_chief:
             console.say(f"{workdir.path}: this run is finished (step {start.step:,}); a longer one goes on with "
@@ -64,9 +67,10 @@ def _train(settings, workdir, peers, interrupts, console, began):
         return
     with console.phase("starting TensorFlow"), interrupts.held(peers.num_workers > 1):
         runtime.start_tensorflow(settings.run.compile_cache, console.warn)
-        from cct_tf.training import loop, setup
+        from cct_tf.assembly.devices import make_devices
+        from cct_tf.training import loop
     with memory.named_when_out(memory.TRAINING, settings.optim.batch_size):
-        devices = setup.make_devices(settings, peers, interrupts)
+        devices = make_devices(settings, peers, interrupts)
         training = loop.Training(settings, workdir, start, console, devices, peers)
         if peers.is_chief:
             console.say("\n".join(training.plan_lines()))

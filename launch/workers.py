@@ -11,10 +11,11 @@ import time
 
 from worker_group import Group, is_from_terminal, next_signal, signal_name, watched
 
-from cct_tf import checks, flags
+from cct_tf.assembly import checks
 from cct_tf.errors import FINISHED, OUTSIDE_FAULT, STOP_SIGNALS, WRONG_INPUT, UserError
-from cct_tf.training.run_record import list_checkpoints, step_of
-from cct_tf.training.workdir import Workdir
+from cct_tf.runs.run_record import list_checkpoints, step_of
+from cct_tf.runs.workdir import Workdir
+from cct_tf.settings import flags
 
 USAGE = """usage: ./launch/workers.sh [--max_restarts=R] N --flagfile=FILE --workdir=DIR [--flag=value ...]
 

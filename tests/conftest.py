@@ -5,7 +5,7 @@ Logical devices can only be made before TensorFlow starts; the trainer uses as m
 
 import pytest
 
-from cct_tf import runtime
+from cct_tf.machine import runtime
 from tests import environment
 
 FOLDER = environment.prepare()

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cct_tf import config
-from cct_tf.training import run_record
+from cct_tf.runs import run_record
+from cct_tf.settings import config
 from tests.bad_input_cases import FINE, FINISHED, TABLE
 from tests.convert import torch_files
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cct_tf import checkpoints, config
+from cct_tf import checkpoints
 from cct_tf.errors import UserError
-from cct_tf.training import inventory, run_record
-from cct_tf.training.workdir import Workdir
+from cct_tf.runs import inventory, run_record
+from cct_tf.runs.workdir import Workdir
+from cct_tf.settings import config
 
 REPO = Path(__file__).resolve().parents[1]
 FILES = ("run.json", "weights.index", "weights.data-00000-of-00001")
@@ -65,7 +66,7 @@ def test_every_flipped_bit_is_seen_and_its_file_named(name, tmp_path):
 
 
 def test_converted_weights_are_not_taken_for_evaluated_ones(tmp_path):
-    """What `training.imported` writes: step 0, which is also the last evaluated step of what never was."""
+    """What `assembly.converted_run` writes: step 0, which is also the last evaluated step of what never was."""
     path = _write(tmp_path / "best", 0)
     entry, = inventory.take(Workdir(tmp_path), contents=True)
     assert (entry.path, entry.converted, entry.evaluated) == (path, True, False)

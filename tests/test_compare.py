@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cct_tf import compare, config, flags
-from cct_tf.training import run_record, runs
-from cct_tf.training.workdir import MetricsFile, Workdir
+from cct_tf import compare
+from cct_tf.runs import run_record, side_by_side
+from cct_tf.runs.workdir import MetricsFile, Workdir
+from cct_tf.settings import config, flags
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -87,19 +88,19 @@ def test_mean_and_sample_deviation_are_of_the_finished_runs(tmp_path, capsys):
 
 
 def test_ties_keep_the_earlier_best_and_averages_count_where_they_are_kept(tmp_path):
-    best = runs.read(_run(tmp_path / "a", [0.5, 0.75, 0.75])).best
+    best = side_by_side.read(_run(tmp_path / "a", [0.5, 0.75, 0.75])).best
     assert (best["step"], best["top1"]) == (4, 0.75)
-    averaged = runs.read(_run(tmp_path / "b", [0.5, 0.6], ema_decay=0.9))
+    averaged = side_by_side.read(_run(tmp_path / "b", [0.5, 0.6], ema_decay=0.9))
     assert (averaged.best["top1"], averaged.curve("top1")) == (0.6, [(0.5, 0.5), (1.0, 0.6)])
     assert averaged.curve("loss") == [(0.25, 2.0), (0.5, 1.0), (0.75, pytest.approx(2 / 3))]
 
 
 def test_a_run_that_goes_on_is_called_running(tmp_path, capsys):
     path = _run(tmp_path / "a", [0.5], finished=False, steps=2)
-    assert runs.read(path).state == "unfinished"
+    assert side_by_side.read(path).state == "unfinished"
     with Workdir(path).locked(print):
-        assert runs.read(path).state == "running"
-    assert runs.read(path).state == "unfinished"
+        assert side_by_side.read(path).state == "running"
+    assert side_by_side.read(path).state == "unfinished"
 
 
 def test_what_is_missing_or_damaged_is_said(tmp_path, capsys):
@@ -154,7 +155,7 @@ def test_a_setting_of_before_it_was_a_field_counts_as_its_default(tmp_path):
     record = run_record.read_record(folder)
     del record.config["clip_norm"]
     run_record.write_record(folder, record)
-    assert len(runs.group([runs.read(old), runs.read(new)])) == 1
+    assert len(side_by_side.group([side_by_side.read(old), side_by_side.read(new)])) == 1
 
 
 def test_the_csv_has_a_row_for_each_run(tmp_path, capsys):

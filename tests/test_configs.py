@@ -6,14 +6,14 @@ import re
 import numpy as np
 import pytest
 
-from cct_tf import config, flags
 from cct_tf.convert import names, transfer
 from cct_tf.convert.state import StateDict
 from cct_tf.models import variants
 from cct_tf.optim import schedules
-from cct_tf.plan import make_plan
+from cct_tf.settings import config, flags
+from cct_tf.settings.plan import make_plan
 from cct_tf.training import loop
-from tests.test_flags import CONFIGS
+from tests.settings.test_flags import CONFIGS
 from tests.training import tiny
 
 # Depth 2 and 8 x 8 pixels, in the same family; `image_size` does it for a network with one name only.

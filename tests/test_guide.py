@@ -12,7 +12,7 @@ import pytest
 
 from cct_tf import create_model
 from cct_tf.convert import safetensors, weights
-from cct_tf.training import checkpoint, run_record
+from cct_tf.runs import checkpoint, run_record
 
 REPO = Path(__file__).resolve().parents[1]
 SECTION = re.search(r"^## From Python\n(.*?)^## ", (REPO / "README.md").read_text(encoding="utf-8"), re.M | re.S)[1]

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cct_tf import config
+from cct_tf.assembly import inputs
 from cct_tf.augment.policies import Op
 from cct_tf.data import pipeline
 from cct_tf.data.source import Windowed
+from cct_tf.machine.console import Console
 from cct_tf.models import variants
-from cct_tf.training import contact_sheet, plots, setup
-from cct_tf.training.console import Console
+from cct_tf.pictures import contact_sheet, plots
+from cct_tf.settings import config
 from tests import commands
 from tests.data import test_tfds
 
@@ -21,11 +22,11 @@ FLAGS = [f"--{name}={value}" for name, value in DIGITS.items()]
 def _parts(**changes):
     """(training split, class names, transform, stream) of a config."""
     settings = config.from_dict(DIGITS | changes)
-    images = setup.open_images(settings, Console(quiet=True))
+    images = inputs.open_images(settings, Console(quiet=True))
     source = images.source
     network = variants.resolve(settings.model.model, settings.augment.image_size)
-    return (source.splits["train"], source.class_names, setup.make_transform(settings, images, network),
-            setup.make_stream(settings, source.num_classes))
+    return (source.splits["train"], source.class_names, inputs.make_transform(settings, images, network),
+            inputs.make_stream(settings, source.num_classes))
 
 
 @pytest.mark.parametrize("repeats", [1, 2])

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cct_tf.training import run_record
-from cct_tf.training.checkpoint import storage_faults
-from cct_tf.training.workdir import MetricsFile, Workdir
+from cct_tf.runs import run_record
+from cct_tf.runs.checkpoint import storage_faults
+from cct_tf.runs.workdir import MetricsFile, Workdir
 from tests.commands import call, only_line, run
 from tests.exact_resume import differences
 
@@ -231,7 +231,7 @@ def test_the_only_checkpoint_is_never_set_aside(copy, images, capfd, monkeypatch
     def damaged(path, trackable):
         raise run_record.Unreadable(f"{path}: DataLossError")
 
-    monkeypatch.setattr("cct_tf.training.checkpoint.restore", damaged)
+    monkeypatch.setattr("cct_tf.runs.checkpoint.restore", damaged)
     for _ in range(2):
         status, _, err = call(capfd, "train", *FLAGS, "--train_steps=9", "--accept_config_change",
                               f"--data_dir={images}", f"--workdir={copy}")
@@ -248,7 +248,7 @@ def test_what_only_tensorflow_finds_damaged_starts_anew_in_another_process(copy,
 
     command = ["train", *FLAGS, f"--data_dir={images}", f"--workdir={copy}", "--restart_if_unreadable"]
     with monkeypatch.context() as patch:
-        patch.setattr("cct_tf.training.checkpoint.restore", damaged)
+        patch.setattr("cct_tf.runs.checkpoint.restore", damaged)
         status, _, err = call(capfd, *command, "--train_steps=9", "--accept_config_change")
     assert status == 75 and "step_00000005: DataLossError; the same command starts anew" in err
     assert call(capfd, *command)[0] == 0
@@ -299,8 +299,8 @@ def _no_space_for_events(*args, **kwargs):
         "\tFailed to flush 1 events to /run/train/events.1")
 
 
-FULL = {"checkpoint": ("cct_tf.training.checkpoint.sync", _no_space),
-        "metrics": ("cct_tf.training.workdir.MetricsFile._open", lambda file: open("/dev/full", "ab", buffering=0)),
+FULL = {"checkpoint": ("cct_tf.runs.checkpoint.sync", _no_space),
+        "metrics": ("cct_tf.runs.workdir.MetricsFile._open", lambda file: open("/dev/full", "ab", buffering=0)),
         "plots": ("PIL.Image.Image.save", _no_space),
         "projector": ("numpy.savetxt", _no_space),
         "events": ("tensorflow.summary.scalar", _no_space_for_events)}

@@ -4,7 +4,7 @@ import functools
 
 import tensorflow as tf
 
-from cct_tf.augment import affine, lookup, slots
+from cct_tf.augment import affine, levels, slots
 from cct_tf.augment.policies import BICUBIC, NEAREST
 
 
@@ -32,8 +32,8 @@ def _is_one_of(op, codes):
 @functools.partial(tf.function, jit_compile=True, autograph=False)
 def _apply(images, op, argument, interpolation, steps, terms, fill):
     """One program for all groups of operations: a call of XLA costs as much as ten images of 32 x 32."""
-    images = slots.apply_where(lookup.level_ops, images, _is_one_of(op, lookup.LEVEL_OPS), op, argument)
-    images = slots.apply_where(lookup.histogram_ops, images, _is_one_of(op, lookup.HISTOGRAM_OPS), op, slot=4)
+    images = slots.apply_where(levels.level_ops, images, _is_one_of(op, levels.LEVEL_OPS), op, argument)
+    images = slots.apply_where(levels.histogram_ops, images, _is_one_of(op, levels.HISTOGRAM_OPS), op, slot=4)
     moved, on_grid = _is_one_of(op, affine.OPS), interpolation == NEAREST
     images = slots.apply_where(lambda chosen, *params: affine.nearest(chosen, *params, fill), images, moved & on_grid,
                                steps)

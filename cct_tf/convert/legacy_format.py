@@ -5,7 +5,7 @@ import io
 import numpy as np
 
 from cct_tf.convert import pickled
-from cct_tf.convert.declared import Arrays, Refused, shown
+from cct_tf.convert.entries import Arrays, Refused, shown
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001

@@ -7,7 +7,7 @@ inert descriptions (`Tensor`, `Storage`, `Opaque`). A name outside the table is 
 
 import pickletools
 
-from cct_tf.convert.declared import Refused, Storage, Tensor, shown
+from cct_tf.convert.entries import Refused, Storage, Tensor, shown
 
 MAX_BYTES = 4 * 2**20  # of the pickles of a file; those of a training run of CCT-14 take 0.3 MB
 MAX_OPCODES = 250_000  # theirs take 30,000

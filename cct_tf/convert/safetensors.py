@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from cct_tf.convert.declared import MAX_TENSORS, Arrays, Refused, Storage, contiguous, shown
+from cct_tf.convert.entries import MAX_TENSORS, Arrays, Refused, Storage, contiguous, shown
 
 _MAX_HEADER = 2 * 2**20
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "I64": "int64", "I32": "int32",

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import os
 
-from cct_tf.convert.declared import MAX_TENSORS, Refused, Tensor, shown
+from cct_tf.convert.entries import MAX_TENSORS, Refused, Tensor, shown
 from cct_tf.convert.legacy_format import LegacyFormat
 from cct_tf.convert.safetensors import Safetensors, looks_so
 from cct_tf.convert.zip_format import ZipFormat

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 
 from cct_tf.convert import pickled
-from cct_tf.convert.declared import Arrays, Refused, shown
+from cct_tf.convert.entries import Arrays, Refused, shown
 
 _MAX_DIRECTORY = 2**20  # bytes of the list of entries, each of which becomes an object
 _BLOCK = 2**18

@@ -6,7 +6,8 @@ Handwritten Digits" (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 19
 
 import numpy as np
 
-from cct_tf.data import loading, source, splits
+from cct_tf.data import source, splits
+from cct_tf.readers import loading
 
 _TEST_FRACTION = 0.2
 _TEST_SEED = 1797  # written out: the test split is part of the data set, whatever --split_seed

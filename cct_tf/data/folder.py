@@ -10,8 +10,9 @@ import os
 
 import numpy as np
 
-from cct_tf.data import decode, loading, progress, source, splits, tree
+from cct_tf.data import source, splits, tree
 from cct_tf.errors import UserError
+from cct_tf.readers import decode, loading, progress
 
 
 def open_folder(config, rules, stream=None):

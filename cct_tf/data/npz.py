@@ -90,7 +90,8 @@ def check(config, with_validation=True):
 
 def open_npz(config, rules):
     """Open an archive: source.Source, held. Args and errors: as for `check`; `rules` is source.Rules."""
-    from cct_tf.data import loading, source, splits
+    from cct_tf.data import source, splits
+    from cct_tf.readers import loading
 
     contents = check(config, rules.npz_validation)
     loading.require_memory(2 * contents.num_bytes, config.data_dir)  # twice: NumPy reads an array as a whole

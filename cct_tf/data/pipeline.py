@@ -27,8 +27,8 @@ import tensorflow as tf
 from cct_tf import rng
 from cct_tf.augment.mix import Mix
 from cct_tf.augment.transform import compiled
-from cct_tf.data import decode, loading, windowed
 from cct_tf.data.source import Held, Windowed
+from cct_tf.readers import decode, loading, windowed
 
 # Nothing here needs autograph, whose conversion took most of the time of tracing.
 _as_written = tf.autograph.experimental.do_not_convert

@@ -6,8 +6,9 @@ from fractions import Fraction
 import numpy as np
 import tensorflow as tf
 
-from cct_tf.data import decode, loading, progress, source
+from cct_tf.data import source
 from cct_tf.errors import UserError
+from cct_tf.readers import decode, loading, progress
 
 # Of the training images in [0, 1]. CIFAR, Flowers: the authors' data modules (SHI-Labs/Compact-Transformers,
 # configs/*.yml); ImageNet: timm's IMAGENET_DEFAULT_MEAN and _STD.

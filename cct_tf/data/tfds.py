@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from cct_tf.data import decode, loading, progress, source, splits, statistics, tfds_prepare, windowed
+from cct_tf.data import source, splits, statistics, tfds_prepare
 from cct_tf.errors import UserError, nearest
+from cct_tf.readers import decode, loading, progress, windowed
 
 # Sets whose test split has no labels: theirs is the validation split.
 _UNLABELLED_TEST = ("imagenet2012",)

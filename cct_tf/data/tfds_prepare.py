@@ -19,8 +19,8 @@ import absl.logging
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import download_manager, extractor, resource, util
 
-from cct_tf.data import progress
 from cct_tf.errors import OutsideFault, UserError, nearest
+from cct_tf.readers import progress
 
 _CONNECT_SECONDS = 5.0
 

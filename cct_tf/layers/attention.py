@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from cct_tf.backend import keras
 from cct_tf.layers import drop
 from cct_tf.layers.linear import Linear
+from cct_tf.machine.backend import keras
 
 
 def wide_dtype(dtype):

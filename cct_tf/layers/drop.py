@@ -12,7 +12,7 @@ Sites 0 .. 2**16 - 1 belong to layers, all others to augmentation. Layers count 
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.backend import keras
+from cct_tf.machine.backend import keras
 
 LAYER_SITES = 2**16
 TOKENS = 1

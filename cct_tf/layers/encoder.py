@@ -1,9 +1,9 @@
 """The transformer block."""
 
-from cct_tf.backend import keras
 from cct_tf.layers import drop
 from cct_tf.layers.attention import Attention
 from cct_tf.layers.mlp import MLP
+from cct_tf.machine.backend import keras
 
 NORM_ORDERS = ("authors", "pre")
 

@@ -9,7 +9,7 @@ import math
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.backend import keras
+from cct_tf.machine.backend import keras
 
 _TRUNCATED_STDDEV = 0.87962566103423978  # of a standard normal distribution cut at +-2
 

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from cct_tf.backend import keras
 from cct_tf.layers.initializers import keyed
+from cct_tf.machine.backend import keras
 
 
 @keras.saving.register_keras_serializable("cct_tf")

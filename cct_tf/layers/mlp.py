@@ -4,10 +4,10 @@ import math
 
 import tensorflow as tf
 
-from cct_tf.backend import keras
 from cct_tf.layers import drop
 from cct_tf.layers.attention import wide_dtype
 from cct_tf.layers.linear import Linear
+from cct_tf.machine.backend import keras
 
 
 def gelu_exact(x):

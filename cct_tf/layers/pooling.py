@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from cct_tf.backend import keras
 from cct_tf.layers.attention import wide_dtype
 from cct_tf.layers.linear import Linear
+from cct_tf.machine.backend import keras
 
 
 @keras.saving.register_keras_serializable("cct_tf")

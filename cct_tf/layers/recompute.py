@@ -11,7 +11,7 @@ import contextvars
 
 import tensorflow as tf
 
-from cct_tf.backend import keras
+from cct_tf.machine.backend import keras
 
 _recomputing = contextvars.ContextVar("recomputing", default=None)
 

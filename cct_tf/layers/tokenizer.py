@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from cct_tf.backend import keras
 from cct_tf.layers.initializers import keyed
 from cct_tf.layers.max_pool import max_pool
+from cct_tf.machine.backend import keras
 
 INNER_DIM = 64  # width of every convolution but the last
 PADDINGS = ("authors", "keras")

@@ -7,8 +7,8 @@ import argparse
 import json
 import sys
 
-from cct_tf import streams
 from cct_tf.errors import FINISHED, WRONG_INPUT, UserError, nearest
+from cct_tf.machine import streams
 from cct_tf.models import cost, variants
 
 

@@ -1,6 +1,6 @@
 """CCT and CVT: networks that pool the sequence (arXiv:2104.05704)."""
 
-from cct_tf.backend import keras
+from cct_tf.machine.backend import keras
 from cct_tf.models.classifier import TransformerClassifier
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.backend import keras
 from cct_tf.layers import drop, features_first, recompute
 from cct_tf.layers.compiling import is_compiling
 from cct_tf.layers.encoder import TransformerBlock
@@ -13,6 +12,7 @@ from cct_tf.layers.linear import Linear
 from cct_tf.layers.pooling import ClassToken, SequencePooling
 from cct_tf.layers.position import LearnablePositions, SinePositions
 from cct_tf.layers.tokenizer import ConvTokenizer, PatchTokenizer
+from cct_tf.machine.backend import keras
 from cct_tf.models.variants import Variant
 
 

@@ -1,6 +1,6 @@
 """ViT-Lite (arXiv:2104.05704) and the plain ViT (arXiv:2010.11929): networks with a class token."""
 
-from cct_tf.backend import keras
+from cct_tf.machine.backend import keras
 from cct_tf.models.classifier import TransformerClassifier
 
 

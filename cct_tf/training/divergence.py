@@ -17,7 +17,8 @@ import contextlib
 import dataclasses
 
 from cct_tf.errors import UserError
-from cct_tf.training import checkpoint, resume, run_record
+from cct_tf.runs import checkpoint, run_record
+from cct_tf.training import resume
 
 MOST_ROLLBACKS = 3
 FACTOR = 0.5  # of the learning rates; a power of two, so that it rounds nothing

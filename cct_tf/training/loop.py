@@ -11,32 +11,26 @@ import time
 
 import tensorflow as tf
 
-from cct_tf import compile_cache, runtime
+from cct_tf.assembly import inputs, recorded_data
+from cct_tf.assembly.devices import check_batch, make_devices
+from cct_tf.assembly.parts import assemble
 from cct_tf.augment import image_ops
-from cct_tf.data import decode, loading, pipeline
+from cct_tf.data import pipeline
+from cct_tf.engine import losses
+from cct_tf.engine.step import MOST_STEPS
 from cct_tf.errors import OutsideFault, UserError
+from cct_tf.evaluation.evaluator import Evaluator
+from cct_tf.evaluation.forward import Forward
+from cct_tf.machine import compile_cache, memory, runtime
+from cct_tf.machine.console import Console, Progress
 from cct_tf.optim import schedules
-from cct_tf.plan import make_plan
-from cct_tf.training import (
-    assembly,
-    checkpoint,
-    contact_sheet,
-    divergence,
-    losses,
-    memory,
-    plots,
-    report,
-    run_record,
-    saver,
-    setup,
-    together,
-)
-from cct_tf.training.console import Console, Progress
-from cct_tf.training.evaluation import Evaluator
-from cct_tf.training.forward import Forward
-from cct_tf.training.inspection import Inspection
+from cct_tf.pictures import contact_sheet, plots
+from cct_tf.pictures.inspection import Inspection
+from cct_tf.readers import decode, loading
+from cct_tf.runs import checkpoint, run_record
+from cct_tf.settings.plan import make_plan
+from cct_tf.training import coordination, divergence, report, saver
 from cct_tf.training.profiling import Profiler, parse_steps
-from cct_tf.training.step import MOST_STEPS
 from cct_tf.training.summaries import NoSummaries, Summaries
 from cct_tf.training.timer import Timer
 from cct_tf.workers.peers import Alone
@@ -59,33 +53,33 @@ class Training:
 
     def __init__(self, config, workdir, start, console, devices=None, peers=None):
         self.config, self.workdir, self.console = config, workdir, console
-        self.devices, self.peers = devices or setup.make_devices(config), peers or Alone()
+        self.devices, self.peers = devices or make_devices(config), peers or Alone()
         resolved = start.record.resolved if start.record else {}
-        self.images = together.open_images(
-            lambda: setup.open_images(config, console, resolved), config, self.peers)
-        setup.check_images(self.images, start, config, workdir, console, self.peers)
+        self.images = coordination.open_images(
+            lambda: inputs.open_images(config, console, resolved), config, self.peers)
+        recorded_data.check_images(self.images, start, config, workdir, console, self.peers)
         source = self.images.source
-        setup.check_batch(config, self.devices)
+        check_batch(config, self.devices)
         self.plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
-        setup.check_length(config, self.plan, start.step, console)
-        initial = together.initial_weights(config, start, self.peers)
+        _check_length(config, self.plan, start.step, console)
+        initial = coordination.read_initial_weights(config, start, self.peers)
         with console.phase(f"building {config.model.model}"):
-            parts = assembly.assemble(config, self.devices, source.num_classes, source.splits["train"],
+            parts = assemble(config, self.devices, source.num_classes, source.splits["train"],
                                       self.plan.total_steps, resolved, initial, source.class_names)
         for warning in parts.fit.warnings if parts.fit and self.peers.is_chief else ():
             console.warn(warning)
         self.model, self.averaged, self.optimizer = parts.model, parts.averaged, parts.optimizer
         self.state, self.tuning, self.train_step = parts.state, parts.tuning, parts.train_step
         self.evaluated = {"eval": self.model} | ({"eval_ema": self.averaged} if self.averaged else {})
-        self.transform = setup.make_transform(config, self.images, self.model)
-        self.stream = setup.make_stream(config, source.num_classes)
+        self.transform = inputs.make_transform(config, self.images, self.model)
+        self.stream = inputs.make_stream(config, source.num_classes)
         self.train_split = source.splits["train"]
         if self.transform.fits_once:
             with console.phase("preparing the training images"), memory.data_named_when_out(config.data):
                 self.train_split = pipeline.hold_at_size(self.train_split, self.transform)
         self.inspection = Inspection(source.splits[source.evaluated_split], self.transform, source.class_names)
         self.trackable = checkpoint.make_trackable(self.model, self.optimizer, self.state, self.averaged)
-        self.start, self.standing = together.restore(start, self.trackable, config, workdir, console, self.peers,
+        self.start, self.standing = coordination.restore(start, self.trackable, config, workdir, console, self.peers,
                                                       source)
         now = saver.resolve(config, self.images, self.plan, self.model, self.devices, self.tuning)
         self.first_weights = saver.first_weights(initial, parts.fit, resolved)
@@ -198,7 +192,7 @@ class Training:
 
     def _roll_back(self, summaries, progress, timer):
         """Go back to before the run diverged, or stop it; returns (steps completed, iterator over the rest)."""
-        back, self.standing = together.roll_back(self, summaries, self._save)
+        back, self.standing = coordination.roll_back(self, summaries, self._save)
         self.standing.last = summaries.last_evaluation(self.judged)
         self.train_step.wait_seconds.assign(0.0)
         timer.reset()
@@ -346,3 +340,17 @@ class Training:
             test = tested["test"]
         self._save(step, self.standing, finished=True)
         return test
+
+
+def _check_length(config, plan, step, console):
+    """Whether a run that goes on from `step` has steps left, and those to profile are among them."""
+    if step > plan.total_steps:
+        flag = "train_steps" if config.optim.train_steps else "epochs"
+        raise UserError(f"--{flag}: expected a run of at least {step} steps, where the checkpoint stands, found "
+                        f"{plan.total_steps}")
+    profiled = parse_steps(config.run.profile_steps)
+    if profiled and profiled[0] > plan.total_steps:
+        raise UserError(f"--profile_steps: expected steps of this run, 1 to {plan.total_steps}, found "
+                        f"{config.run.profile_steps}")
+    if profiled and profiled[1] <= step:
+        console.say(f"--profile_steps={config.run.profile_steps}: these are done; nothing is traced")

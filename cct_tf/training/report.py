@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from cct_tf import config as config_lib
-from cct_tf import flags
 from cct_tf.data.source import Encoded, Windowed
+from cct_tf.machine.console import duration, listed
 from cct_tf.optim import schedules
+from cct_tf.runs.workdir import Workdir
+from cct_tf.settings import config as config_lib
+from cct_tf.settings import flags
 from cct_tf.training import divergence
-from cct_tf.training.console import duration, listed
-from cct_tf.training.workdir import Workdir
 
 
 def _numbers(values):
@@ -198,7 +198,7 @@ def plan_lines(config, images, plan, model, devices, tuning, start, first_weight
     """The plan: a list of lines.
 
     Args:
-        config: `config.Config`; images: `setup.Images`; plan: `plan.Plan`; model: keras.Model;
+        config: `config.Config`; images: `inputs.Images`; plan: `plan.Plan`; model: keras.Model;
         devices: `runtime.Devices`; tuning: `tuning.Tuning`; start: `resume.Start`;
         first_weights: dict of `saver.first_weights`; kept_area: shares of images, `image_ops.kept_area`.
     """

@@ -6,10 +6,10 @@
 import dataclasses
 import pathlib
 
-from cct_tf import config as config_lib
 from cct_tf.errors import OutsideFault, UserError
-from cct_tf.training import checkpoint, run_record
-from cct_tf.training.standing import Standing
+from cct_tf.runs import checkpoint, run_record
+from cct_tf.runs.run_status import Standing
+from cct_tf.settings import config as config_lib
 
 
 @dataclasses.dataclass(frozen=True)

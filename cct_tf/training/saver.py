@@ -4,8 +4,10 @@ import dataclasses
 import importlib.metadata
 import platform
 
-from cct_tf import runtime, tuning
-from cct_tf.training import checkpoint, divergence, file_list, run_record
+from cct_tf.assembly import tuning
+from cct_tf.machine import runtime
+from cct_tf.runs import checkpoint, file_list, run_record
+from cct_tf.training import divergence
 
 # What may change in mid-run, and then changes the last bits of the results.
 _COMPUTED_BY = ("device", "num_replicas", "num_workers", "threads", "jit", "accumulate_steps", "fused_update",
@@ -16,7 +18,7 @@ def resolve(config, images, plan, model, devices, chosen):
     """What a config became on this machine with these data, for run.json.
 
     Args:
-        config: `config.Config`; images: `setup.Images`; plan: `plan.Plan`; model: keras.Model;
+        config: `config.Config`; images: `inputs.Images`; plan: `plan.Plan`; model: keras.Model;
         devices: `runtime.Devices`; chosen: `tuning.Tuning`.
 
     Returns:

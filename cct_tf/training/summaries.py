@@ -6,10 +6,10 @@ import time
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-from cct_tf import flags
-from cct_tf.training import plots
-from cct_tf.training.checkpoint import storage_faults
-from cct_tf.training.workdir import MetricsFile
+from cct_tf.pictures import plots
+from cct_tf.runs.checkpoint import storage_faults
+from cct_tf.runs.workdir import MetricsFile
+from cct_tf.settings import flags
 
 _SHOWN_IMAGES = 8  # with the sheet they fill less than a page of TensorBoard
 _SECONDS_BETWEEN_PICTURES = 20.0

@@ -9,8 +9,8 @@ import dataclasses
 import json
 import os
 
-from cct_tf import config as config_lib
 from cct_tf.errors import UserError
+from cct_tf.settings import config as config_lib
 
 _EXAMPLE = '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}'
 

@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import cct_tf
-from cct_tf import compile_cache, errors, leaving
+from cct_tf import errors
+from cct_tf.machine import compile_cache, process_exit
 from cct_tf.workers.peers import Alone, PeerEnded, Peers
 from cct_tf.workers.rendezvous import find_peers
 
@@ -113,4 +114,4 @@ def leave(status):
                 stream.flush()
         compile_cache.close()
     finally:
-        leaving.at_once(status)
+        process_exit.at_once(status)

@@ -13,8 +13,8 @@ import signal
 import threading
 import time
 
-from cct_tf import leaving
 from cct_tf.errors import OUTSIDE_FAULT, STOP_SIGNALS, WRONG_INPUT, OutsideFault
+from cct_tf.machine import process_exit
 from cct_tf.workers import output, patience, wire
 
 
@@ -292,7 +292,7 @@ class Peers:
             try:
                 output.say_last(f"{label}: {self._failure}")
             finally:
-                leaving.at_once(self._failure.exit_status)
+                process_exit.at_once(self._failure.exit_status)
 
 
 def _reason(error):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from cct_tf.config import DataConfig
 from cct_tf.data import digits, registry
+from cct_tf.settings.config import DataConfig
 
 
 def test_grey_levels_become_the_whole_range_in_three_equal_channels():

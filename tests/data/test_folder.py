@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from cct_tf.config import DataConfig
-from cct_tf.data import decode, loading, registry, source, statistics, tree
+from cct_tf.data import registry, source, statistics, tree
 from cct_tf.errors import UserError
+from cct_tf.readers import decode, loading
+from cct_tf.settings.config import DataConfig
 
 
 def _write(path, seed=0, size=(6, 5)):

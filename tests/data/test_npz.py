@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cct_tf.config import DataConfig
 from cct_tf.data import npz, registry, source
 from cct_tf.errors import UserError
+from cct_tf.settings.config import DataConfig
 
 
 def _arrays(shape=(6, 5), **changes):

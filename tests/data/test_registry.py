@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from cct_tf.config import DataConfig
 from cct_tf.data import registry
 from cct_tf.errors import UserError
+from cct_tf.settings.config import DataConfig
 
 
 @pytest.mark.parametrize("name, suggestion", [("digit", "'digits'"), ("foldr", "'folder'"), ("cifar-10", "'cifar10'"),
@@ -33,7 +33,7 @@ def test_split_flags_are_refused_where_splits_are_fixed(flag):
 def test_checks_need_no_tensorflow(tmp_path):
     script = f"""
 import sys
-from cct_tf.config import DataConfig
+from cct_tf.settings.config import DataConfig
 from cct_tf.data import registry
 from cct_tf.errors import UserError
 for fields in (dict(dataset="folder", data_dir={str(tmp_path)!r}), dict(dataset="npz", data_dir={str(tmp_path)!r}),

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.config import DataConfig
 from cct_tf.data import holding_out, source, splits
 from cct_tf.errors import UserError
+from cct_tf.settings.config import DataConfig
 
 LABELS = np.repeat([0, 1, 2, 3], [10, 25, 1, 2])
 

@@ -11,10 +11,11 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import resource
 
 from cct_tf import rng
-from cct_tf.config import DataConfig
-from cct_tf.data import decode, registry, source, statistics, tfds_prepare, windowed
+from cct_tf.data import registry, source, statistics, tfds_prepare
 from cct_tf.data import tfds as tfds_module
 from cct_tf.errors import UserError
+from cct_tf.readers import decode, windowed
+from cct_tf.settings.config import DataConfig
 
 NUM_TRAIN, NUM_TEST, NUM_CLASSES, NUM_SHARDS, WINDOW = 103, 11, 4, 5, 16
 

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from cct_tf import errors, flags
+from cct_tf import errors
+from cct_tf.settings import flags
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 

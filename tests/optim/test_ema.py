@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cct_tf import runtime
+from cct_tf.machine import runtime
 from cct_tf.optim.ema import Ema
 
 SHAPES = ([3, 2], [4], [])

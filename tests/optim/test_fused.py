@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cct_tf import config, runtime
+from cct_tf.machine import runtime
 from cct_tf.models import create_model
 from cct_tf.optim.optimizers import make_optimizer
-from cct_tf.training import checkpoint
+from cct_tf.runs import checkpoint
+from cct_tf.settings import config
 
 RATES = (1e-2, 1e-2, 3e-3, 1e-3)
 SHAPES = {"tokenizer/kernel": (3, 3, 3, 8), "block_0/kernel": (8, 16), "block_1/kernel": (16, 8), "block_1/bias": (67,),

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cct_tf import config
 from cct_tf.models import create_model
 from cct_tf.optim.optimizers import make_optimizer
-from cct_tf.training import checkpoint
+from cct_tf.runs import checkpoint
+from cct_tf.settings import config
 
 RATE, DECAY, LAYER, EPSILON = 0.1, 0.5, 0.6, 1e-3
 # Of a network of two blocks: the exponent of the layer decay, and whether Muon (and not its Adam) takes it.

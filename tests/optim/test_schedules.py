@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from cct_tf import config, plan
 from cct_tf.optim.schedules import learning_rate
+from cct_tf.settings import config, plan
 
 PAPER = {"batch_size": 128, "epochs": 30.0, "cooldown_epochs": 3.0, "warmup_epochs": 4.0, "learning_rate": 5.5e-4,
          "min_learning_rate": 1e-5, "warmup_learning_rate": 1e-6}

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cct_tf.assembly import recorded_data
 from cct_tf.data import source
 from cct_tf.errors import Interrupted, UserError
-from cct_tf.training import file_list, resume, run_record, setup
-from cct_tf.training.workdir import Workdir
+from cct_tf.runs import file_list, run_record
+from cct_tf.runs.workdir import Workdir
+from cct_tf.training import resume
 from tests.commands import call, only_line
 from tests.exact_resume import differences
 from tests.training import tiny
@@ -179,9 +181,9 @@ def test_worker_0_tells_the_others_what_changed(copy):
     images = types.SimpleNamespace(source=_source({"train": {}}, ("a", "b")))
     start, workdir = resume.Start(copy, _record(copy)), Workdir(copy / "nowhere")
     with pytest.raises(UserError, match=r"; 1 removed \(b/7.jpg\); --accept_config_change"):
-        setup.check_images(images, start, config, workdir, None, Worker1())
+        recorded_data.check_images(images, start, config, workdir, None, Worker1())
     accepting = tiny.settings(copy / "run", data_dir=str(copy / "images"), accept_config_change=True, **RUN)
-    assert setup.check_images(images, start, accepting, workdir, None, Worker1()) is None
+    assert recorded_data.check_images(images, start, accepting, workdir, None, Worker1()) is None
 
 
 def test_other_classes_are_another_run_whatever_the_flags_say(copy):

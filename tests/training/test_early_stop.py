@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 
-from cct_tf.training import loop, resume, run_record
-from cct_tf.training.console import Console
-from cct_tf.training.standing import Standing
+from cct_tf.machine.console import Console
+from cct_tf.runs import run_record
+from cct_tf.runs.run_status import Standing
+from cct_tf.runs.workdir import Workdir
+from cct_tf.training import loop, resume
 from cct_tf.training.summaries import Summaries
-from cct_tf.training.workdir import Workdir
 from tests.commands import call
 from tests.exact_resume import differences
 from tests.training import tiny

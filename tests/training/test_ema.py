@@ -7,10 +7,11 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cct_tf import runtime
 from cct_tf.errors import UserError
-from cct_tf.training import checkpoint, loop, resume, run_record
-from cct_tf.training.metrics import Evaluation
+from cct_tf.evaluation.metrics import Evaluation
+from cct_tf.machine import runtime
+from cct_tf.runs import checkpoint, run_record
+from cct_tf.training import loop, resume
 from tests.commands import call
 from tests.training import tiny
 

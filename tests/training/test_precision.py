@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cct_tf import runtime, tuning
+from cct_tf.assembly import tuning
+from cct_tf.engine import losses
+from cct_tf.engine.gradients import Gradients
+from cct_tf.engine.loss_scale import GOOD_UPDATES, HIGHEST, START, LossScale
+from cct_tf.engine.state import TrainState
 from cct_tf.errors import Interrupted, UserError
+from cct_tf.machine import runtime
 from cct_tf.models import create_model
-from cct_tf.training import loop, losses, run_record
-from cct_tf.training.gradients import Gradients
-from cct_tf.training.loss_scale import GOOD_UPDATES, HIGHEST, START, LossScale
-from cct_tf.training.state import TrainState
+from cct_tf.runs import run_record
+from cct_tf.training import loop
 from tests.training import tiny
 
 RUN = {"train_steps": 6, "ema_decay": 0.9}

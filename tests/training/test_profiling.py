@@ -4,12 +4,13 @@ import pytest
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from cct_tf.config import DataConfig
 from cct_tf.data import pipeline, registry
+from cct_tf.engine.step import TrainStep
 from cct_tf.errors import UserError
-from cct_tf.training import memory, profiling
-from cct_tf.training.evaluation import Evaluator
-from cct_tf.training.step import TrainStep
+from cct_tf.evaluation.evaluator import Evaluator
+from cct_tf.machine import memory
+from cct_tf.settings.config import DataConfig
+from cct_tf.training import profiling
 from tests.training import tiny
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cct_tf import config
 from cct_tf.augment import image_ops
-from cct_tf.plan import make_plan
+from cct_tf.settings import config
+from cct_tf.settings.plan import make_plan
 from cct_tf.training import report
 
 

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from cct_tf.errors import Interrupted
-from cct_tf.training import checkpoint, loop, run_record
+from cct_tf.runs import checkpoint, run_record
+from cct_tf.training import loop
 from tests.training import tiny
 
 RUN = {"train_steps": 17, "log_every_steps": 5, "eval_every_steps": 7, "checkpoint_every_steps": 4,

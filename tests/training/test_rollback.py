@@ -17,13 +17,14 @@ import pytest
 import tensorflow as tf
 
 from cct_tf import checkpoints
+from cct_tf.engine.loss_scale import LossScale
+from cct_tf.engine.state import TrainState
 from cct_tf.errors import Interrupted, UserError
 from cct_tf.optim import schedules
-from cct_tf.training import checkpoint, divergence, resume, run_record, saver
-from cct_tf.training.loss_scale import LossScale
-from cct_tf.training.state import TrainState
+from cct_tf.runs import checkpoint, run_record
+from cct_tf.runs.workdir import MetricsFile, Workdir
+from cct_tf.training import divergence, resume, saver
 from cct_tf.training.summaries import Summaries
-from cct_tf.training.workdir import MetricsFile, Workdir
 from tests.training import tiny
 
 REPO = pathlib.Path(__file__).resolve().parents[2]

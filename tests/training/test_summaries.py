@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cct_tf.training import plots
-from cct_tf.training.metrics import Evaluation
-from cct_tf.training.workdir import MetricsFile
+from cct_tf.evaluation.metrics import Evaluation
+from cct_tf.pictures import plots
+from cct_tf.runs.workdir import MetricsFile
 from tests.training import tiny
 
 

@@ -3,11 +3,11 @@
 import pathlib
 import signal
 
-from cct_tf import config
+from cct_tf.machine.console import Console
+from cct_tf.runs.workdir import Workdir
+from cct_tf.settings import config
 from cct_tf.training import loop
-from cct_tf.training.console import Console
 from cct_tf.training.resume import find_start
-from cct_tf.training.workdir import Workdir
 
 EVERYTHING_RANDOM = {
     "dataset": "digits", "image_size": 8, "model": "cct_2_3x1_8", "dropout_rate": 0.1, "attention_dropout_rate": 0.1,
@@ -66,7 +66,7 @@ def train(workdir, interrupts=None, **changes):
 
 def records(workdir, prefix="", without_timing=True):
     """The records of metrics.jsonl that have a value under `prefix`."""
-    from cct_tf.training.workdir import MetricsFile
+    from cct_tf.runs.workdir import MetricsFile
     found = []
     for record in MetricsFile(pathlib.Path(workdir) / "metrics.jsonl").read():
         if any(name.startswith(prefix) for name in record):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cct_tf import config
 from cct_tf.errors import UserError
+from cct_tf.settings import config
 from cct_tf.workers import cluster
 
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from cct_tf import config, flags
+from cct_tf.settings import config, flags
 from tests import chaos, exact_resume
 from tests.training import tiny
 

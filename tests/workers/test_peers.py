@@ -15,8 +15,9 @@ import time
 
 import pytest
 
-from cct_tf import config, runtime, streams
 from cct_tf.errors import Interrupted, OutsideFault, UserError, exit_status
+from cct_tf.machine import runtime, streams
+from cct_tf.settings import config
 from cct_tf.workers import joining as joined_lib
 from cct_tf.workers import output, patience, rendezvous, wire
 from cct_tf.workers.cluster import Cluster

@@ -1,0 +1,78 @@
+"""From a config to images: the data set, its mean and deviation, the transform and the training stream."""
+
+import dataclasses
+
+from cct_tf.augment import transform as transform_lib
+from cct_tf.augment.mix import Mix
+from cct_tf.data import registry
+from cct_tf.data.pipeline import Stream
+from cct_tf.data.source import rules_of
+from cct_tf.data.statistics import channel_statistics
+from cct_tf.machine import memory, runtime
+from cct_tf.settings import config as config_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """A data set and how its images are prepared.
+
+    Attributes:
+        source: `source.Source`; None for images that are not of the run's data set.
+        mean, std: tuples of floats of pixels in [0, 1].
+        statistics_from: where they come from, for the plan.
+    """
+
+    source: object
+    mean: tuple
+    std: tuple
+    statistics_from: str
+
+
+def open_images(config, console, resolved=None):
+    """Open the data set and settle mean and standard deviation.
+
+    Args:
+        config: `config.Config`.
+        console: `console.Console`.
+        resolved: dict of the run's checkpoint, whose rules and computed statistics stay; None or {} for a new run.
+
+    Returns:
+        Images.
+    """
+    with memory.data_named_when_out(config.data):
+        return _open_images(config, console, resolved)
+
+
+def _open_images(config, console, resolved):
+    with console.phase(f"opening {config.data.dataset}", with_progress=True), runtime.quiet_stderr():
+        source = registry.open_source(config.data, console.stream, rules_of(resolved))
+    if config.augment.mean is not None:
+        return Images(source, config.augment.mean, config.augment.std, "flags")
+    if resolved and resolved.get("statistics_computed"):
+        return Images(source, tuple(resolved["mean"]), tuple(resolved["std"]), "an earlier start of this run")
+    if source.mean is not None:
+        return Images(source, source.mean, source.std, "the data set's own")
+    with console.phase("computing mean and standard deviation", with_progress=True):
+        mean, std = channel_statistics(source.splits["train"], console.stream)
+    return Images(source, mean, std, "computed from the training images")
+
+
+def recorded_images(resolved):
+    """`Images` prepared as those of a run were, without opening its data set: `resolved` of its record."""
+    return Images(None, tuple(resolved["mean"]), tuple(resolved["std"]), "the run")
+
+
+def make_transform(config, images, model):
+    """The `Transform` that brings the images to what `model` takes."""
+    transform = transform_lib.from_config(config.augment, model.image_size, images.mean, images.std)
+    block = images.source.rules.resize_block if images.source else None  # nothing is held without a data set
+    return dataclasses.replace(transform, resize_block=block)
+
+
+def make_stream(config, num_classes):
+    """The `pipeline.Stream` of a config's training images."""
+    augment, mix = config.augment, None
+    if config_lib.mixes(augment):
+        mix = Mix(augment.mixup_alpha, augment.cutmix_alpha, augment.mix_probability, augment.mix_switch_probability)
+    return Stream(num_classes, config.run.seed, config.optim.batch_size, config.optim.label_smoothing,
+                  augment.repeated_augmentation, mix, augment.mix_off_epoch)

@@ -1,0 +1,63 @@
+"""From a config to its network, and from a checkpoint to a trained one."""
+
+import dataclasses
+
+from cct_tf.models import create_model
+from cct_tf.runs import checkpoint, run_record
+
+# Keras' policies: what is added in the name is that variables stay float32.
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+
+def build_model(config, num_classes):
+    """The network of a config. Call it under the strategy's scope."""
+    model = config.model
+    return create_model(
+        model.model, num_classes=num_classes, image_size=config.augment.image_size,
+        positional_embedding=model.positional_embedding, norm_order=model.norm_order,
+        dropout_rate=model.dropout_rate, attention_dropout_rate=model.attention_dropout_rate,
+        drop_path_rate=model.drop_path_rate, seed=config.run.seed,
+        dtype=_POLICIES[model.precision])
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A trained network.
+
+    Attributes:
+        model: keras.Model.
+        path: pathlib.Path of its checkpoint.
+        record: `run_record.Record` of it.
+        weights: "raw", or "ema" where they are the averages.
+    """
+
+    model: object
+    path: object
+    record: run_record.Record
+    weights: str
+
+
+def load_model(config, num_classes, choose, weights="auto"):
+    """The network of a checkpoint. Call it under the strategy's scope.
+
+    Args:
+        config: `config.Config` of the run.
+        num_classes: int K.
+        choose: function that gives the checkpoint, (path, Record). Asked when everything else is ready: beside a run
+            that goes on, the folder found at the start may be gone by then.
+        weights: "auto", "raw" or "ema", see `run_record.choose_weights`.
+
+    Returns:
+        Loaded.
+
+    Raises:
+        UserError: the checkpoint can't be read, or has not these weights.
+    """
+    model = build_model(config, num_classes)
+    path, record = choose()
+    chosen = run_record.choose_weights(record, weights)
+    try:
+        checkpoint.restore_weights(path, model, chosen)
+    except run_record.Unreadable as error:
+        raise run_record.not_readable(error) from None
+    return Loaded(model, path, record, chosen)

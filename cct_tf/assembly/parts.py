@@ -1,0 +1,72 @@
+"""What a training run computes with, put together: network, average, optimizer, step."""
+
+import dataclasses
+
+from cct_tf.assembly import initial_weights, networks, tuning
+from cct_tf.engine import losses
+from cct_tf.engine.loss_scale import LossScale
+from cct_tf.engine.state import TrainState
+from cct_tf.engine.step import TrainStep
+from cct_tf.optim import freezing
+from cct_tf.optim.ema import Ema
+from cct_tf.optim.optimizers import make_optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+    """The parts of a run that hold its variables, and the step that changes them.
+
+    Attributes:
+        model: the network.
+        averaged: the network of the averaged weights, or None.
+        optimizer: of `optim.optimizers`.
+        state: `state.TrainState`.
+        tuning: `tuning.Tuning`.
+        train_step: `step.TrainStep`.
+        fit: `transfer.Fit` of the weights that were given, or None.
+    """
+
+    model: object
+    averaged: object
+    optimizer: object
+    state: TrainState
+    tuning: tuning.Tuning
+    train_step: TrainStep
+    fit: object = None
+
+
+def assemble(config, devices, num_classes, train_split, total_steps, resolved=None, source=None, classes=()):
+    """`Assembly` of a run with its initial weights.
+
+    Args:
+        config: `config.Config`.
+        devices: `runtime.Devices`.
+        num_classes: int K.
+        train_split: `source.Split`.
+        total_steps: int, of the whole run.
+        resolved: dict of the run's checkpoint, or None.
+        source: `transfer.Source` to take weights from, or None; classes: names of the K classes, to compare with its.
+    """
+    optim, run = config.optim, config.run
+    with devices.strategy.scope():
+        model = networks.build_model(config, num_classes)
+        fit = initial_weights.assign(source, model, classes) if source else None
+        weights = model.trainable_variables  # the average has those that are frozen too: it is a whole network
+        freezing.freeze(model, config.model.freeze)
+        optimizer = make_optimizer(optim, model.trainable_variables, run.fused_update, model.variant.depth)
+        # The average is a network of its own, not swapped in for evaluations: it needs its memory anyway, a swap
+        # needs that of a third copy, and one that is broken off leaves the wrong weights in the run. The price is
+        # that the forward pass of evaluation is traced twice (CCT-7: about 2 s more).
+        averaged = networks.build_model(config, num_classes) if optim.ema_decay else None
+    ema = None
+    if averaged is not None:
+        ema = Ema(devices.strategy, optim.ema_decay, optim.ema_warmup, weights, averaged.trainable_variables)
+        ema.start()
+    state = TrainState(LossScale() if config.model.precision == "float16" else None)
+    chosen = tuning.choose(config, devices, model.variant, num_classes, total_steps, resolved)
+    train_step = TrainStep(
+        devices, model, optimizer, state, batch_size=optim.batch_size, accumulate_steps=chosen.accumulate_steps.value,
+        clip_norm=optim.clip_norm, example_loss=losses.make_loss(optim, train_split, num_classes),
+        max_skipped_updates=optim.max_skipped_updates, jit=chosen.jit.value, fast_forms=run.fast_forms,
+        recompute=run.recompute, ema=ema)
+    return Assembly(model, averaged, optimizer, state, chosen, train_step, fit)

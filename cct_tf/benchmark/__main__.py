@@ -1,0 +1,91 @@
+"""Measure the trainer: `python -m cct_tf.benchmark --what=step --model=cct_7_3x1_32 --batch_size=64`."""
+
+import importlib
+import json
+import sys
+
+from cct_tf.assembly import checks
+from cct_tf.benchmark import comparison, startup, tables
+from cct_tf.errors import UserError
+from cct_tf.machine import runtime
+from cct_tf.settings import command, config, flags
+
+_USAGE = """usage: python -m cct_tf.benchmark --what=PART [--flagfile=FILE] [--flag=value ...] [--json]
+
+Measures a part of the trainer under a config, all flags of cct_tf.train included. Leaves --workdir alone.
+
+  step      images per second that the training step takes, one batch in memory; percent of the machine's speed
+  input     images per second that the input pipeline prepares, and the time of each of its stages
+  loop      real training with data, logs and checkpoints, and percent of the bare step's speed
+  eval      images per second that evaluation takes
+  startup   seconds from the start of cct_tf.train to its first completed step"""
+
+_PARTS = ("step", "input", "loop", "eval", "startup")
+_RANDOM_IMAGES = ("step", "eval")  # need no data set
+_OWN = [
+    flags.command_field("what", str, "input", "what is measured", choices=_PARTS),
+    flags.command_field("compare", str, "none", "of step: measure the same network of stock Keras layers in turn, in "
+                        "graph mode or compiled by XLA", choices=("none", "keras", "keras_jit")),
+    flags.command_field("classes", int, 10, "classes of the network, of step and eval", minimum=1),
+    flags.command_field("repeats", int, 5, "measurements, of which the median counts", minimum=1),
+    flags.command_field("seconds", float, 1.0, "length of one measurement, at least", minimum=0.01),
+    flags.command_field("json", bool, False, "print one JSON object on one line, last on stdout"),
+]
+_FIELDS = [*_OWN, *config.FIELDS.values()]
+
+
+def _check(settings, own):
+    """What can be judged before TensorFlow is imported."""
+    runtime.check_backend()
+    if own["what"] in _RANDOM_IMAGES:
+        checks.check_model(settings.model, settings.augment.image_size)
+    else:
+        checks.check_inputs(settings)
+    if settings.run.profile_steps is not None:
+        raise UserError(f"--profile_steps: expected none, for a trace takes time, found {settings.run.profile_steps}")
+    if own["compare"] != "none":
+        if own["what"] != "step":
+            raise UserError(f"--compare: expected none with --what={own['what']}, found {own['compare']}")
+        comparison.check(settings)
+
+
+def _measure(settings, console, own):
+    """What was found, a dict."""
+    what, repeats, seconds = own["what"], own["repeats"], own["seconds"]
+    if what == "startup":
+        return startup.measure(flags.as_flagfile(settings), console, repeats, settings.run.compile_cache != "off")
+    with console.phase("starting TensorFlow"):
+        runtime.start_tensorflow()  # without a cache of compiled code, or the peak of memory would depend on it
+        module = importlib.import_module("cct_tf.benchmark." + {"eval": "evaluate"}.get(what, what))
+    if what == "step":
+        return module.measure(settings, own["classes"], console, repeats, seconds, own["compare"])
+    if what == "eval":
+        return module.measure(settings, own["classes"], console, repeats, seconds)
+    return module.measure(settings, console, repeats, seconds)
+
+
+def main(given):
+    """Measure as the flags say."""
+    from cct_tf.machine import memory
+    from cct_tf.machine.console import Console
+    own = {field.name: given.pop(field.name, field.default) for field in _OWN}
+    settings = config.from_dict(given)
+    _check(settings, own)
+    console = Console(quiet=own["json"])
+    evaluates = own["what"] == "eval"
+    with memory.named_when_out(memory.EVALUATION if evaluates else memory.TRAINING,
+                               settings.run.eval_batch_size if evaluates else settings.optim.batch_size):
+        found = {"what": own["what"]} | _measure(settings, console, own)
+    if own["json"]:
+        print(json.dumps(found))
+    else:
+        console.say("\n".join(tables.lines(found)))
+
+
+def run():
+    """Entry point of `cct-benchmark`."""
+    command.run(main, sys.argv[1:], _USAGE, _FIELDS)
+
+
+if __name__ == "__main__":
+    run()

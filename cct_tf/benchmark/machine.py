@@ -1,0 +1,92 @@
+"""The machine: its name, what a process took of its memory, and how fast it multiplies matrices."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import resource
+
+from cct_tf.benchmark import measuring
+
+_VECTORS = (("avx512f", "AVX-512"), ("avx2", "AVX2"))  # flag of Linux, name; the widest first
+# Sides of the square matrices, and products in a row: one must outlast its launch by far.
+_PRODUCTS = {"CPU": ((1024, 2048), 4), "GPU": ((4096, 8192), 16)}
+_PEAK_SECONDS = 0.5  # of one side, at most
+
+
+def describe():
+    """{"cpu", "instruction_set", "processors", "versions": {package: version}}, "unknown" where Linux doesn't tell."""
+    lines = _lines("/proc/cpuinfo")
+    flags = lines.get("flags", "").split()
+    vectors = next((name for flag, name in _VECTORS if flag in flags), "unknown")
+    versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
+    return {"cpu": lines.get("model name", "unknown"), "instruction_set": vectors,
+            "processors": len(os.sched_getaffinity(0)),
+            "versions": {"python": platform.python_version()} | versions}
+
+
+def _lines(path):
+    """The first value of each `name : value` of a file of the kernel, {} where there is none."""
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    found = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        found.setdefault(name.strip(), value.strip())
+    return found
+
+
+def peak_memory_gib(devices):
+    """The most memory held at once so far, GiB: of this process on CPUs, of the fullest GPU else.
+
+    Args:
+        devices: `runtime.Devices`.
+    """
+    if devices.kind == "GPU":
+        import tensorflow as tf
+        return max(tf.config.experimental.get_memory_info(f"GPU:{index}")["peak"]
+                   for index in range(devices.num_replicas)) / 2**30
+    # Not getrusage's ru_maxrss where it can be helped: a child of a large process begins with the parent's.
+    held = _lines("/proc/self/status").get("VmHWM", "").removesuffix(" kB")
+    return int(held or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 2**20
+
+
+class MatrixPeak:
+    """The fastest matrix product: the better of two sizes, square, in graph mode, with all threads.
+
+    Args:
+        devices: `runtime.Devices`; that of one GPU is measured and multiplied by their number.
+        dtype: name of the matrices' type.
+
+    Call: seconds -> GFLOP/s.
+    """
+
+    def __init__(self, devices, dtype):
+        sides, self._length = _PRODUCTS[devices.kind]
+        self._factor = devices.num_replicas if devices.kind == "GPU" else 1
+        self._rows = [self._row_of(side, dtype) for side in sides]
+        for row in self._rows:
+            row()
+
+    def _row_of(self, side, dtype):
+        """Function that multiplies matrices of one size in a row and returns the GFLOP it took."""
+        import tensorflow as tf
+        matrix = tf.cast(tf.random.stateless_normal([side, side], [0, side]) / side**0.5, dtype)
+
+        @tf.function
+        def multiply(start):
+            product = start
+            for _ in range(self._length):
+                product = tf.matmul(product, matrix)
+            return product[0, 0]
+
+        def row():
+            multiply(matrix).numpy()  # waits for the device
+            return 2e-9 * side**3 * self._length
+
+        return row
+
+    def __call__(self, seconds):
+        return self._factor * max(measuring.rate(row, min(seconds, _PEAK_SECONDS)) for row in self._rows)

@@ -1,0 +1,172 @@
+"""The training step: what happens to one global batch.
+
+    per replica   forward and backward of each micro-batch (compiled by XLA if asked), summed
+    together      all-reduce sum over the replicas, once
+    per replica   in float16 divide by the loss scale; clip by the global norm
+    together      finite? -> update, then the weights' average follows : skip
+
+The loss is a sum over the examples divided by the global batch, never a mean of means; clipping and the finite check
+see the whole gradient, so any number of replicas and micro-batches gives the same update up to summation order.
+
+Legend: B global batch, b a replica's share, m = b / accumulate_steps a micro-batch, K classes.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from cct_tf.engine import losses
+from cct_tf.engine.gradients import Gradients
+
+MOST_STEPS = 1024  # of one call of `run`
+
+
+class TrainStep:
+    """One update, and many of them in one tf.function.
+
+    Args:
+        devices: `runtime.Devices`.
+        model: keras.Model, built under the strategy's scope.
+        optimizer: optimizer of `optim.optimizers`, built under the strategy's scope.
+        state: `state.TrainState`.
+        batch_size: int B.
+        accumulate_steps: int, micro-batches per replica.
+        clip_norm: float or None.
+        example_loss: function of (labels [m, K], logits [m, K]) -> [m], as `losses.make_loss` returns.
+        max_skipped_updates: int, `run` returns early after this many skipped updates in a row.
+        jit, fast_forms, recompute: how gradients are computed, see `gradients.Gradients`.
+        ema: `optim.ema.Ema` of the weights, or None.
+
+    Attributes:
+        wait_seconds: float64 variable, time spent waiting for input since it was last set to zero. Deterministic
+            devices have no clock.
+    """
+
+    def __init__(self, devices, model, optimizer, state, *, batch_size, accumulate_steps=1, clip_norm=None,
+                 example_loss=losses.cross_entropy, max_skipped_updates=20, jit="off", fast_forms=True,
+                 recompute=False, ema=None):
+        self._devices = devices
+        self._model = model
+        self._variables = model.trainable_variables
+        self._optimizer = optimizer
+        self._state = state
+        self._batch_size = batch_size
+        self._accumulate_steps = accumulate_steps
+        self._clip_norm = clip_norm
+        self._max_skipped_updates = max_skipped_updates
+        self._ema = ema
+        self.wait_seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="wait_seconds")
+        self._gradients = Gradients(model, example_loss, batch_size, jit, devices.kind, fast_forms, recompute)
+        self._micro_size, rest = divmod(batch_size, devices.num_replicas * accumulate_steps)
+        if rest:
+            raise ValueError(f"batch_size: expected a multiple of {devices.num_replicas} x {accumulate_steps}, found "
+                             f"{batch_size}")
+
+    def _replica_gradients(self, batch, scale):
+        """A replica's micro-batches, then the sum over all replicas, clipped.
+
+        Returns:
+            (gradients, loss, accuracy, global norm before clipping), equal on all replicas.
+        """
+        weights = [tf.convert_to_tensor(variable.value) for variable in self._gradients.variables]
+        parts = (batch["image"], batch["label"], batch["seed"])
+        if self._accumulate_steps == 1:
+            gradients, loss, accuracy = self._micro_batch(weights, *parts, scale)
+        else:
+            gradients, loss, accuracy = self._accumulated(weights, parts, scale)
+        # One sum of one long vector, whatever the number of variables.
+        flat = tf.concat([tf.reshape(value, [-1]) for value in (*gradients, loss, accuracy)], axis=0)
+        flat = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, flat)
+        flat, loss, accuracy = flat[:-2], flat[-2], flat[-1]
+        if self._state.loss_scale is not None:
+            flat /= scale
+        norm = tf.norm(flat)
+        if self._clip_norm is not None:
+            flat *= self._clip_norm / tf.maximum(norm, self._clip_norm)
+        sizes = [gradient.shape.num_elements() for gradient in gradients]
+        pieces = tf.split(flat, sizes)
+        summed = [tf.reshape(piece, gradient.shape) for piece, gradient in zip(pieces, gradients, strict=True)]
+        return summed, loss, accuracy, norm
+
+    def _micro_batch(self, weights, *parts):
+        return self._gradients.for_size(self._micro_size)(weights, *parts)
+
+    def _accumulated(self, weights, parts, scale):
+        """Sum over the micro-batches, one after the other, in a loop of the graph."""
+        size = self._micro_size
+
+        def add(index, sums):
+            slices = [part[index * size:(index + 1) * size] for part in parts]
+            for part in slices:
+                part.set_shape([size, *part.shape[1:]])
+            return index + 1, tf.nest.map_structure(tf.add, sums, tuple(self._micro_batch(weights, *slices, scale)))
+
+        zeros = ([tf.zeros(variable.shape, variable.dtype) for variable in self._variables], tf.zeros([]), tf.zeros([]))
+        _, sums = tf.while_loop(lambda index, _: index < self._accumulate_steps, add, (0, zeros),
+                                parallel_iterations=1)
+        return sums
+
+    def _update(self, gradients):
+        self._optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
+
+    def __call__(self, batch, learning_rate):
+        """One step in cross-replica context.
+
+        Args:
+            batch: batch dict, per replica.
+            learning_rate: float32 scalar.
+        """
+        strategy = self._devices.strategy
+        loss_scale = self._state.loss_scale
+        scale = tf.ones([]) if loss_scale is None else loss_scale.scale.read_value()
+        gradients, loss, accuracy, norm = strategy.run(lambda *parts: self._replica_gradients(*parts),
+                                                       args=(batch, scale))
+        # All replicas hold the same reduced values: the first speaks for all.
+        loss, accuracy, norm = (strategy.experimental_local_results(value)[0] for value in (loss, accuracy, norm))
+        finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+        self._optimizer.learning_rate.assign(learning_rate)
+        updates = self._state.step - self._state.skipped  # done so far
+
+        def update():
+            strategy.run(lambda values: self._update(values), args=(gradients,))
+            if self._ema is not None:
+                self._ema.update(updates)
+            return 0
+
+        tf.cond(finite, update, lambda: 0)
+        self._state.add(loss, accuracy, norm, finite)
+
+    def run(self, iterator, learning_rates):
+        """Many steps, without a word to the host.
+
+        Args:
+            iterator: from `runtime.distribute`.
+            learning_rates: list of at most MOST_STEPS floats, one per step.
+        """
+        self._gradients.for_size(self._micro_size)
+        # Always of one shape, so that the step is traced once.
+        rates = np.zeros([MOST_STEPS], np.float32)
+        rates[:len(learning_rates)] = learning_rates
+        self._run(iterator, tf.constant(rates), tf.constant(len(learning_rates)))
+
+    @tf.function
+    def _run(self, iterator, rates, count):
+        index = 0
+        state = self._state
+        while index < count and state.skipped_in_row < self._max_skipped_updates:
+            batch = self._next(iterator)
+            self(batch, rates[index])
+            index += 1
+
+    def _next(self, iterator):
+        """The next batch; the time it took is added to `wait_seconds`."""
+        if self._devices.deterministic:
+            return next(iterator)
+        # A clock has no inputs, so nothing but these dependencies says when it is read.
+        with tf.control_dependencies([self._state.step.read_value()]):
+            before = tf.timestamp()
+        with tf.control_dependencies([before]):
+            batch = next(iterator)
+        with tf.control_dependencies(self._devices.strategy.experimental_local_results(batch["mask"])):
+            after = tf.timestamp()
+        self.wait_seconds.assign_add(after - before)
+        return batch

@@ -1,0 +1,181 @@
+"""Evaluate models on a split: every example exactly once, padding masked."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import tensorflow as tf
+
+from cct_tf.assembly import inputs, networks, recorded_data
+from cct_tf.assembly.devices import make_devices
+from cct_tf.data import pipeline
+from cct_tf.engine import losses
+from cct_tf.evaluation.forward import Forward
+from cct_tf.evaluation.metrics import Evaluation
+from cct_tf.evaluation.views import AveragedViews
+from cct_tf.machine import memory, runtime
+from cct_tf.readers import decode
+from cct_tf.workers.peers import Alone
+
+_COLUMNS = ("label", "prediction", "rank", "loss", "confidence", "mask")  # a row for each example
+
+
+class Evaluator:
+    """Evaluates models on one split, as often as asked. They share one pass over it, so it is read and prepared once.
+
+    Args:
+        devices: `runtime.Devices`.
+        models: dict name -> `forward.Forward`, or what is called like one (`views.AveragedViews`).
+        split: `source.Split`.
+        transform: `transform.Transform`.
+        num_classes: int K.
+        batch_size: int, wanted images per batch; see `pipeline.padded_batch_size`.
+        peers: `peers.Peers`; each worker evaluates its part of every batch, and all get all results.
+    """
+
+    def __init__(self, devices, models, split, transform, *, num_classes, batch_size, peers=None):
+        self._devices = devices
+        self._peers = peers or Alone()
+        self._models = models
+        self._num_classes = num_classes
+        self._examples = split.num_examples
+        self._batch_size = pipeline.padded_batch_size(batch_size, split.num_examples, devices.num_replicas)
+        with tf.device("CPU:0"):
+            self._batches = pipeline.evaluation_batches(pipeline.hold_at_size(split, transform), transform,
+                                                        num_classes=num_classes, batch_size=self._batch_size,
+                                                        part=devices.part)
+
+    def _replica(self, batch):
+        return {name: self._judged(model, batch) for name, model in self._models.items()}
+
+    def _judged(self, model, batch):
+        logits = tf.cast(model(batch["image"], training=False), tf.float32)
+        labels = batch["label"]
+        return {"label": tf.argmax(labels, axis=1, output_type=tf.int32),
+                "prediction": tf.argmax(logits, axis=1, output_type=tf.int32),
+                "rank": losses.rank_of_label(labels, logits),
+                "loss": losses.cross_entropy(labels, logits),
+                "confidence": losses.confidence(logits),
+                "mask": batch["mask"]}
+
+    @tf.function
+    def _step(self, batch):
+        return self._devices.strategy.run(lambda part: self._replica(part), args=(batch,))
+
+    def __call__(self, should_stop=lambda: False):
+        """Evaluate the whole split.
+
+        Args:
+            should_stop: function without arguments, asked before each batch.
+
+        Returns:
+            dict name -> `metrics.Evaluation`, or None if this worker or another one stopped.
+        """
+        found = {name: {column: [] for column in _COLUMNS} for name in self._models}
+        stopped, num_batches = False, -(-self._examples // self._batch_size)
+        batches = runtime.distribute(self._devices, self._batches, self._batch_size)
+        for batch in itertools.islice(batches, num_batches):
+            stopped = should_stop()
+            if stopped:
+                break
+            for model, values in self._step(batch).items():
+                for column, value in values.items():
+                    parts = self._devices.strategy.experimental_local_results(value)
+                    found[model][column] += parts  # read at the end: a GPU need not wait for the host
+        tables = None if stopped else {model: _joined(columns) for model, columns in found.items()}
+        tables = self._of_all(tables, num_batches)
+        return None if tables is None else {model: self._summed(table) for model, table in tables.items()}
+
+    def _of_all(self, tables, num_batches):
+        """The tables of the whole split from every worker's, {model: {column: array}}; None if one is None."""
+        if self._peers.num_workers == 1:
+            return tables
+        columns = [] if tables is None else [column for table in tables.values() for column in table.values()]
+        blobs = self._peers.exchange_bytes(b"".join(column.tobytes() for column in columns))
+        if not all(blobs):
+            return None
+        place, whole = 0, []
+        for column in columns:
+            size = column.nbytes
+            parts = [np.frombuffer(blob[place:place + size], column.dtype).reshape(num_batches, -1) for blob in blobs]
+            whole.append(np.concatenate(parts, axis=1).ravel())  # each worker held a slice of every batch
+            place += size
+        found = iter(whole)
+        return {model: {name: next(found) for name in table} for model, table in tables.items()}
+
+    def _summed(self, table):
+        """`metrics.Evaluation` of one model's table, {column: array with a row for each example and for padding}."""
+        table = dict(table)
+        real = table.pop("mask") > 0
+        if int(real.sum()) != self._examples:
+            raise RuntimeError(f"evaluated {int(real.sum())} of {self._examples} examples")
+        table = {name: column[real] for name, column in table.items()}
+        return Evaluation(table["label"], table["prediction"], table["rank"], table["loss"], self._num_classes,
+                          table["confidence"])
+
+
+def _joined(columns):
+    """{column: array} of {column: list of tensors}."""
+    return {name: np.concatenate([part.numpy() for part in parts]) for name, parts in columns.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """What became of one checkpoint on one split.
+
+    Attributes:
+        plain: `metrics.Evaluation`.
+        averaged: `metrics.Evaluation` with test-time augmentation, or None.
+        num_views: int, its views of each image; 1 without.
+        class_names: tuple of strings.
+        loaded: `networks.Loaded`, the checkpoint.
+        split: `source.Split` evaluated; its order is that of the results.
+        transform: `transform.Transform` that prepared its images.
+    """
+
+    plain: Evaluation
+    averaged: Evaluation | None
+    num_views: int
+    class_names: tuple
+    loaded: networks.Loaded
+    split: object
+    transform: object
+
+
+def evaluate_checkpoint(config, record, choose, split, console, *, weights="auto", tta="none", tta_shift=1):
+    """Evaluate one checkpoint on one split.
+
+    Args:
+        config: `config.Config` of the run.
+        record: `run_record.Record` of the run, for its data.
+        choose: function that gives the checkpoint, see `networks.load_model`.
+        split: name of a split that the run has.
+        console: `console.Console`.
+        weights: "auto", "raw" or "ema".
+        tta: "none", or the kind of `views.views`.
+        tta_shift: int, pixels.
+
+    Returns:
+        Evaluated.
+
+    Raises:
+        UserError: other data, or a checkpoint that can't be read.
+    """
+    devices = make_devices(config)
+    images = inputs.open_images(config, console, record.resolved)
+    source = images.source
+    recorded_data.check_recorded_data(images, record, config)
+    with console.phase("loading the weights"), devices.strategy.scope():
+        loaded = networks.load_model(config, source.num_classes, choose, weights)
+    models, num_views = {"plain": Forward(loaded.model, devices.kind)}, 1
+    if tta != "none":
+        models["averaged"] = AveragedViews(models["plain"], tta, tta_shift)
+        num_views = models["averaged"].num_views
+    transform = inputs.make_transform(config, images, loaded.model)
+    with memory.data_named_when_out(config.data):
+        evaluator = Evaluator(devices, models, source.splits[split], transform, num_classes=source.num_classes,
+                              batch_size=config.run.eval_batch_size)
+    with decode.broken_images_named():
+        found = evaluator()
+    return Evaluated(found["plain"], found.get("averaged"), num_views, source.class_names, loaded,
+                     source.splits[split], transform)

@@ -1,0 +1,44 @@
+"""Logits of a batch for evaluation, in pieces that fit into the cache of a CPU."""
+
+import tensorflow as tf
+
+from cct_tf.assembly import tuning
+
+
+class Forward:
+    """Stands in for a model in evaluation.
+
+    Args:
+        model: `models.classifier.TransformerClassifier`.
+        kind: "CPU" or "GPU".
+        jit: one of `tuning.JIT`, as in training.
+
+    Attributes:
+        image_size: int S, of the model.
+    """
+
+    def __init__(self, model, kind, jit="off"):
+        self.image_size = model.image_size
+        self._model = model
+        self._kind = kind
+        compiled = tf.function(self._plain, jit_compile=True)
+        self._function = {"off": self._plain, "encoder": self._split, "all": compiled}[jit]
+        self._classify = tf.function(lambda tokens: model.classify(tokens, training=False), jit_compile=True)
+
+    def __call__(self, images, training=False):
+        """float32 [b, S, S, 3], b static, a replica's -> float32 [b, K]."""
+        del training  # never
+        count, most = images.shape[0], tuning.cached_images(self._model.variant)
+        if self._kind == "GPU" or count <= most:
+            return self._function(images)
+        pieces = -(-count // most)
+        images = tf.pad(images, [[0, -count % pieces], [0, 0], [0, 0], [0, 0]])
+        parts = tf.reshape(images, [pieces, -1, *images.shape[1:]])
+        logits = tf.map_fn(self._function, parts, fn_output_signature=tf.float32, parallel_iterations=1)
+        return tf.reshape(logits, [images.shape[0], -1])[:count]
+
+    def _plain(self, images):
+        return self._model(images, training=False)
+
+    def _split(self, images):
+        return self._classify(self._model.tokenizer(images))

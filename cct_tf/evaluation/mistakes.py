@@ -1,0 +1,98 @@
+"""The worst mistakes of an evaluation, as a picture for a person: broken labels stand among the first.
+
+Legend: m mistakes shown, S side of the network's input, P side of its picture on the sheet.
+"""
+
+import os
+import textwrap
+
+import numpy as np
+import tensorflow as tf
+
+from cct_tf.data.source import Windowed
+from cct_tf.machine.console import shortened
+from cct_tf.pictures import contact_sheet, fonts
+from cct_tf.pictures.contact_sheet import GAP, LETTER, LINE, write
+from cct_tf.readers import decode, windowed
+
+_COLUMNS, _NARROWEST, _CAPTION = 8, 128, 3  # pixels of a column; lines below an image
+_PIXELS_PER_LETTER = 6.0  # of a caption
+
+
+def worst(evaluation, count):
+    """The wrong predictions with the highest losses, the highest first.
+
+    Args:
+        evaluation: `metrics.Evaluation`.
+        count: int, at most so many.
+
+    Returns:
+        int64 [m], places in the split's order.
+    """
+    wrong = np.flatnonzero(~evaluation.is_right)
+    losses = np.nan_to_num(evaluation.losses[wrong], nan=np.inf)
+    return wrong[np.argsort(-losses, kind="stable")[:count]]
+
+
+def origin_of(split, place):
+    """Where an image of a `source.Split` comes from: a path, with the record if it holds several; None if unknown."""
+    reader = split.reader
+    if isinstance(reader, Windowed) or reader.names is None:
+        return None
+    return str(reader.names[reader.indices[place]])
+
+
+def sheet(evaluated, places, heading):
+    """A contact sheet of mistakes: class, prediction and its probability, loss and place in the split.
+
+    Args:
+        evaluated: `evaluation.Evaluated`.
+        places: int64 [m], of `worst`; at least one.
+        heading: words for the top, broken into lines.
+
+    Returns:
+        matplotlib Figure.
+    """
+    with tf.device("CPU:0"), decode.broken_images_named():
+        images = _images(evaluated.split, evaluated.transform, places)
+    cells = contact_sheet.enlarged(images / np.float32(255.0))  # [m, P, P, 3]
+    side, columns = cells.shape[1], min(_COLUMNS, max(len(places), 3))
+    step_x, step_y = max(side, _NARROWEST) + GAP, side + 2 * GAP + _CAPTION * LINE
+    width = columns * step_x + GAP
+    lines = textwrap.wrap(heading, round((width - 2 * GAP) / LETTER), break_on_hyphens=False)
+    top = 2 * GAP + len(lines) * LINE
+    canvas = np.full([top + -(-len(places) // columns) * step_y, width, 3], 255, np.uint8)
+    corners = [(top + number // columns * step_y, GAP + number % columns * step_x) for number in range(len(places))]
+    for image, (y, x) in zip(cells, corners, strict=True):
+        canvas[y:y + side, x:x + side] = image
+    axes = contact_sheet.pixel_axes(canvas)
+    for line, text in enumerate(lines):
+        write(axes, GAP, GAP + (line + 0.5) * LINE, text, 8)
+    letters = round((step_x - GAP) / _PIXELS_PER_LETTER)
+    for place, (y, x) in zip(places, corners, strict=True):
+        for line, (text, color) in enumerate(_caption(evaluated, place, letters)):
+            write(axes, x, y + side + (line + 0.7) * LINE, text, 7, color=color)
+    return axes.figure
+
+
+def _caption(evaluated, place, letters):
+    """The lines below an image, (text, colour) each; an image that is no file is called by its place in the split."""
+    result, names = evaluated.plain, fonts.readable(evaluated.class_names)
+    confidence, loss = f"{100 * result.confidences[place]:.1f}% ", f"loss {result.losses[place]:.2f}, "
+    origin = origin_of(evaluated.split, place)
+    name = os.path.basename(origin) if origin else f"image {place}"
+    return ((f"is {shortened(names[result.labels[place]], letters - 3)}", "black"),
+            (confidence + shortened(names[result.predictions[place]], letters - len(confidence)), "firebrick"),
+            (loss + shortened(name, letters - len(loss)), "dimgray"))
+
+
+def _images(split, transform, places):
+    """What the network saw of a split's images, before normalising: uint8 [m, S, S, 3]."""
+    if not isinstance(split.reader, Windowed):
+        return contact_sheet.unchanged(split, transform, {"index": tf.constant(places)})[0]
+    wanted, records = set(places.tolist()), {}
+    for place, record in enumerate(windowed.windowed_in_order(split.reader).take(max(wanted) + 1)):
+        if place in wanted:
+            records[place] = record
+    return contact_sheet.unchanged(split, transform, {"index": tf.constant(places),
+                                                      "record": [records[place] for place in places.tolist()]})[0]

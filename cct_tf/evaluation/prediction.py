@@ -1,0 +1,153 @@
+"""What a trained network says of image files. The run's data set is not opened.
+
+Legend: B batch, S side of the network's input, K classes, h w tokens of the image.
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from cct_tf.assembly import inputs, networks
+from cct_tf.data import tree
+from cct_tf.data.source import rules_of
+from cct_tf.evaluation.forward import Forward
+from cct_tf.machine import runtime
+from cct_tf.models.attention_maps import attention_maps
+from cct_tf.readers import decode
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What was found for one file.
+
+    Attributes:
+        path: as it was named.
+        broken: None, or `decode.BrokenImage`; then there is nothing else.
+        image: uint8 [S, S, 3], what the network saw.
+        probabilities: float32 [K], softmax of the logits.
+        maps: dict of float32 [h, w], see `attention_maps`; empty if they were not asked for.
+    """
+
+    path: str
+    broken: decode.BrokenImage | None = None
+    image: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+    maps: dict = dataclasses.field(default_factory=dict)
+
+    def top(self, count):
+        """The `count` most probable classes, [(index, probability)]; of equal ones the first come first."""
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(int(index), float(self.probabilities[index])) for index in order]
+
+
+class Network:
+    """A trained network on images as they were decoded, prepared as the evaluation prepares them.
+
+    Args:
+        model: `models.classifier.TransformerClassifier`.
+        transform: `transform.Transform`.
+        kind: "CPU" or "GPU", what the model runs on.
+        batch_size: int B, most images of a call; fewer are padded.
+        with_maps: bool, attention maps too.
+        bit_depth: int, of the images of its data set, see `decode`.
+
+    Attributes:
+        pools: bool, whether the network pools the sequence; else it has a class token.
+
+    Call: list of at most B uint8 [S, S, 3], of `prepare` -> {"probabilities": float32 [b, K]}, and the maps.
+    """
+
+    def __init__(self, model, transform, kind, batch_size, with_maps=False, bit_depth=16):
+        self._model, self._transform, self._with_maps = model, transform, with_maps
+        self.pools, self.bit_depth = model.pooling is not None, bit_depth
+        self._forward = Forward(model, kind)
+        self._batch = np.zeros([batch_size, transform.size, transform.size, 3], np.uint8)
+        self._fit = tf.function(transform.fit, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
+        self._step = tf.function(self._of_batch, input_signature=[tf.TensorSpec(self._batch.shape, tf.uint8)],
+                                 autograph=False)
+
+    def prepare(self, image):
+        """uint8 [H, W, 3] -> uint8 [S, S, 3]."""
+        with tf.device("CPU:0"):  # where training's images are resized too: another device rounds otherwise
+            return self._fit(image[None])[0].numpy()
+
+    def __call__(self, images):
+        self._batch[:len(images)] = images
+        return {name: value.numpy()[:len(images)] for name, value in self._step(self._batch).items()}
+
+    def _of_batch(self, images):
+        images = self._transform.finish(images)
+        found = {"probabilities": tf.nn.softmax(self._forward(images))}
+        return found | attention_maps(self._model, images) if self._with_maps else found
+
+
+def read_image(path, bit_depth):
+    """The pixels of a file, uint8 [H, W, 3]; `bit_depth` as for `decode`. Raises `decode.BrokenImage`."""
+    name = tree.shown(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise decode.BrokenImage(f"broken image: {name}: expected a file")
+    return decode.decode_file(decode.read_bytes(path), name, bit_depth)
+
+
+class Predictor:
+    """Predicts image files in batches.
+
+    Args:
+        network: `Network`, or what has its `prepare` and `bit_depth` and is called like it.
+        batch_size: int B.
+    """
+
+    def __init__(self, network, batch_size):
+        self.network, self._batch_size = network, batch_size
+
+    def __call__(self, paths):
+        """Yields a list of `Prediction`s for each B paths, in order."""
+        with concurrent.futures.ThreadPoolExecutor(runtime.num_threads()) as pool:
+            for start in range(0, len(paths), self._batch_size):
+                chunk = paths[start:start + self._batch_size]
+                with runtime.quiet_stderr():  # libjpeg speaks of broken files
+                    prepared = list(pool.map(self._prepare, chunk))
+                yield self._predict(chunk, prepared)
+
+    def _prepare(self, path):
+        """The prepared image of a file, or BrokenImage."""
+        try:
+            return self.network.prepare(read_image(path, self.network.bit_depth))
+        except decode.BrokenImage as error:
+            return error
+
+    def _predict(self, paths, prepared):
+        read = [index for index, image in enumerate(prepared) if not isinstance(image, decode.BrokenImage)]
+        found = [Prediction(path, broken=image) for path, image in zip(paths, prepared, strict=True)]
+        if read:
+            values = dict(self.network([prepared[index] for index in read]))
+            probabilities = values.pop("probabilities")
+            for row, index in enumerate(read):
+                maps = {name: value[row] for name, value in values.items()}
+                found[index] = Prediction(paths[index], None, prepared[index], probabilities[row], maps)
+        return found
+
+
+def load(config, record, choose, weights, batch_size, with_maps):
+    """The network of a checkpoint.
+
+    Args:
+        config: `config.Config` of the run.
+        record: `run_record.Record` of the run.
+        choose, weights: see `networks.load_model`.
+        batch_size, with_maps: see `Network`.
+
+    Returns:
+        (Network, `networks.Loaded`).
+
+    Raises:
+        UserError: the checkpoint can't be read.
+    """
+    devices = runtime.make_devices(1)
+    loaded = networks.load_model(config, len(record.resolved["classes"]), choose, weights)
+    transform = inputs.make_transform(config, inputs.recorded_images(record.resolved), loaded.model)
+    bit_depth = rules_of(record.resolved).bit_depth
+    return Network(loaded.model, transform, devices.kind, batch_size, with_maps, bit_depth), loaded

@@ -1,0 +1,113 @@
+"""What an export says of itself: classes, how images are prepared, and where the weights come from. No TensorFlow here.
+
+The same JSON object lies in every kind of export, where tools that do not know it leave it alone:
+
+    SavedModel       assets.extra/cct_tf.json
+    .keras           cct_tf.json, another entry of the zip archive
+    .tflite          cct_tf.json and labels.txt in a zip archive behind the flatbuffer, as TFLite Metadata puts labels
+    .onnx            metadata_props: cct_tf, and the class names as JSON under `classes`
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import zipfile
+
+from cct_tf.errors import UserError
+
+NAME = "cct_tf.json"
+KEY = "cct_tf"
+LABELS = "labels.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """An export, described.
+
+    Attributes:
+        classes: list of K names, in the order of the probabilities.
+        image_size: int S, side of the network's input.
+        crop_pct: float, see `image_ops.center_fit`.
+        mean, std: lists of one or three floats, of pixels in [0, 1].
+        model: name of the network.
+        checkpoint: name of the checkpoint's folder.
+        step: int, of the checkpoint.
+        weights: "raw" or "ema".
+        quantize: "none" or "int8".
+        cct_tf: version that wrote it.
+        bit_depth: int, bits per channel that images of more than 8 bits use, see `cct_tf.readers.decode`.
+    """
+
+    classes: list
+    image_size: int
+    crop_pct: float
+    mean: list
+    std: list
+    model: str
+    checkpoint: str
+    step: int
+    weights: str
+    quantize: str
+    cct_tf: str
+    bit_depth: int = 16
+
+    def as_json(self):
+        return json.dumps({"format": 1} | dataclasses.asdict(self), indent=1)
+
+
+def parse(text):
+    """Metadata of `as_json`'s text. Raises ValueError or TypeError if it is none."""
+    values = json.loads(text)
+    if not isinstance(values, dict) or values.pop("format", None) != 1:
+        raise ValueError("not of format 1")
+    found = Metadata(**values)
+    strings = (*found.classes, found.model, found.checkpoint, found.weights, found.quantize)
+    numbers = (found.crop_pct, *found.mean, *found.std)
+    if not found.classes or not all(isinstance(each, str) for each in strings):
+        raise ValueError("no names of classes")
+    if not isinstance(found.bit_depth, int) or not 8 <= found.bit_depth <= 31:
+        raise ValueError("no depth of images")
+    if not isinstance(found.image_size, int) or not all(map(math.isfinite, numbers)) or found.crop_pct > 1:
+        raise ValueError("no preparation of images")
+    if not min(found.image_size, found.crop_pct, *found.std) > 0 or not len(found.mean) == len(found.std) in (1, 3):
+        raise ValueError("no preparation of images")
+    return found
+
+
+def add_to_zip(metadata, path, labels=False):
+    """Put it into a zip archive, or behind a file that is none; `labels` adds the class names, one a line."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(NAME, metadata.as_json())
+        if labels:
+            archive.writestr(LABELS, "".join(f"{name}\n" for name in metadata.classes))
+
+
+def read(flag, path, kind):
+    """The Metadata of an export.
+
+    Args:
+        flag: the flag that names it, with dashes.
+        path: text.
+        kind: `formats.Format` of it.
+
+    Raises:
+        UserError: it can't be read, or is none of `cct_tf.export`.
+    """
+    try:
+        return parse(_text(pathlib.Path(path), kind))
+    except Exception as error:  # zipfile, json and onnxruntime have many
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"{flag}: expected what cct_tf.export wrote, found {path!r} without a description of its own "
+                        f"that can be read ({reason[0][:200]})") from None
+
+
+def _text(path, kind):
+    if kind.name == "saved_model":
+        return (path / "assets.extra" / NAME).read_text(encoding="utf-8")
+    if kind.name == "onnx":
+        import onnxruntime
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return session.get_modelmeta().custom_metadata_map[KEY]
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(NAME).decode()

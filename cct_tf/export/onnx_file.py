@@ -1,0 +1,34 @@
+"""ONNX files, by tf2onnx."""
+
+import json
+import logging
+
+import onnx
+import tf2onnx
+
+from cct_tf.export import metadata as metadata_lib
+from cct_tf.export import network
+from cct_tf.machine import runtime
+
+OPSET = 18  # the newest that tf2onnx 1.17 writes
+
+
+def write(model, metadata, path):
+    """Write a network as an ONNX graph, see `network.of_fitted_images`.
+
+    An operation that tf2onnx does not know it leaves as it is, and only logs it: whether the file can be run is for
+    `check` to find out.
+
+    Args:
+        model: `models.classifier.TransformerClassifier`, float32, on one device.
+        metadata: `metadata.Metadata`.
+        path: pathlib.Path that ends in .onnx.
+    """
+    function = network.of_fitted_images(model, metadata)
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
+    with runtime.quiet_stderr():
+        found, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
+    for value in (*found.graph.input, *found.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.helper.set_model_props(found, {metadata_lib.KEY: metadata.as_json(), "classes": json.dumps(metadata.classes)})
+    onnx.save(found, path)

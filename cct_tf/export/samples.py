@@ -1,0 +1,108 @@
+"""Real images to calibrate and to compare with: of the run's data set, or files that the user names."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from cct_tf.assembly import inputs, recorded_data
+from cct_tf.data.source import Held, Windowed
+from cct_tf.errors import UserError
+from cct_tf.evaluation.prediction import read_image
+from cct_tf.export import formats
+from cct_tf.machine import runtime
+from cct_tf.readers import decode, windowed
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Some images.
+
+    Attributes:
+        images: iterable of uint8 [H, W, 3], as decoded; may be gone through again.
+        labels: int [n], or None where they are unknown.
+        count: int n.
+        name: what they are, such as "test images".
+    """
+
+    images: object
+    labels: np.ndarray | None
+    count: int
+    name: str
+
+
+def of_run(config, record, console):
+    """The data set of a run: `source.Source`. Raises UserError if it can't be opened, or is another one."""
+    with formats.images_help():
+        images = inputs.open_images(config, console, record.resolved)
+        recorded_data.check_recorded_data(images, record, config)
+    return images.source
+
+
+def of_split(split, count):
+    """`count` images of a `source.Split`, or all, evenly spread; of a streamed one the first."""
+    count = min(count, split.num_examples)
+    if isinstance(split.reader, Windowed):
+        with decode.broken_images_named():
+            decoded = [split.reader.decode(record) for record in windowed.windowed_in_order(split.reader).take(count)]
+        images = [image.numpy() for image, _ in decoded]
+        return Sample(images, np.array([int(label) for _, label in decoded]), count, f"{split.name} images")
+    places = _spread(split.num_examples, count)
+    return Sample(_Read(split.reader, split.reader.indices[places]), split.labels[places], count,
+                  f"{split.name} images")
+
+
+def of_files(paths, count, bit_depth, console):
+    """`count` of the image files, or all, evenly spread. Broken ones are named and left out.
+
+    Raises:
+        UserError: none can be read.
+    """
+    good = []
+    for place in _spread(len(paths), min(count, len(paths))):
+        try:
+            # And forgotten: 500 photographs may be more than the memory holds.
+            next(iter(_Files([paths[place]], bit_depth)))
+            good.append(paths[place])
+        except decode.BrokenImage as error:
+            console.warn(str(error))
+    if not good:
+        raise UserError("IMAGE: expected at least one image that can be read, found none")
+    return Sample(_Files(good, bit_depth), None, len(good), "images")
+
+
+def fitted(sample, network):
+    """What a network sees of a Sample: uint8 [n, S, S, 3]; `network` as `prediction.Network`."""
+    return np.stack([network.prepare(image) for image in sample.images])
+
+
+def _spread(n, count):
+    return np.arange(count) * n // count
+
+
+class _Files:
+    """Image files, read one after the other."""
+
+    def __init__(self, paths, bit_depth):
+        self._paths, self._bit_depth = paths, bit_depth
+
+    def __iter__(self):
+        for path in self._paths:
+            with runtime.quiet_stderr():
+                image = read_image(path, self._bit_depth)
+            yield image
+
+
+class _Read:
+    """Images of a reader, one after the other."""
+
+    def __init__(self, reader, rows):
+        self._reader, self._rows = reader, rows
+
+    def __iter__(self):
+        with decode.broken_images_named():
+            for row in self._rows:
+                with tf.device("CPU:0"):
+                    image = (self._reader.images[row] if isinstance(self._reader, Held)
+                             else decode.load_encoded(self._reader, tf.constant(row)))
+                yield image.numpy()

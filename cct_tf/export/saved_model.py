@@ -1,0 +1,24 @@
+"""SavedModel: what TensorFlow Serving loads. Images of any size in, prepared inside."""
+
+import tensorflow as tf
+
+from cct_tf.export import metadata as metadata_lib
+from cct_tf.export import network
+
+
+def write(model, metadata, path):
+    """Write a network as a SavedModel with the signature `serving_default`, see `network.of_any_images`.
+
+    Args:
+        model: `models.classifier.TransformerClassifier`, float32, on one device.
+        metadata: `metadata.Metadata`.
+        path: pathlib.Path of a folder, which is made.
+    """
+    function = network.of_any_images(model, metadata)
+    module = tf.Module()
+    # By these the function's variables are saved; by the model itself, all of its Python methods would be too.
+    module.weights = [variable.value for variable in model.variables]
+    tf.saved_model.save(module, str(path), signatures={"serving_default": function.get_concrete_function()})
+    folder = path / "assets.extra"
+    folder.mkdir()
+    (folder / metadata_lib.NAME).write_text(metadata.as_json(), encoding="utf-8")

@@ -1,0 +1,189 @@
+"""From a checkpoint to a checked export: written under a hidden name, tried on real images, then renamed."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import signal
+
+import tensorflow as tf
+
+import cct_tf
+from cct_tf.assembly import inputs, keras_file, networks
+from cct_tf.data.source import rules_of
+from cct_tf.errors import Interrupted, OutsideFault, UserError, storage_fault
+from cct_tf.evaluation.prediction import Network
+from cct_tf.export import check, reading, samples
+from cct_tf.export import metadata as metadata_lib
+from cct_tf.readers import decode
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        kind: `formats.Format`.
+        output: pathlib.Path.
+        quantize: "none" or "int8".
+        calibration_images, check_images: ints, at most so many.
+        paths: list of image files to use instead of the run's data set; may be empty.
+    """
+
+    kind: object
+    output: pathlib.Path
+    quantize: str
+    calibration_images: int
+    check_images: int
+    paths: list
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What became of it.
+
+    Attributes:
+        loaded: `networks.Loaded`, the checkpoint.
+        comparison: `check.Comparison`.
+        sample: `samples.Sample` that was compared.
+        num_bytes: int, of the file or of all in the folder.
+    """
+
+    loaded: networks.Loaded
+    comparison: check.Comparison
+    sample: samples.Sample
+    num_bytes: int
+
+
+def export(config, record, choose, weights, request, console):
+    """Export a checkpoint.
+
+    Args:
+        config: `config.Config` of the run.
+        record: `run_record.Record` of the run.
+        choose, weights: see `networks.load_model`.
+        request: Request.
+        console: `console.Console`.
+
+    Returns:
+        Written.
+
+    Raises:
+        UserError: the checkpoint or the images can't be read, or the export is not what the network is; then nothing
+            is left of it.
+    """
+    # Whatever the run computed in: converters know no bfloat16, and what is compared is to be the same to 1e-5.
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, precision="float32"))
+    bit_depth = rules_of(record.resolved).bit_depth
+    calibration, sample = _samples(config, record, request, bit_depth, console)
+    with console.phase("loading the weights"), tf.device("CPU:0"):
+        loaded = networks.load_model(config, len(record.resolved["classes"]), choose, weights)
+    transform = inputs.make_transform(config, inputs.recorded_images(record.resolved), loaded.model)
+    network = Network(loaded.model, transform, "CPU", check.BATCH, bit_depth=bit_depth)
+    metadata = _metadata(config, loaded, request.quantize, bit_depth)
+    with _hidden(request.output) as path:
+        with console.phase(f"converting to {request.kind.name}"):
+            ranges = None if calibration is None else samples.fitted(calibration, network)
+            _write(request.kind, loaded.model, metadata, path, ranges)
+        with console.phase(f"comparing on {sample.count} {sample.name}"):
+            comparison = _compared(network, request, path, sample)
+        check.judge(comparison, request.kind, request.quantize, sample)
+        num_bytes = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+        _rename(path, request.output)
+    return Written(loaded, comparison, sample, num_bytes)
+
+
+def _samples(config, record, request, bit_depth, console):
+    """The Samples to calibrate with (None if nothing is quantised) and to compare on."""
+    quantized = request.quantize != "none"
+    if request.paths:
+        counts = request.calibration_images if quantized else None, request.check_images
+        return tuple(count and samples.of_files(request.paths, count, bit_depth, console) for count in counts)
+    source = samples.of_run(config, record, console)
+    split = source.splits["test" if "test" in source.splits else source.evaluated_split]
+    calibration = samples.of_split(source.splits["train"], request.calibration_images) if quantized else None
+    return calibration, samples.of_split(split, request.check_images)
+
+
+def _metadata(config, loaded, quantize, bit_depth):
+    resolved = loaded.record.resolved
+    return metadata_lib.Metadata(
+        classes=list(resolved["classes"]), image_size=loaded.model.image_size, crop_pct=config.augment.crop_pct,
+        mean=list(resolved["mean"]), std=list(resolved["std"]), model=loaded.model.variant.name,
+        checkpoint=loaded.path.name, step=loaded.record.step, weights=loaded.weights, quantize=quantize,
+        cct_tf=cct_tf.__version__, bit_depth=bit_depth)
+
+
+def _write(kind, model, metadata, path, calibration):
+    if kind.name == "keras":
+        keras_file.save(model, path)
+        metadata_lib.add_to_zip(metadata, path)
+    elif kind.name == "saved_model":
+        from cct_tf.export import saved_model
+        saved_model.write(model, metadata, path)
+    elif kind.name == "litert":
+        from cct_tf.export import litert_file
+        litert_file.write(model, metadata, path, calibration)
+    else:
+        from cct_tf.export import onnx_file
+        onnx_file.write(model, metadata, path)
+
+
+def _compared(network, request, path, sample):
+    flag = f"--format={request.kind.name}"
+    try:
+        metadata = metadata_lib.read(flag, str(path), request.kind)
+        with reading.opened(flag, path, request.kind, metadata, apart=True) as found, tf.device("CPU:0"):
+            return check.compare(network, found, sample)
+    except decode.BrokenImage:
+        raise  # of the images, not of the export
+    except (UserError, check.Broken) as error:
+        raise UserError(f"{flag}: expected an export that can be run, found one that can't ({error}); nothing was "
+                        "written") from None
+
+
+@contextlib.contextmanager
+def _hidden(output):
+    """A path to write to, beside `output` or in it if it is a folder, with its suffix; what is there at the end, be it
+    by SIGTERM or SIGHUP, is removed.
+
+    Raises:
+        OutsideFault: the storage is full, or the folder gone.
+    """
+    folder = output if output.is_dir() else output.parent
+    path = folder / f".{os.getpid()}-{output.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in handlers.items():
+        if handler != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stop)
+    try:
+        yield path
+    except Exception as error:
+        fault = storage_fault(error) or (None if folder.is_dir() else f"{folder}: the folder is gone")
+        if fault is None:
+            raise
+        raise OutsideFault(f"{fault}; nothing was written") from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _stop(number, frame):
+    raise Interrupted(number, f"{signal.Signals(number).name}: nothing was written")
+
+
+def _rename(path, output):
+    """Give an export its name. An empty folder stays: it may be a link, or the root of another file system."""
+    if not output.is_dir():
+        os.replace(path, output)
+        return
+    if any(not each.name.startswith(".") for each in output.iterdir()):
+        raise UserError(f"--output: expected a folder that stays empty, found files in {str(output)!r} since; nothing "
+                        "was written")
+    for each in sorted(path.iterdir(), key=lambda each: each.name == "saved_model.pb"):  # which makes it one, last
+        os.replace(each, output / each.name)

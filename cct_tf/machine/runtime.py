@@ -1,0 +1,240 @@
+"""The machine: a quiet start of TensorFlow, the strategy, logical devices.
+
+TensorFlow is imported inside functions only, so that the checks before it stay fast.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import sys
+import tempfile
+
+from cct_tf.errors import Interrupted, OutsideFault, UserError
+from cct_tf.machine import compile_cache
+from cct_tf.machine.backend import check as check_backend
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+@contextlib.contextmanager
+def quiet_stderr():
+    """Hold back what native code writes to file descriptor 2; show it after all if the block raises a bug of ours.
+
+    TensorFlow's start, and libjpeg on a broken image, write lines there that no log level silences.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        kept = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except (UserError, OutsideFault, Interrupted):
+            raise  # with a line of its own
+        except BaseException:
+            os.dup2(kept, 2)
+            held.seek(0)
+            os.write(2, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+@contextlib.contextmanager
+def _absent(*modules):
+    """Let modules seem not to be installed: Keras imports these two for parts of it that nobody here uses (0.8 s)."""
+    hidden = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+def start_tensorflow(cache="off", warn=None):
+    """Import TensorFlow and Keras without their chatter and with Keras' defaults, whatever keras.json says.
+
+    Args:
+        cache: --compile_cache, as `compile_cache.start` takes it.
+        warn: function of a line of text, told if the cache can't be used.
+    """
+    check_backend()
+    _keep_freed_memory()
+    compile_cache.start(cache, warn)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "tensorflow" not in sys.modules:
+        with quiet_stderr(), _absent("sklearn", "matplotlib.pyplot"):
+            import tensorflow  # noqa: F401
+    import keras
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+    import logging
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+def _keep_freed_memory():
+    """Have the C library keep the memory of large arrays, which else goes back to the system and comes anew, zeroed.
+
+    A step asks for the same arrays over and over. CCT-7/3x1 under XLA at batch 64 met 26,000 to 70,000 page faults a
+    step, and with this next to none: 42.3 images/s for 38.5 in a quiet hour, no clear difference in a busy one.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to do
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def num_threads():
+    """Processors this process may use: TensorFlow's number of intra-op threads unless something sets another."""
+    import tensorflow as tf
+    return tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What the run computes on.
+
+    Attributes:
+        strategy: tf.distribute.Strategy.
+        kind: "CPU" or "GPU".
+        num_replicas: int, of all workers together.
+        deterministic: bool, deterministic kernels only.
+        worker, num_workers: ints, which of how many processes this is.
+    """
+
+    strategy: object
+    kind: str
+    num_replicas: int
+    deterministic: bool = False
+    worker: int = 0
+    num_workers: int = 1
+
+    @property
+    def num_local(self):
+        """Replicas of this worker."""
+        return self.num_replicas // self.num_workers
+
+    @property
+    def part(self):
+        """(worker, number of workers), as the pipelines take it."""
+        return self.worker, self.num_workers
+
+    @property
+    def description(self):
+        """`1 CPU (2 threads)`, `4 GPUs`, `2 logical CPUs`, `3 workers of 8 GPUs`."""
+        own = f"{self.num_local} {self.kind}" + ("s" if self.num_local > 1 else "")
+        if self.kind == "CPU":
+            own = f"{own.replace('CPUs', 'logical CPUs')} ({num_threads()} threads)"
+        return f"{self.num_workers} workers of {own}" if self.num_workers > 1 else own
+
+
+def make_devices(num_replicas=None, deterministic=False, strategy="auto", cluster=None, collectives="auto"):
+    """Strategy for this machine, or for a cluster.
+
+    Args:
+        num_replicas: int, of this machine, or None for all GPUs, or one CPU.
+        deterministic: bool, deterministic kernels only.
+        strategy: "auto", "single", "mirrored" or "multi_worker".
+        cluster: `workers.cluster.Cluster`, whose other workers make theirs now; or None for this machine alone.
+        collectives: how sums travel in a cluster, see config.RunConfig.
+
+    Returns:
+        Devices. One device uses the default strategy, several a MirroredStrategy, a cluster a
+        MultiWorkerMirroredStrategy.
+
+    Raises:
+        UserError: more replicas than GPUs, or logical devices asked for too late.
+    """
+    import tensorflow as tf
+    if deterministic:
+        tf.random.set_seed(0)  # nothing of ours draws from it, but op determinism insists on a seed
+        tf.config.experimental.enable_op_determinism()
+    kind, count = local_devices(num_replicas, strategy, cluster)
+    gpus = tf.config.list_physical_devices("GPU")
+    with contextlib.suppress(RuntimeError):  # set already by an earlier run in this process
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    # One process may hold strategies of different sizes (tests do); the default collectives can't.
+    cross_device_ops = tf.distribute.ReductionToOneDevice() if kind == "CPU" else None
+    if cluster is not None:
+        return _multi_worker(cluster, kind, gpus[:count], deterministic, collectives)
+    if kind == "CPU":
+        _make_logical_cpus(count)
+    if count == 1 and strategy != "mirrored":
+        return Devices(tf.distribute.get_strategy(), kind, 1, deterministic)
+    names = [f"{kind}:{index}" for index in range(count)]
+    with quiet_stderr():
+        return Devices(tf.distribute.MirroredStrategy(names, cross_device_ops=cross_device_ops), kind, count,
+                       deterministic)
+
+
+def local_devices(num_replicas=None, strategy="auto", cluster=None):
+    """The kind and number of devices that this process is to use: ("GPU" or "CPU", int). Makes none.
+
+    Raises:
+        UserError: --num_replicas asks for others than there are.
+    """
+    import tensorflow as tf
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    if strategy == "single" and (num_replicas or 1) > 1:
+        raise UserError(f"--num_replicas: expected 1 with --strategy=single, found {num_replicas}")
+    if gpus and (num_replicas or 0) > gpus:
+        raise UserError(f"--num_replicas: expected at most {gpus}, the GPUs of this machine, found {num_replicas}")
+    if cluster is not None and not gpus and (num_replicas or 1) > 1:
+        raise UserError("--num_replicas: expected 1 with several workers on CPUs, where TensorFlow uses one device of "
+                        f"each, found {num_replicas}; start more workers instead")
+    return ("GPU" if gpus else "CPU"), (num_replicas or (1 if strategy == "single" else gpus) or 1)
+
+
+def _multi_worker(cluster, kind, gpus, deterministic, collectives):
+    """Devices of a cluster; blocks until every worker is here, and keeps Python's threads from running meanwhile."""
+    import tensorflow as tf
+    if kind == "GPU":
+        tf.config.set_visible_devices(gpus, "GPU")  # the strategy takes all it sees
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.workers)}), task_type="worker", task_id=cluster.index,
+        rpc_layer="grpc")
+    # Without its timeout_seconds: for that two threads sleep so long for each sum, tens of thousands of them.
+    options = tf.distribute.experimental.CommunicationOptions(
+        implementation=getattr(tf.distribute.experimental.CommunicationImplementation, collectives.upper()))
+    with quiet_stderr():
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+    return Devices(strategy, kind, strategy.num_replicas_in_sync, deterministic, cluster.index, cluster.num_workers)
+
+
+def _make_logical_cpus(count):
+    import tensorflow as tf
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    made = tf.config.get_logical_device_configuration(cpu) or [None]
+    if len(made) >= count:
+        return
+    try:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    except RuntimeError:
+        raise UserError(f"--num_replicas: expected at most {len(made)}, the logical CPUs this process started with, "
+                        f"found {count}") from None
+
+
+def distribute(devices, dataset, batch_size):
+    """An iterator for the strategy over a dataset of whole batches.
+
+    Args:
+        devices: `Devices`.
+        dataset: tf.data.Dataset of batch dicts of `batch_size` examples.
+        batch_size: int, of all workers together, a multiple of the replicas; the dataset holds this worker's part
+            of each batch, and its r-th replica gets the r-th slice of it.
+
+    Returns:
+        iterator usable in a tf.function.
+    """
+    if devices.num_local == 1:
+        return iter(dataset)
+    per_replica = batch_size // devices.num_replicas
+    dataset = dataset.rebatch(per_replica, drop_remainder=True)
+    if devices.num_workers > 1:
+        # Of a dataset that ends, the workers would ask one another before each batch whether there is one.
+        dataset = dataset.repeat()
+    return iter(devices.strategy.distribute_datasets_from_function(lambda context: dataset))

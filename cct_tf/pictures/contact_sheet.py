@@ -1,0 +1,255 @@
+"""Contact sheets: what the network will see, and what each operation of the policies does, as pictures for a person.
+
+Legend: R rows (images), C columns (draws), S side of the network's input, n training images, B batch.
+"""
+
+import dataclasses
+import textwrap
+import unicodedata
+
+import numpy as np
+import tensorflow as tf
+
+from cct_tf import rng
+from cct_tf.augment import policy_ops
+from cct_tf.augment.policies import BICUBIC, BILINEAR, NEAREST, Op
+from cct_tf.augment.rand_augment import mean_colour
+from cct_tf.data import pipeline
+from cct_tf.data.source import Held, Windowed
+from cct_tf.pictures import fonts
+from cct_tf.readers import decode, windowed
+
+_CELL, _LARGEST_CELL = 96, 192  # pixels of the sheet that an image is enlarged to at least, or reduced to
+GAP, LINE = 8, 13
+_TITLE_LETTERS, LETTER = 18, 7.5
+
+# What is shown of each operation: (argument, the words below it, interpolation). Shifts are shares of the side.
+_ONCE = ((0.0, "", NEAREST),)
+_FACTORS = tuple((factor, f"{factor:g}", NEAREST) for factor in (0.1, 0.5, 1.5, 1.9))
+_SHEARS = ((-0.3, "-0.3", NEAREST), (0.1, "0.1", NEAREST), (0.3, "0.3", NEAREST), (0.3, "0.3 bicubic", BICUBIC))
+_ANGLES = ((-30.0, "-30 degrees", NEAREST), (10.0, "10 degrees", NEAREST), (30.0, "30 degrees", NEAREST),
+           (30.0, "30, bilinear", BILINEAR))
+_SHIFTS = tuple((share, "{:g} pixels", kind) for share, kind in ((-0.3, NEAREST), (0.1, NEAREST), (0.3, NEAREST)))
+SHOWN = {
+    Op.IDENTITY: _ONCE, Op.AUTO_CONTRAST: _ONCE, Op.EQUALIZE: _ONCE, Op.INVERT: _ONCE,
+    Op.POSTERIZE: tuple((float(bits), f"{bits} bits", NEAREST) for bits in (2, 3, 4, 6)),
+    Op.SOLARIZE: tuple((level, f"from {level:g}", NEAREST) for level in (0.0, 64.0, 128.0, 192.0)),
+    Op.SOLARIZE_ADD: tuple((level, f"+{level:g}", NEAREST) for level in (26.0, 55.0, 83.0, 110.0)),
+    Op.BRIGHTNESS: _FACTORS, Op.CONTRAST: _FACTORS, Op.COLOR: _FACTORS, Op.SHARPNESS: _FACTORS,
+    Op.SHEAR_X: _SHEARS, Op.SHEAR_Y: _SHEARS, Op.TRANSLATE_X: _SHIFTS, Op.TRANSLATE_Y: _SHIFTS, Op.ROTATE: _ANGLES,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """The contents of a contact sheet.
+
+    Attributes:
+        originals: uint8 [R, S, S, 3], the images without anything random.
+        draws: float32 [R, C, S, S, 3] in [0, 1]; NaN is an empty place.
+        titles: R strings, beside the rows.
+        columns: C strings, above the draws, or ().
+        captions: R sequences of C strings of up to two lines, below the draws, or ().
+    """
+
+    originals: np.ndarray
+    draws: np.ndarray
+    titles: tuple
+    columns: tuple = ()
+    captions: tuple = ()
+
+
+def draw(split, class_names, transform, stream, rows, columns):
+    """The first images of the training, and their draws in the first epochs.
+
+    Without mixing a draw is the very one that the training sees. With it the partner is the neighbouring row, and the
+    share that of the step in which the first row's image comes.
+
+    Args:
+        split: `source.Split` to train on.
+        class_names: sequence of K strings.
+        transform: `transform.Transform`.
+        stream: `pipeline.Stream`.
+        rows: int R, at most n; even with mixing.
+        columns: int C.
+
+    Returns:
+        Sheet.
+    """
+    with tf.device("CPU:0"), decode.broken_images_named():
+        chosen = _first_images(split, stream.seed, rows)
+        originals, classes = unchanged(split, transform, chosen)
+        batches = tf.data.Dataset.from_generator(
+            lambda: (_draws_of(chosen, split, stream, epoch) for epoch in range(columns)),
+            output_signature={name: tf.TensorSpec([rows], value.dtype)
+                              for name, value in _draws_of(chosen, split, stream, 0).items()})
+        batches = list(pipeline.prepared_batches(batches, split, transform, stream))
+    class_names = fonts.readable(class_names)
+    draws = np.stack([transform.unfinish(batch["image"]) for batch in batches], axis=1).astype(np.float32)
+    captions = ()
+    if stream.mix is not None:
+        labels = np.stack([batch["label"] for batch in batches], axis=1)  # [R, C, K]
+        captions = _mixtures(labels, stream, classes, class_names)
+    return Sheet(originals, draws, tuple(class_names[label] for label in classes),
+                 tuple(f"epoch {epoch}" for epoch in range(columns)), captions)
+
+
+def first_image(split, transform, seed):
+    """The first image of the training as the evaluation would prepare it, uint8 [S, S, 3]."""
+    with tf.device("CPU:0"), decode.broken_images_named():
+        return unchanged(split, transform, _first_images(split, seed, 1))[0][0]
+
+
+def _first_images(split, seed, count):
+    """{"index": int64 [count]} of the first images of the training; of a streamed split "record" too."""
+    if isinstance(split.reader, Windowed):
+        examples = windowed.windowed_examples(split.reader, seed, 0).unbatch().batch(count)
+        return {name: value for name, value in next(iter(examples)).items() if name != "epoch"}
+    return {"index": rng.permutation(split.num_examples, rng.fold_pair(seed, rng.Stream.ORDER, 0))[:count]}
+
+
+def _draws_of(chosen, split, stream, epoch):
+    """The batch of one column, as `pipeline.prepared_batches` takes it."""
+    n, new = split.num_examples, stream.batch_size // stream.repeats
+    index = chosen["index"]
+    place = tf.range(tf.size(index, tf.int64), dtype=tf.int64)  # in the epoch's order; of a stream nobody knows it
+    if not isinstance(split.reader, Windowed):
+        order = rng.permutation(n, rng.fold_pair(stream.seed, rng.Stream.ORDER, epoch))
+        place = tf.cast(tf.gather(tf.argsort(order), index), tf.int64)
+    place += epoch * n
+    position = place // new * stream.batch_size + place % new  # of the first copy, where images are repeated
+    return chosen | {"position": position, "epoch": tf.fill(tf.shape(index), tf.constant(epoch, tf.int64)),
+                     "seed": rng.fold(stream.seed, rng.Stream.EXAMPLE, position)}
+
+
+def unchanged(split, transform, chosen):
+    """The images as the evaluation would prepare them, uint8 [R, S, S, 3], and their classes, list of R ints."""
+    reader, index = split.reader, chosen["index"].numpy()
+    if isinstance(reader, Windowed):
+        images, labels = zip(*(reader.decode(record) for record in chosen["record"]), strict=True)
+    else:
+        rows, labels = reader.indices[index], split.labels[index]
+        images = [reader.images[row] if isinstance(reader, Held) else decode.load_encoded(reader, tf.constant(row))
+                  for row in rows]
+    if not (isinstance(reader, Held) and reader.fitted):
+        images = [transform.fit(image[None])[0] for image in images]
+    return np.stack(images), [int(label) for label in labels]
+
+
+def _mixtures(labels, stream, classes, class_names):
+    """Captions such as "60% cat", "40% dog", read from the labels of the batch: float32 [R, C, K]."""
+    smoothing = stream.label_smoothing
+    shares = (labels - smoothing / stream.num_classes) / (1.0 - smoothing)
+    captions = []
+    for row, own in zip(shares, classes, strict=True):
+        # The own class first, then the partner's, if it has another and its share is a whole percent.
+        parts = [[own, *(label for label in np.flatnonzero(share >= 0.005) if label != own)] for share in row]
+        captions.append(tuple("\n".join(f"{100 * share[label]:.0f}% {class_names[label]}" for label in names)
+                              for share, names in zip(row, parts, strict=True)))
+    return tuple(captions)
+
+
+def operations(image, mean):
+    """Every operation of the policies at several arguments.
+
+    Args:
+        image: uint8 [S, S, 3].
+        mean: one or three floats in [0, 1], the colour of what a geometric operation leaves empty.
+
+    Returns:
+        Sheet, a row for each operation.
+    """
+    size = image.shape[0]
+    cells = [(row, column, op, *what) for row, (op, shown) in enumerate(SHOWN.items())
+             for column, what in enumerate(shown)]
+    shifts = (Op.TRANSLATE_X, Op.TRANSLATE_Y)
+    argument = [round(value * size) if op in shifts else value for _, _, op, value, _, _ in cells]
+    stage = {"op": tf.constant([int(cell[2]) for cell in cells]), "argument": tf.constant(argument, tf.float64),
+             "interpolation": tf.constant([cell[5] for cell in cells])}
+    done = policy_ops.apply(tf.tile(image[None], [len(cells), 1, 1, 1]), stage, mean_colour(mean)).numpy()
+    most = max(map(len, SHOWN.values()))
+    draws = np.full([len(SHOWN), most, *image.shape], np.nan, np.float32)
+    captions = [[""] * most for _ in SHOWN]
+    for pixels, value, (row, column, _, _, words, _) in zip(done, argument, cells, strict=True):
+        draws[row, column] = pixels / 255.0
+        captions[row][column] = words.format(value)
+    titles = tuple(op.name.lower().replace("_", " ") for op in SHOWN)
+    return Sheet(np.tile(image, [len(SHOWN), 1, 1, 1]), draws, titles, (), tuple(map(tuple, captions)))
+
+
+def enlarged(images):
+    """As on the sheet, with whole pixels enlarged: float32 [N, S, S, 3] in [0, 1] or NaN -> uint8 [N, P, P, 3]."""
+    side, images = images.shape[1], np.nan_to_num(images, nan=1.0)
+    if side > _LARGEST_CELL:
+        images = tf.image.resize(images, [_LARGEST_CELL, _LARGEST_CELL], method="area").numpy()
+    images = np.rint(images * 255.0).astype(np.uint8)
+    return images.repeat(max(_CELL // side, 1), axis=1).repeat(max(_CELL // side, 1), axis=2)
+
+
+def _short(text, letters):
+    return text if len(text) <= letters else text[:letters - 1] + "…"
+
+
+def _columns(text):
+    """How many Latin letters are as wide as a text: the wide letters of East Asia count twice."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def figure(sheet, heading=""):
+    """A contact sheet.
+
+    Args:
+        sheet: Sheet.
+        heading: words for the top, broken into lines.
+
+    Returns:
+        matplotlib Figure. One pixel of an image is a whole number of pixels of the figure, up to S = 192.
+    """
+    rows, columns, side = sheet.draws.shape[:3]
+    cells = np.concatenate([sheet.originals[:, None] / np.float32(255.0), sheet.draws], axis=1)  # [R, C + 1, S, S, 3]
+    cells = enlarged(cells.reshape(-1, side, side, 3))
+    cell = cells.shape[1]
+    lines = max((text.count("\n") + 1 for row in sheet.captions for text in row if text), default=0)
+    left = round(max(_columns(_short(title, _TITLE_LETTERS)) for title in sheet.titles) * LETTER) + 2 * GAP
+    step_x, step_y = cell + GAP, cell + GAP + lines * LINE
+    width = left + (columns + 1) * step_x + GAP
+    heading = textwrap.wrap(heading, round((width - 2 * GAP) / LETTER), break_on_hyphens=False)
+    top = GAP + (2 + len(heading)) * LINE
+    height = top + rows * step_y
+    canvas = np.full([height, width, 3], 255, np.uint8)
+    corners = [(top + row * step_y, left + column * step_x + (GAP if column else 0))
+               for row in range(rows) for column in range(columns + 1)]  # a little more room behind the originals
+    for image, (y, x) in zip(cells, corners, strict=True):
+        canvas[y:y + cell, x:x + cell] = image
+    axes = pixel_axes(canvas)
+    for line, text in enumerate(heading):
+        write(axes, GAP, GAP + (line + 0.5) * LINE, text, 8)
+    for column, text in enumerate(("original", *sheet.columns)):
+        write(axes, corners[column][1], top - LINE, text, 8)
+    for row, title in enumerate(sheet.titles):
+        y = corners[row * (columns + 1)][0]
+        write(axes, left - GAP, y + cell // 2, _short(title, _TITLE_LETTERS), 9, ha="right")
+        for column, text in enumerate(sheet.captions[row] if sheet.captions else ()):
+            x = corners[row * (columns + 1) + column + 1][1]
+            for line, part in enumerate(text.split("\n")):
+                write(axes, x, y + cell + (line + 0.5) * LINE, _short(part, round(cell / 5.5)), 7)
+    return axes.figure
+
+
+def pixel_axes(canvas):
+    """Axes that show float32 [H, W, 3] pixel by pixel, in its coordinates."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    height, width = canvas.shape[:2]
+    drawn = Figure(figsize=(width / 100, height / 100), dpi=100)
+    FigureCanvasAgg(drawn)
+    axes = drawn.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
+    return axes
+
+
+def write(axes, x, y, text, size, ha="left", color="black"):
+    """Write a line, `y` its middle."""
+    # A class may be called "$5": that is no formula.
+    axes.text(x, y, text, fontsize=size, ha=ha, va="center_baseline", color=color, parse_math=False)

@@ -1,0 +1,222 @@
+"""Pictures for plots/ and TensorBoard, drawn with matplotlib without a display."""
+
+import textwrap
+import warnings
+
+import numpy as np
+
+from cct_tf.machine.console import shortened
+from cct_tf.pictures import fonts
+from cct_tf.runs.workdir import naming
+
+
+def _figure(width, height):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def as_array(figure):
+    """A figure's pixels, uint8 [H, W, 3]."""
+    fonts.choose(figure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a letter that no font has, of a path say, is drawn as a box
+        figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def save(pixels, path):
+    """Write uint8 [H, W, 3] as a PNG, replacing the file whole."""
+    from PIL import Image
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    with naming(path):
+        Image.fromarray(pixels).save(temporary, format="png")
+    temporary.replace(path)
+
+
+_LETTERS = 24  # of a class name that is longer
+_LEGEND_LETTERS, _LEGEND_LINES = 170, 30
+
+
+def _entitle(figure, title):
+    """A small title, broken into lines that fit the figure."""
+    letters = int(figure.get_figwidth() * 12)
+    # A path may hold a "$": that is no formula.
+    figure.suptitle("\n".join(textwrap.fill(line, letters) for line in title.split("\n")), fontsize=9,
+                    parse_math=False)
+
+
+def confusion_figure(confusion, class_names, title=None):
+    """Confusion matrix, rows normalised; colours go by the square root of the share, so that few mistakes are seen.
+
+    Args:
+        confusion: int [K, K], rows are labels.
+        class_names: sequence of K strings.
+        title: words above it, or None.
+
+    Returns:
+        matplotlib Figure. Numbers are written up to 30 classes, names up to 100. How many classes have no images is
+        said beside the axis of labels.
+    """
+    classes = len(class_names)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(2.5 + 0.5 * classes, 5, 14))
+    figure = _figure(side, side)
+    axes = figure.subplots()
+    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0.0, vmax=1.0)
+    axes.set_xlabel("predicted")
+    without = int((confusion.sum(axis=1) == 0).sum())
+    axes.set_ylabel("label" + (f" (no images of {without} of {classes} classes)" if without else ""))
+    if title:
+        _entitle(figure, title)
+    if classes <= 100:
+        # A class may be called "$5": that is no formula.
+        names, size = [shortened(name, _LETTERS) for name in fonts.readable(class_names)], 10 if classes <= 30 else 6
+        axes.set_xticks(range(classes), names, rotation=90, fontsize=size, parse_math=False)
+        axes.set_yticks(range(classes), names, fontsize=size, parse_math=False)
+    if classes <= 30:
+        for row, column in np.argwhere(confusion > 0):
+            axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=8,
+                      color="white" if shares[row, column] > 0.25 else "black")
+    return figure
+
+
+def curves_figure(records):
+    """Loss, accuracy and learning rate over the steps.
+
+    Args:
+        records: list of dicts, as `metrics.jsonl` holds them.
+
+    Returns:
+        matplotlib Figure.
+    """
+    figure = _figure(12, 3.8)
+    panels = figure.subplots(1, 3)
+    lines = ((("train/loss", "train (augmented, smoothed)"), ("eval/loss", "evaluation"),
+              ("eval_ema/loss", "evaluation, averaged weights"), ("test/loss", "test")),
+             (("train/accuracy", "train"), ("eval/top1", "evaluation"),
+              ("eval_ema/top1", "evaluation, averaged weights"), ("test/top1", "test (best weights)")),
+             (("train/learning_rate", "learning rate"),))
+    for axes, title, tags in zip(panels, ("loss", "accuracy", "learning rate"), lines, strict=True):
+        for tag, label in tags:
+            points = [(record["step"], record[tag]) for record in records if record.get(tag) is not None]
+            if points:
+                steps, values = zip(*points, strict=True)
+                marker = "o" if len(points) < 40 else None
+                axes.plot(steps, values, label=label, marker=marker, markersize=3, linewidth=1.2)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(frameon=False)
+    panels[-1].set_ylim(bottom=0.0)
+    return figure
+
+
+_CAPTION_LETTERS = 36
+
+
+def attention_figure(images, maps, captions, pools):
+    """Images beside the maps of `attention_maps`, a row for each.
+
+    Args:
+        images: uint8 [R, S, S, 3].
+        maps: dict {"pooling", "rollout"} of [R, h, w], each map with sum 1; enlarged bilinearly, its largest value in
+            the brightest colour.
+        captions: R strings, above the images; long lines are cut.
+        pools: whether the network pools the sequence; else it has a class token.
+
+    Returns:
+        matplotlib Figure.
+    """
+    rows, side = images.shape[:2]
+    titles = {"pooling": "sequence pooling" if pools else "class token, last block", "rollout": "attention rollout"}
+    figure = _figure(2.6 * (1 + len(maps)), 3.1 * rows)
+    panels = figure.subplots(rows, 1 + len(maps), squeeze=False)
+    for row, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        panels[row, 0].imshow(image, interpolation="nearest")
+        lines = (line if len(line) <= _CAPTION_LETTERS else f"{line[:_CAPTION_LETTERS - 1]}…"
+                 for line in caption.split("\n"))
+        panels[row, 0].set_title("\n".join(lines), fontsize=9, parse_math=False)
+        for axes, (name, values) in zip(panels[row, 1:], maps.items(), strict=True):
+            shares = values[row]
+            axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=400, interpolation="nearest")  # dim, or it blinds
+            axes.imshow(shares, cmap="inferno", alpha=0.65, vmin=0, vmax=shares.max(), interpolation="bilinear",
+                        extent=(-0.5, side - 0.5, side - 0.5, -0.5))
+            axes.set_title(titles[name], fontsize=9)
+            axes.set_xlabel(f"at most {100 * shares.max():.2g}%, even {100 / shares.size:.2g}%", fontsize=8)
+    for axes in panels.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return figure
+
+
+def reliability_figure(calibration, title):
+    """Accuracy over confidence, and how many images each bin holds (Guo et al., arXiv:1706.04599 Fig. 1).
+
+    Args:
+        calibration: `calibration.Calibration`.
+        title: words above it.
+
+    Returns:
+        matplotlib Figure.
+    """
+    figure = _figure(5.6, 6.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    edges, counts = calibration.edges, calibration.counts
+    place, width = edges[:-1], np.diff(edges)
+    filled = counts > 0
+    accuracy, confidence = np.nan_to_num(calibration.accuracy), np.nan_to_num(calibration.confidence)
+    upper.bar(place, accuracy, width, align="edge", color="#9ecae1", edgecolor="white", label="accuracy")
+    upper.bar(place[filled], (confidence - accuracy)[filled], width[filled], accuracy[filled], align="edge",
+              color="none", edgecolor="#d62728", hatch="///", linewidth=0.8, label="gap to the mean confidence")
+    upper.plot((0, 1), (0, 1), color="black", linestyle="--", linewidth=1, label="perfect calibration")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    _entitle(figure, f"{title}\nexpected calibration error {100 * calibration.ece:.2f}%")
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    lower.bar(place, counts, width, align="edge", color="gray", edgecolor="white")
+    lower.set(xlabel="confidence of the prediction", ylabel="images")
+    lower.set_yscale("symlog")
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)  # the grid
+    return figure
+
+
+def comparison_figure(groups):
+    """Evaluation accuracy and training loss over the epochs, a line for each run and a colour for each group; the
+    legend names the first 30 groups.
+
+    Args:
+        groups: list of (label, list of `runs.Run`), at least one.
+
+    Returns:
+        matplotlib Figure.
+    """
+    figure = _figure(12, 4.6 + 0.19 * min(len(groups), _LEGEND_LINES))
+    panels = figure.subplots(1, 2)
+    from matplotlib import colormaps
+    palette = "tab10" if len(groups) <= 10 else "tab20" if len(groups) <= 20 else "turbo"
+    lines = []
+    for number, (label, members) in enumerate(groups):
+        colour = colormaps[palette](number / len(groups) if palette == "turbo" else number)
+        for axes, kind in zip(panels, ("top1", "loss"), strict=True):
+            for run in members:
+                points = run.curve(kind)
+                marker = "o" if kind == "top1" and len(points) < 40 else None
+                line, = axes.plot(*zip(*points, strict=True) if points else ((), ()), color=colour, marker=marker,
+                                  markersize=3, linewidth=1.2, alpha=0.85, label=label)
+        lines.append(line)
+    for axes, title in zip(panels, ("evaluation: top-1", "training loss (augmented, smoothed)"), strict=True):
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+    names = [shortened(label, _LEGEND_LETTERS) for label, _ in groups]
+    legend = figure.legend(lines[:_LEGEND_LINES], names[:_LEGEND_LINES], loc="outside lower left", frameon=False,
+                           fontsize=8)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure

@@ -1,0 +1,347 @@
+"""The one way from the bytes of an image file to pixels: uint8 [H, W, 3].
+
+* JPEG (1 or 3 components) and PNG (8 bits, grey or RGB) by TensorFlow's operations; JPEG with
+  `dct_method="INTEGER_ACCURATE"`, which equals Pillow's decoder bit for bit (TensorFlow's default does not).
+* Everything else (WebP, TIFF, BMP, GIF, CMYK JPEG, palettes, alpha, 16 bits, a rotated EXIF orientation; HEIF where
+  pillow-heif is installed) by Pillow: first frame; orientation applied; palettes and grey expanded; alpha dropped, not
+  blended; embedded colour profiles ignored.
+* Of PNGs of 16 bits, and of grey TIFFs of 16 or 32, the highest 8 of `bit_depth` bits: 16 means the high byte, 12 suits
+  what a 12-bit camera writes. `loading.used_bits` finds how many a data set uses. Of other files of more than 8 bits,
+  the high byte.
+* Of more than `MAX_PIXELS` pixels nothing is decoded: a file of a few kB may stand for more than the memory holds.
+
+    decode(contents)                     string scalar -> [H, W, 3]
+    decode_file(contents, name)          eager: bytes -> NumPy array; BrokenImage names the file
+    load_encoded(reader, index)          one example of a source.Encoded
+"""
+
+import contextlib
+import io
+import re
+import warnings
+
+import numpy as np
+import tensorflow as tf
+from PIL import ExifTags, Image, ImageOps
+
+from cct_tf.errors import UserError
+from cct_tf.readers import damage
+
+# An orientation tag (0x0112, one value) other than 1, in either byte order, as EXIF of JPEG and PNG stores it, or the
+# same in XMP. \C is any byte. A chance match costs a slower decoder, never another result.
+_ROTATED = (r"\C*(\x01\x12\x00[\x01-\x0d]\x00\x00\x00\x01(\x00|\x00\x00\x00|)[\x02-\x08]"
+            r"|\x12\x01[\x01-\x0d]\x00\x01\x00\x00\x00[\x02-\x08]"
+            r"|tiff:Orientation(=\"|>)[2-8])\C*")
+# RE2 takes \xff for a letter and not for a byte, so signatures are compared, not matched.
+_JPEG = b"\xff\xd8\xff"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PLAIN_PNG = r"\C{24}\x08[\x00\x02]"  # \C{24}: signature, IHDR's length and name, width, height
+_JPEG_HEAD = 65536  # bytes searched for the orientation: EXIF follows the start of a JPEG, and the pixels are long
+
+MOST_BITS = 31  # of a grey TIFF of 32 bits, which holds signed numbers
+
+# 134 million. Decoding and resizing one such image took 4.4 GB, and several are prepared at once. A phone's 108 million
+# pass; Pillow by itself warns from 89 million on and opens nothing above 179 million.
+MAX_PIXELS = 2**27
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+with contextlib.suppress(ImportError):  # an optional extra; `tree.suffixes` looks for it too
+    import pillow_heif
+    pillow_heif.register_heif_opener()
+
+_MARK = "broken image: "
+_NO_NAME = "an image of the data set"  # where the file is not known
+_LABEL_MARK = "label out of range: "
+
+
+class BrokenImage(UserError):
+    """An image that cannot be decoded. The message is `broken image: NAME: reason`."""
+
+
+def _open(file):
+    """Pillow's image of a file or its path, not decoded yet; ValueError if it is too large."""
+    try:
+        image = Image.open(file)
+    except Image.DecompressionBombError as error:
+        found = f"{int(re.search('[0-9]+', str(error)).group()):,}"  # the sides are not told
+    else:
+        if image.width * image.height <= MAX_PIXELS:
+            return image
+        found = f"{image.width}x{image.height}"
+        image.close()
+    raise ValueError(f"expected at most {MAX_PIXELS:,} pixels, found {found}")
+
+
+# By EXIF's orientation, as `ImageOps.exif_transpose` does it.
+_TURNS = {2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
+          6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: lambda a: np.rot90(a)}
+
+
+def _wide_pixels(image, contents):
+    """All bits of an image that has more than 8 a channel; raises what Pillow and TensorFlow raise on a broken one.
+
+    Args:
+        image: Pillow's, of `_open`.
+        contents: bytes of its file.
+
+    Returns:
+        Integers [H, W, 1] or [H, W, 3], orientation not applied; None for files that `decode` takes 8 bits of.
+    """
+    if image.mode.startswith("I"):  # I;16, I;16B, or I: 16 or 32 bits
+        return np.asarray(image)[:, :, None]
+    if contents.startswith(_PNG) and contents[24] == 16:  # Pillow has no mode for 16 bits in colour
+        with tf.device("CPU:0"):
+            return tf.io.decode_png(contents, channels=3, dtype=tf.uint16).numpy()
+    return None
+
+
+def largest_value(contents):
+    """The largest number in an image of more than 8 bits a channel, int; None if it has 8, or is broken."""
+    try:
+        wide = _wide_pixels(_open(io.BytesIO(contents)), contents)
+    except Exception:  # reading it with the others will say what is wrong
+        return None
+    return None if wide is None else int(wide.max())
+
+
+def _narrowed(wide, bit_depth):
+    """Integers [H, W, 1 or 3] -> uint8 [H, W, 3], the highest 8 of `bit_depth` bits."""
+    low, high = int(wide.min()), int(wide.max())
+    if low < 0 or high >> bit_depth:
+        raise ValueError(f"expected at most {bit_depth} bits per channel, as the data set has, found values {low} to "
+                         f"{high}")
+    return np.repeat((wide >> (bit_depth - 8)).astype(np.uint8), 3 // wide.shape[2], axis=2)
+
+
+def _with_pillow(contents, bit_depth=16):
+    """bytes -> uint8 [H, W, 3] by Pillow; raises whatever Pillow raises."""
+    image = _open(io.BytesIO(contents))
+    image.load()
+    wide = _wide_pixels(image, contents)
+    if wide is not None:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation), np.asarray)
+        return np.ascontiguousarray(turn(_narrowed(wide, bit_depth)))
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("expected 8 or 16 bits per channel, found floating-point numbers")
+    straight = {"RGBa": "RGBA", "La": "LA", "PA": "RGBA"}.get(image.mode)
+    image = image.convert(straight) if straight else image
+    if image.mode in ("RGBA", "LA"):
+        pixels = np.asarray(image)[:, :, :-1]  # convert("RGB") would do the same, but for LA it is not documented
+        return np.ascontiguousarray(np.broadcast_to(pixels, pixels.shape[:2] + (3,)))
+    if image.mode == "P" and "transparency" in image.info:
+        del image.info["transparency"]  # the palette's colours, whatever their alpha
+    return np.array(image.convert("RGB"))
+
+
+def _kinds(contents):
+    """Which of TensorFlow's decoders reads the file as this page promises: (JPEG's, PNG's), bool scalars."""
+    jpeg = tf.equal(tf.strings.substr(contents, 0, len(_JPEG)), _JPEG)
+    png = tf.equal(tf.strings.substr(contents, 0, len(_PNG)), _PNG)
+    png = png & tf.strings.regex_full_match(tf.strings.substr(contents, 0, 26), _PLAIN_PNG)
+    # A PNG may keep its EXIF behind the pixels.
+    searched = tf.strings.substr(contents, 0, tf.where(jpeg, _JPEG_HEAD, -1))
+    upright = tf.logical_not(tf.strings.regex_full_match(searched, _ROTATED))
+    return jpeg & upright, png & upright
+
+
+def _jpeg_is_for_pillow(contents):
+    """Whether a JPEG is CMYK, or too large: which Pillow's way says."""
+    shape = tf.cast(tf.image.extract_jpeg_shape(contents), tf.int64)  # [height, width, channels]
+    return tf.equal(shape[2], 4) | (shape[0] * shape[1] > MAX_PIXELS)
+
+
+def _png_is_for_pillow(contents):
+    """Whether a plain PNG is too large; its header holds width and height as big-endian numbers of 32 bits."""
+    size = tf.io.decode_raw(tf.strings.substr(contents, 16, 8), tf.int32, little_endian=False)
+    size = tf.cast(tf.bitcast(size, tf.uint32), tf.float64)  # their product may be beyond 2^63
+    return size[0] * size[1] > MAX_PIXELS
+
+
+def _decode_jpeg(contents):
+    return tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def _decode_png(contents):
+    return tf.io.decode_png(contents, channels=3)
+
+
+def decode(contents, bit_depth=16):
+    """Decode an image, in a graph or eagerly.
+
+    Args:
+        contents: string scalar tensor, the bytes of the file.
+        bit_depth: int, 8 to 31, see the module's docstring.
+
+    Returns:
+        uint8 [H, W, 3] tensor, H and W unknown to the graph.
+
+    Raises:
+        tf.errors.OpError: in a graph, at run time, if the image is broken.
+        BrokenImage: the same eagerly.
+    """
+    if tf.executing_eagerly():
+        return _on_cpu(decode_file(contents.numpy(), _NO_NAME, bit_depth))
+
+    def by_pillow():
+        return tf.numpy_function(lambda found: _with_pillow_marked(found, bit_depth), [contents], tf.uint8,
+                                 stateful=False)
+
+    jpeg, png = _kinds(contents)
+    image = tf.case(
+        [(jpeg, lambda: tf.cond(_jpeg_is_for_pillow(contents), by_pillow, lambda: _decode_jpeg(contents))),
+         (png, lambda: tf.cond(_png_is_for_pillow(contents), by_pillow, lambda: _decode_png(contents)))],
+        default=by_pillow)
+    image.set_shape([None, None, 3])
+    return image
+
+
+def _on_cpu(pixels):
+    with tf.device("CPU:0"):
+        return tf.constant(pixels)
+
+
+def _with_pillow_marked(contents, bit_depth):
+    """`_with_pillow`, its error marked so that `broken_image` finds it in TensorFlow's."""
+    try:
+        return _with_pillow(contents, bit_depth)
+    except Exception as error:  # Pillow's plugins raise nearly anything on broken files
+        raise BrokenImage(f"{_MARK}{_NO_NAME}: {damage.reason(error, contents)}") from error
+
+
+def decode_file(contents, name, bit_depth=16):
+    """Decode an image eagerly; the same pixels as `decode`.
+
+    Args:
+        contents: bytes of the file.
+        name: its path, for the message.
+        bit_depth: as for `decode`.
+
+    Returns:
+        uint8 NumPy array [H, W, 3].
+
+    Raises:
+        BrokenImage: naming the path and what is wrong.
+    """
+    if not contents:
+        raise BrokenImage(f"{_MARK}{name}: the file is empty")
+    try:
+        with tf.device("CPU:0"):
+            tensor = tf.constant(contents)
+            jpeg, png = _kinds(tensor)
+            if png and not _png_is_for_pillow(tensor):
+                return _decode_png(tensor).numpy()
+            if jpeg and not _jpeg_is_for_pillow(tensor):
+                return _decode_jpeg(tensor).numpy()
+        return _with_pillow(contents, bit_depth)
+    except Exception as error:
+        raise BrokenImage(f"{_MARK}{name}: {damage.reason(error, contents)}") from error
+
+
+def read_bytes(path):
+    """The bytes of a file; BrokenImage (naming it) if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise BrokenImage(f"{_MARK}{_shown(path)}: {damage.of_file(path, error)}") from error
+
+
+def header_size(contents):
+    """(height, width) that the header of an image file states; None if there is none. `contents` are its bytes."""
+    try:
+        with _open(io.BytesIO(contents)) as image:
+            return image.height, image.width
+    except Exception:  # as in `check_header`
+        return None
+
+
+def check_header(path):
+    """Raise BrokenImage if Pillow does not recognise the file as an image, or it is too large; decodes nothing."""
+    try:
+        with _open(path):
+            pass  # opening read the header
+    except Exception as error:
+        raise BrokenImage(f"{_MARK}{_shown(path)}: {damage.of_file(path, error)}") from error
+
+
+def _shown(path):
+    return path.decode("utf-8", "backslashreplace") if isinstance(path, bytes) else path
+
+
+def reason_of(error, name):
+    """What is wrong with an image, from the BrokenImage that calls it `name`."""
+    return str(error).removeprefix(f"{_MARK}{name}: ")
+
+
+def broken_image(error):
+    """The BrokenImage inside an error that a graph raised, or None.
+
+    `load_encoded` and `require_label` raise inside tf.data, where the text arrives within a TensorFlow error.
+
+    Args:
+        error: any exception.
+    """
+    if found := re.search(re.escape(_LABEL_MARK) + r"([^\]\n]*)\] \[(-?\d+)\]", str(error)):
+        return BrokenImage(f"{found.group(1)}, found {found.group(2)}")
+    found = re.search(re.escape(_MARK) + r"[^\n]*", str(error))
+    return BrokenImage(found.group(0)) if found else None
+
+
+@contextlib.contextmanager
+def broken_images_named():
+    """Turn what a graph raised about a broken image into the one line that names it; also a decorator."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise broken_image(error) or error from None
+
+
+def require_label(label, num_classes, split):
+    """An operation that fails if `label` (integer scalar) is not one of the classes.
+
+    Args:
+        label: class of a streamed record.
+        num_classes: int K.
+        split: name of the split, for the message.
+    """
+    good = (label >= 0) & (label < num_classes)
+    return tf.debugging.Assert(good, [f"{_LABEL_MARK}--dataset: expected labels from 0 to {num_classes - 1} in the "
+                                      f"{split} split", label])
+
+
+def load_encoded(reader, index):
+    """One image of an Encoded reader, in a graph or eagerly.
+
+    Bytes that are held were decoded once when the set was opened, so they cannot fail in a graph. A file on disk that
+    fails there is decoded again by Python, because a TensorFlow operation cannot say which file it was.
+
+    Args:
+        reader: source.Encoded.
+        index: int64 scalar tensor, an index of `reader.contents`.
+
+    Returns:
+        uint8 [H, W, 3] tensor.
+
+    Raises:
+        tf.errors.OpError: in a graph, at run time, a broken file; `broken_image` finds the line with its path.
+        BrokenImage: the same eagerly.
+    """
+    contents = tf.gather(reader.contents, index)
+    if tf.executing_eagerly():
+        found = contents.numpy()
+        found = read_bytes(found) if reader.on_disk else found
+        return _on_cpu(decode_file(found, reader.names[int(index)], reader.bit_depth))
+    if not reader.on_disk:
+        return decode(contents, reader.bit_depth)
+
+    def read(path):
+        return decode_file(read_bytes(path), _shown(path), reader.bit_depth)
+
+    def named(path):
+        return tf.ensure_shape(tf.numpy_function(read, [path], tf.uint8), [None, None, 3])
+
+    # "Try, else" in a graph: a data set of one element that is empty if decoding fails, and then the next one.
+    path = tf.data.Dataset.from_tensors(contents)
+    image = path.map(lambda path: decode(tf.io.read_file(path), reader.bit_depth)).ignore_errors()
+    return image.concatenate(path.map(named)).take(1).get_single_element()

@@ -1,0 +1,58 @@
+"""What all commands share: one line for an error, the exit status, and a quiet start of TensorFlow."""
+
+import sys
+import traceback
+
+from cct_tf.errors import WRONG_INPUT, exit_status
+from cct_tf.machine import streams
+from cct_tf.settings import flags
+
+
+def run(main, argv, usage, fields, leave=sys.exit, positional=None):
+    """Run a command and leave the process with its status (cct_tf.errors lists them).
+
+    Args:
+        main: function of the dict of given flags, returning None.
+        argv: list of strings, without the program's name.
+        usage: the first lines of --help.
+        fields: sequence of `fields.Field`, the command's flags.
+        leave: function of the status that ends the process.
+        positional: as `flags.parse` takes it, for a command that documents positional arguments.
+    """
+    streams.open_closed()
+    debug = "--debug" in argv or "--debug=true" in argv
+    try:
+        status = _status(main, argv, usage, fields, positional, debug)
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    leave(status)
+
+
+def _status(main, argv, usage, fields, positional, debug):
+    try:
+        if flags.wants_help(argv):
+            print(flags.help_text(usage, fields))
+        else:
+            main(flags.parse(argv, fields, positional))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output has left (`| head`): nothing to say and nobody to say it to.
+        streams.silence(sys.stdout)
+        return 141
+    except BaseException as error:
+        status, line = exit_status(error)
+        if line is None:
+            raise
+        return _complain(line, status, debug)
+    return 0
+
+
+def _complain(message, status, debug):
+    if debug:
+        traceback.print_exc()
+    label = "error" if status == WRONG_INPUT else "stopped"
+    with streams.watched(lambda: None):  # the status tells it too
+        sys.stdout.flush()
+        print(f"{label}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return status

@@ -1,0 +1,356 @@
+"""What a run is: frozen dataclasses, each field declared once. No TensorFlow here.
+
+A field carries its type, default, range or choices, its help, and which of two kinds it is:
+
+* `defines the result`: another value is another run. A resume must have the same one, or say so
+  (`--accept_config_change`).
+* `how`: it changes speed, place or cadence, never what is computed. A resume may change it.
+
+`cct_tf.settings.flags` makes one absl flag per field, of the field's name. `None` means "the variant's own", "the data
+set's own" or "off", as the help says.
+"""
+
+import dataclasses
+import typing
+
+from cct_tf.errors import UserError
+from cct_tf.settings.fields import Field, option
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Data set: where the images come from and how they are split."""
+
+    dataset: str = option("digits", "digits (scikit-learn's), folder, npz, or the name of a TFDS image-classification "
+                          "set")
+    data_dir: str | None = option(None, "folder of the TFDS sets, root of the image folder, or the .npz file", how=True,
+                                  path=True)
+    train_split: str = option("train", "TFDS split or folder to train on")
+    validation_fraction: float = option(0.0, "share of the training images held out for validation; stratified by "
+                                        "class where the set is indexed", minimum=0.0, below=1.0)
+    test_split: str = option("test", "TFDS split or folder to test on; the set's own validation split where it has "
+                             "no test split")
+    split_seed: int = option(0, "seed of the validation split; not the run's seed, so that runs stay comparable",
+                             minimum=0, maximum=2**63 - 1)
+    on_bad_image: str = option("stop", "what a broken training image does: end the run, or be left out and counted",
+                               choices=("stop", "skip"))
+    in_memory_gib: float = option(8.0, "data sets up to this size (GiB) are held in memory, larger TFDS sets are "
+                                  "streamed", minimum=0.0)
+    shuffle_window: int = option(8192, "records shuffled at a time when a data set is streamed", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Image preparation and augmentation."""
+
+    image_size: int | None = option(None, "side of the network's input in pixels; default: the model's own", minimum=8)
+    crop_padding: int = option(0, "random crop after padding with this many pixels of zeros on each side; 0 = off",
+                               minimum=0)
+    random_resized_crop: tuple[float, ...] | None = option(
+        None, "MIN,MAX share of the area of a random resized crop, such as 0.8,1; empty = off",
+        above=0.0, maximum=1.0, length=(2,))
+    crop_ratio: tuple[float, ...] = option((0.75, 1.3333333333333333), "MIN,MAX aspect ratio (width / height) of the "
+                                           "random resized crop", above=0.0, length=(2,))
+    flip: str = option("none", "horizontal flip: random, half of the draws; alternating, every second epoch of an "
+                       "image, the first at random (arXiv:2404.00498); or none",
+                       choices=("random", "alternating", "none"))
+    auto_augment: str = option("none", "policy of augmentation: cifar10 (the authors' reading), cifar10_torchvision, "
+                               "imagenet, svhn, trivial, or RandAugment such as rand-m9-mstd0.5-inc1; or none")
+    repeated_augmentation: int = option(1, "draws of each image in a batch (arXiv:1902.05509); 1 = off", minimum=1)
+    mixup_alpha: float = option(0.0, "mixup with a share from Beta(alpha, alpha) (arXiv:1710.09412); 0 = off",
+                                minimum=0.0)
+    cutmix_alpha: float = option(0.0, "cutmix with a share from Beta(alpha, alpha) (arXiv:1905.04899); 0 = off",
+                                 minimum=0.0)
+    mix_probability: float = option(1.0, "share of the batches that are mixed", minimum=0.0, maximum=1.0)
+    mix_switch_probability: float = option(0.5, "share of cutmix among the mixed batches, where both are on",
+                                           minimum=0.0, maximum=1.0)
+    mix_off_epoch: int = option(0, "batches that begin in this epoch (from 0) or later are not mixed; 0 = never off",
+                                minimum=0)
+    erase_probability: float = option(0.0, "share of the images in which a box is erased (arXiv:1708.04896); 0 = off",
+                                      minimum=0.0, maximum=1.0)
+    erase_mode: str = option("pixel", "what is put into the box: the mean, or normal noise of each channel or pixel",
+                             choices=("constant", "channel", "pixel"))
+    crop_pct: float = option(1.0, "evaluation: the shorter side is resized to image_size / crop_pct before the centre "
+                             "crop", above=0.0, maximum=1.0)
+    mean: tuple[float, ...] | None = option(None, "mean of the pixels in [0, 1], one value or three; default: the "
+                                            "data set's own, or computed", length=(1, 3))
+    std: tuple[float, ...] | None = option(None, "standard deviation of the pixels in [0, 1], one value or three; "
+                                           "default: the data set's own, or computed", above=0.0, length=(1, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Network."""
+
+    model: str = option("cct_2_3x2_32", "variant; `python -m cct_tf.models` lists them")
+    positional_embedding: str | None = option(None, "position embedding; default: the model's own",
+                                              choices=("learnable", "sine", "none"))
+    norm_order: str | None = option(None, "LayerNorm before each residual branch (pre) or as the authors wrote it; "
+                                    "default: the model's own", choices=("authors", "pre"))
+    dropout_rate: float | None = option(None, "dropout; default: the model's own", minimum=0.0, below=1.0)
+    attention_dropout_rate: float | None = option(None, "dropout of attention weights; default: the model's own",
+                                                  minimum=0.0, below=1.0)
+    drop_path_rate: float | None = option(None, "stochastic depth of the last block; default: the model's own",
+                                          minimum=0.0, below=1.0)
+    init_from: str | None = option(None, "weights to start from: a work folder (its best), a checkpoint folder, a "
+                                   ".keras, .pth or .safetensors file; positions are resized, a head for other classes "
+                                   "is new", path=True)
+    init_weights: str = option("auto", "which of them: raw, ema (their moving average), or auto: ema where a run kept "
+                               "one, and of a .pth file the only ones", choices=("auto", "raw", "ema"))
+    freeze: str | None = option(None, "weights that do not learn: tokenizer, encoder (class token, positions, blocks, "
+                                "final norm), all_but_head, or patterns of their paths such as block_[0-3]; several "
+                                "with commas")
+    precision: str = option("float32", "what the network computes in, in training and evaluation; weights, optimizer, "
+                            "norms, softmax, logits and loss stay float32. float16 scales the loss",
+                            choices=("float32", "bfloat16", "float16"))
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """Optimisation."""
+
+    batch_size: int = option(128, "images per update, over all replicas and micro-batches", minimum=1,
+                             maximum=1_000_000)
+    epochs: float = option(30.0, "epochs of the schedule, without the cool-down", above=0.0, maximum=1e6)
+    train_steps: int | None = option(None, "length of the whole run in steps, cool-down included; wins over epochs",
+                                     minimum=1, maximum=10**10)
+    learning_rate: float = option(5e-4, "peak learning rate", minimum=0.0)
+    min_learning_rate: float = option(0.0, "where the cosine ends, and the rate of the cool-down", minimum=0.0)
+    warmup_learning_rate: float = option(0.0, "where the linear warm-up starts", minimum=0.0)
+    learning_rate_scaling: str = option("none", "linear: the three learning rates above are per 256 images and "
+                                        "multiplied by batch_size / 256 (arXiv:1706.02677)",
+                                        choices=("none", "linear"))
+    layer_decay: float = option(1.0, "learning rate of a block relative to the one after it, for fine-tuning "
+                                "(arXiv:2106.08254); weight decay follows; 1 = off", above=0.0, maximum=1.0)
+    warmup_epochs: float = option(0.0, "length of the warm-up, which covers the start of the schedule", minimum=0.0)
+    warmup_shape: str = option("linear", "linear, or reciprocal: learning_rate / (warmup_epochs - epoch), the authors' "
+                               "in their AutoAugment runs", choices=("linear", "reciprocal"))
+    warmup_prefix: bool = option(False, "the cosine begins where the warm-up ends instead of counting from step 0")
+    cooldown_epochs: float = option(0.0, "epochs at min_learning_rate after the cosine", minimum=0.0)
+    schedule: str = option("cosine", "learning-rate schedule", choices=("cosine", "constant"))
+    schedule_unit: str = option("step", "how often the learning rate changes", choices=("step", "epoch"))
+    optimizer: str = option("adamw", "optimizer; muon takes AdamW for what is no matrix",
+                            choices=("adamw", "sgd", "lion", "lamb", "muon"))
+    momentum: float = option(0.9, "momentum of sgd (Nesterov's) and muon", minimum=0.0, below=1.0)
+    beta_1: float = option(0.9, "decay of the first moment of adamw, lion, lamb and muon's adamw", minimum=0.0,
+                           below=1.0)
+    beta_2: float = option(0.999, "decay of the second moment of adamw, lamb and muon's adamw, and of lion's momentum",
+                           minimum=0.0, below=1.0)
+    weight_decay: float = option(0.03, "decoupled weight decay, times the learning rate per update", minimum=0.0)
+    weight_decay_mask: str = option("matrices", "which variables decay: those of two or more dimensions, or all",
+                                    choices=("matrices", "all"))
+    adam_epsilon: float = option(1e-8, "epsilon of adamw, lamb, and muon's adamw", above=0.0)
+    loss: str = option("cross_entropy", "cross_entropy of soft targets, or bce: binary cross-entropy of each class, "
+                       "averaged over the classes (arXiv:2110.00476)", choices=("cross_entropy", "bce"))
+    class_weights: str = option("none", "balanced: an example counts n / (classes x images of its class)",
+                                choices=("none", "balanced"))
+    label_smoothing: float = option(0.0, "share of the label spread over all classes", minimum=0.0, below=1.0)
+    clip_norm: float | None = option(None, "largest global norm of the gradient; default: no clipping", above=0.0)
+    ema_decay: float = option(0.0, "decay per update of an exponential moving average of the weights, evaluated beside "
+                              "them; 0 = off", minimum=0.0, below=1.0)
+    ema_warmup: bool = option(True, "the decay of update t is at most (1 + t) / (10 + t)")
+    max_skipped_updates: int = option(20, "non-finite updates in a row after which on_divergence acts", minimum=1,
+                                      how=True)
+    # `how`: it changes nothing of a run that does not diverge, and of one that does there is no result to differ from;
+    # so a run that stopped can be taken up again by its own command.
+    on_divergence: str = option("stop", "then the run stops, or goes back (rollback) to the newest checkpoint before "
+                                "them and on at half the learning rate, at most 3 times", choices=("stop", "rollback"),
+                                how=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The run: where, how long, how often, on what."""
+
+    workdir: str | None = option(None, "folder of the run: checkpoints, metrics, event files (required)", how=True,
+                                 path=True)
+    seed: int = option(0, "seed of the run: initial weights, order, augmentation, dropout", minimum=0,
+                       maximum=2**63 - 1)
+    early_stop_evaluations: int = option(0, "the run ends after this many evaluations in a row without a new best; "
+                                         "0 = never", minimum=0)
+    eval_batch_size: int = option(256, "images per evaluation batch, over all replicas", minimum=1, how=True)
+    accumulate_steps: int | None = option(None, "micro-batches per update on each replica; default: such that they fit "
+                                          "into the cache of a CPU, 1 on GPUs", minimum=1, how=True)
+    log_every_steps: int = option(50, "steps between two log records", minimum=1, how=True)
+    eval_every_epochs: float = option(1.0, "epochs between two evaluations", above=0.0, how=True)
+    eval_every_steps: int | None = option(None, "steps between two evaluations; wins over eval_every_epochs",
+                                          minimum=1, how=True)
+    checkpoint_every_steps: int = option(500, "steps between two checkpoints (each evaluation saves one too)",
+                                         minimum=1, how=True)
+    keep_checkpoints: int = option(3, "number of latest checkpoints to keep, beside the best", minimum=1, how=True)
+    num_replicas: int | None = option(None, "devices to train on; default: all GPUs, or one CPU. On a CPU machine "
+                                      "more than one makes logical devices; with several workers, of each", minimum=1,
+                                     how=True)
+    strategy: str = option("auto", "single: one device; mirrored: the devices of this machine; multi_worker: of all "
+                           "machines in TF_CONFIG; auto: by TF_CONFIG and the devices there are",
+                           choices=("auto", "single", "mirrored", "multi_worker"), how=True)
+    collectives: str = option("auto", "how gradients are summed over workers: ring (gRPC), nccl (GPUs), or auto: what "
+                              "TensorFlow chooses", choices=("auto", "ring", "nccl"), how=True)
+    collective_timeout: float = option(1800.0, "seconds between two meetings of the workers (about one a second) that "
+                                       "end the run; compiling, an evaluation and a save fall between two", above=0.0,
+                                       how=True)
+    startup_timeout: float = option(300.0, "seconds a worker waits for the others to start", above=0.0,
+                                    transient=True)
+    jit: str = option("auto", "compile the step with XLA; auto decides by device and length of the run",
+                      choices=("auto", "on", "off"), how=True)
+    fast_forms: bool = option(True, "have XLA compile forms of layers that were written for it; off: the plain layers",
+                              how=True)
+    recompute: bool = option(False, "compute each block's activations again in the backward pass instead of keeping "
+                             "them: less memory, about a third more time", how=True)
+    fused_update: bool = option(True, "adamw, sgd and muon's adamw update each variable by one kernel; off: by the "
+                                "dozens of operations of Keras' formulas", how=True)
+    deterministic: bool = option(False, "use deterministic kernels only (GPU), at some cost in speed", how=True)
+    compile_cache: str = option("auto", "folder (with a slash, as ./cache) where programs compiled by XLA are kept for "
+                                "the next start; auto: cct_tf/xla in the user's cache folder; or off", transient=True,
+                                path=True)
+    profile_steps: str | None = option(None, "A:B, trace the steps A to B, both included, the first being 1, for the "
+                                       "profiler of TensorBoard", transient=True)
+    accept_config_change: bool = option(False, "resume although fields that define the result, or the files of an "
+                                        "image folder, have changed",
+                                        transient=True)
+    restart_if_unreadable: bool = option(False, "where every checkpoint of the work folder is damaged, set them and "
+                                         "the results aside and start anew", transient=True)
+    dry_run: bool = option(False, "show the plan, send one batch through the network, leave the work folder alone",
+                           transient=True)
+    debug: bool = option(False, "show the traceback of an error", transient=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run. Each consumer gets its own part."""
+
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    run: RunConfig = RunConfig()
+
+    def value(self, name):
+        """The value of the field called `name`, in whichever part it is."""
+        return getattr(getattr(self, FIELDS[name].part), name)
+
+    def as_dict(self, transient=False):
+        """Flat `{field name: value}` in the order of declaration; transient fields only if asked for."""
+        return {name: self.value(name) for name, field in FIELDS.items() if transient or not field.transient}
+
+
+def _fields():
+    table = {}
+    for part in dataclasses.fields(Config):
+        part_class = part.type
+        hints = typing.get_type_hints(part_class)
+        for field in dataclasses.fields(part_class):
+            members = [t for t in typing.get_args(hints[field.name]) if t is not type(None)]
+            optional = type(None) in typing.get_args(hints[field.name])
+            kind = (members[0] if optional else hints[field.name])
+            kind = typing.get_origin(kind) or kind
+            table[field.name] = Field(field.name, part.name, part_class.__doc__.strip(), kind, optional,
+                                      field.default, **field.metadata)
+    return table
+
+
+FIELDS = _fields()
+
+
+def from_dict(values):
+    """Config from a flat `{field name: value}`, as `Config.as_dict` gives it; missing fields take their defaults.
+
+    Raises:
+        UserError: a name that is no field, or a value out of range.
+    """
+    parts = {part.name: {} for part in dataclasses.fields(Config)}
+    for name, value in values.items():
+        if name not in FIELDS:
+            raise UserError(f"{name}: no such config field")
+        field = FIELDS[name]
+        if isinstance(value, list):
+            value = tuple(value)
+        if field.problem(value):
+            raise UserError(f"--{name}: expected {field.expectation()}, found {value!r}")
+        parts[field.part][name] = value
+    config = Config(**{part.name: part.type(**parts[part.name]) for part in dataclasses.fields(Config)})
+    _check_together(config)
+    return config
+
+
+def _check_together(config):
+    """What no field can judge alone."""
+    optim, augment = config.optim, config.augment
+    for name in ("random_resized_crop", "crop_ratio"):
+        bounds = getattr(augment, name)
+        if bounds and bounds[0] > bounds[1]:
+            raise UserError(f"--{name}: expected MIN,MAX with MIN at most MAX, found {bounds[0]:g},{bounds[1]:g}")
+    if (augment.mean is None) != (augment.std is None):
+        given, missing = ("mean", "std") if augment.std is None else ("std", "mean")
+        raise UserError(f"--{missing}: expected together with --{given}, found --{given} alone")
+    if augment.crop_padding and augment.random_resized_crop:
+        raise UserError("--crop_padding: expected 0 with --random_resized_crop (one crop or the other), found "
+                        f"{augment.crop_padding}")
+    if config.model.init_weights != "auto" and not config.model.init_from:
+        raise UserError(f"--init_weights: expected auto without --init_from, found {config.model.init_weights!r}")
+    if optim.optimizer == "lion" and optim.beta_1 == 0.0:
+        raise UserError("--beta_1: expected above 0 with --optimizer=lion, found 0")
+    _check_batch(config)
+    _check_warmup(optim)
+    if optim.schedule == "constant" and optim.cooldown_epochs:
+        raise UserError("--cooldown_epochs: expected 0 with --schedule=constant, found "
+                        f"{optim.cooldown_epochs:g}")
+
+
+def _check_warmup(optim):
+    """What the shapes of the warm-up take."""
+    if optim.warmup_shape == "reciprocal" and optim.warmup_epochs % 1:
+        raise UserError("--warmup_epochs: expected whole epochs with --warmup_shape=reciprocal, which changes the rate "
+                        f"once an epoch, found {optim.warmup_epochs:g}")
+    if optim.warmup_shape == "reciprocal" and optim.warmup_learning_rate:
+        raise UserError("--warmup_learning_rate: expected 0 with --warmup_shape=reciprocal, which has a start of its "
+                        f"own, found {optim.warmup_learning_rate:g}")
+    if optim.warmup_prefix and optim.schedule == "constant":
+        raise UserError("--warmup_prefix: expected false with --schedule=constant, which has no cosine, found true")
+
+
+def mixes(augment):
+    """Whether an `AugmentConfig` mixes images."""
+    return (augment.mixup_alpha > 0 or augment.cutmix_alpha > 0) and augment.mix_probability > 0
+
+
+def check_pieces(batch_size, num_replicas, accumulate_steps):
+    """Raise UserError unless a batch can be shared out among replicas and micro-batches."""
+    if batch_size % (num_replicas * accumulate_steps):
+        raise UserError(f"--batch_size: expected a multiple of replicas x accumulate_steps "
+                        f"({num_replicas} x {accumulate_steps}), found {batch_size}")
+
+
+def _check_batch(config):
+    """The batch must be shared out evenly among replicas, micro-batches, repeats and pairs."""
+    size, augment, run = config.optim.batch_size, config.augment, config.run
+    check_pieces(size, run.num_replicas or 1, run.accumulate_steps or 1)
+    repeats = augment.repeated_augmentation
+    if size % repeats:
+        raise UserError(f"--repeated_augmentation: expected a divisor of --batch_size={size}, found {repeats}")
+    if mixes(augment) and size // repeats % 2:
+        each = f" ({repeats} draws each)" if repeats > 1 else ""
+        raise UserError("--batch_size: expected an even number of images for --mixup_alpha and --cutmix_alpha, which "
+                        f"mix neighbours, found {size // repeats}{each}")
+
+
+def differences(old, new):
+    """Fields that differ between two flat dicts of a run.
+
+    Args:
+        old, new: as `Config.as_dict` gives them. A field that one lacks counts as its default, so that a field
+            added in a later version does not make old runs differ.
+
+    Returns:
+        (defining, how): two lists of (name, old value, new value).
+    """
+    defining, how = [], []
+    for name, field in FIELDS.items():
+        if field.transient:
+            continue
+        before, after = old.get(name, field.default), new.get(name, field.default)
+        before = tuple(before) if isinstance(before, list) else before
+        after = tuple(after) if isinstance(after, list) else after
+        if before != after:
+            (how if field.how else defining).append((name, before, after))
+    return defining, how
