@@ -159,7 +159,7 @@ def _report(evaluated, values, console):
         console.say(line)
     places = mistakes.worst(evaluated.plain, values["mistakes"])
     pictures = _draw(evaluated, places, values, console) if values["output_dir"] else []
-    shown = [(place, mistakes.origin_of(evaluated.split, place)) for place in places]
+    shown = [(place, evaluated.split.reader.origin(place)) for place in places]
     return report.as_dict(evaluated, values["split"], values["tta"], shown) | {"pictures": pictures}
 
 

@@ -62,12 +62,13 @@ def _draw(settings, values, console):
     # Of the network only the size of its input is needed.
     network = variants.resolve(settings.model.model, settings.augment.image_size)
     transform = inputs.make_transform(settings, images, network)
-    stream = inputs.make_stream(settings, source.num_classes)
+    sampling, stages = inputs.make_sampling(settings), inputs.training_stages(settings, images, transform)
     with console.phase("drawing"):
         if values["ops"]:
-            image = contact_sheet.first_image(split, transform, stream.seed)
+            image = contact_sheet.first_image(split, transform, sampling.seed)
             return contact_sheet.figure(contact_sheet.operations(image, images.mean))
-        sheet = contact_sheet.draw(split, source.class_names, transform, stream, values["rows"], values["columns"])
+        sheet = contact_sheet.draw(split, source.class_names, transform, stages, sampling, values["rows"],
+                                   values["columns"])
         return contact_sheet.figure(sheet, _heading(settings))
 
 

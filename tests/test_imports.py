@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -21,7 +22,7 @@ ALLOWED = {
     "augment": ("rng", "errors"),
     "models": ("layers", "settings.command", "settings.flags", "machine", "rng", "errors"),
     "convert": ("models.variants", "layers.sines", "layers.position_grid", "errors"),
-    "readers": ("data.source", "rng", "errors"),
+    "readers": ("rng", "errors"),
     "data": ("readers", "augment", "settings", "rng", "errors"),
     "optim": ("settings", "errors"),
     "engine": ("layers", "errors"),
@@ -29,12 +30,13 @@ ALLOWED = {
     "pictures": ("runs", "data", "readers", "models", "augment", "machine", "rng"),
     "assembly": ("training.saver", "runs", "engine", "optim", "data", "augment", "models", "convert", "workers",
                  "settings", "machine", "errors"),
-    "evaluation": ("assembly", "pictures", "engine", "data", "readers", "models", "workers", "machine", "errors"),
+    "evaluation": ("assembly", "pictures", "engine", "data", "readers", "augment", "models", "workers", "machine",
+                   "errors"),
     "training": ("evaluation", "assembly", "pictures", "runs", "engine", "optim", "data", "readers", "augment",
-                 "workers", "settings", "machine", "errors"),
+                 "models", "workers", "settings", "machine", "errors"),
     "export": ("evaluation", "assembly", "runs", "data", "readers", "augment", "settings", "machine", "errors"),
-    "benchmark": ("training", "evaluation", "assembly", "runs", "engine", "data", "augment", "models", "layers",
-                  "settings", "machine", "errors"),
+    "benchmark": ("training", "evaluation", "assembly", "runs", "engine", "data", "readers", "augment", "models",
+                  "layers", "settings", "machine", "errors"),
     "commands": ("export", "training", "evaluation", "assembly", "pictures", "runs", "data", "models", "convert",
                  "workers", "settings", "machine", "errors"),
 }
@@ -95,6 +97,13 @@ def test_layers_and_augment_do_not_know_of_distribution():
             tree = ast.parse(path.read_text(encoding="utf-8"))
             used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
             assert "distribute" not in used, path
+
+
+def test_nobody_outside_asks_for_a_readers_class():
+    for path, module in MODULES:
+        text = path.read_text(encoding="utf-8")
+        for name in ("Reader", "Held", "Encoded", "Windowed"):
+            assert not re.search(rf"isinstance\([^)]*\b{name}\b|type\([^)]*\) (is|==) \w*\b{name}\b", text), module
 
 
 def test_only_commands_and_the_work_folder_read_flags():

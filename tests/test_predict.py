@@ -49,7 +49,7 @@ def _shares(row):
 def test_probabilities_are_those_of_the_run(trained, tmp_path, capfd):
     workdir, training = trained
     split = training.images.source.splits["test"]
-    images = training.images.source.splits["test"].reader.images.numpy()[split.reader.indices]
+    images = training.images.source.splits["test"].reader.tensor.numpy()[split.reader.indices]
     for index, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{index:03d}.png")
     status, found, err = _found(capfd, trained, tmp_path, "--top=100", "--batch_size=100")

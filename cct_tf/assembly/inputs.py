@@ -1,11 +1,12 @@
-"""From a config to images: the data set, its mean and deviation, the transform and the training stream."""
+"""From a config to images: the data set, its mean and deviation, and the stages that prepare its images."""
 
 import dataclasses
 
 from cct_tf.augment import transform as transform_lib
 from cct_tf.augment.mix import Mix
+from cct_tf.augment.stages import Mixing
 from cct_tf.data import registry
-from cct_tf.data.pipeline import Stream
+from cct_tf.data.pipeline import Sampling
 from cct_tf.data.source import rules_of
 from cct_tf.data.statistics import channel_statistics
 from cct_tf.machine import memory, runtime
@@ -63,16 +64,24 @@ def recorded_images(resolved):
 
 
 def make_transform(config, images, model):
-    """The `Transform` that brings the images to what `model` takes."""
+    """The `Transform` that brings the images to what `model` (or a `variants.Variant`) takes."""
     transform = transform_lib.from_config(config.augment, model.image_size, images.mean, images.std)
     block = images.source.rules.resize_block if images.source else None  # nothing is held without a data set
     return dataclasses.replace(transform, resize_block=block)
 
 
-def make_stream(config, num_classes):
-    """The `pipeline.Stream` of a config's training images."""
-    augment, mix = config.augment, None
+def make_sampling(config):
+    """The `pipeline.Sampling` of a config's training images."""
+    return Sampling(config.run.seed, config.optim.batch_size, config.augment.repeated_augmentation)
+
+
+def training_stages(config, images, transform):
+    """The way of a training image: tuple of `stages.Stage`."""
+    augment, mixing = config.augment, None
     if config_lib.mixes(augment):
         mix = Mix(augment.mixup_alpha, augment.cutmix_alpha, augment.mix_probability, augment.mix_switch_probability)
-    return Stream(num_classes, config.run.seed, config.optim.batch_size, config.optim.label_smoothing,
-                  augment.repeated_augmentation, mix, augment.mix_off_epoch)
+        images_in = augment.mix_off_epoch * images.source.splits["train"].num_examples
+        mixing = Mixing(mix, config.run.seed, config.optim.batch_size, -(-images_in // config.optim.batch_size),
+                        augment.mix_off_epoch)
+    return transform.training_stages(images.source.num_classes, label_smoothing=config.optim.label_smoothing,
+                                     mixing=mixing, seed=config.run.seed)

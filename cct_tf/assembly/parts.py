@@ -35,7 +35,8 @@ class Assembly:
     fit: object = None
 
 
-def assemble(config, devices, num_classes, train_split, total_steps, resolved=None, source=None, classes=()):
+def assemble(config, devices, num_classes, train_split, total_steps, resolved=None, source=None, classes=(),
+             prepare=None):
     """`Assembly` of a run with its initial weights.
 
     Args:
@@ -46,6 +47,7 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         total_steps: int, of the whole run.
         resolved: dict of the run's checkpoint, or None.
         source: `transfer.Source` to take weights from, or None; classes: names of the K classes, to compare with its.
+        prepare: see `step.TrainStep`.
     """
     optim, run = config.optim, config.run
     with devices.strategy.scope():
@@ -68,5 +70,5 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         devices, model, optimizer, state, batch_size=optim.batch_size, accumulate_steps=chosen.accumulate_steps.value,
         clip_norm=optim.clip_norm, example_loss=losses.make_loss(optim, train_split, num_classes),
         max_skipped_updates=optim.max_skipped_updates, jit=chosen.jit.value, fast_forms=run.fast_forms,
-        recompute=run.recompute, ema=ema)
+        recompute=run.recompute, ema=ema, prepare=prepare)
     return Assembly(model, averaged, optimizer, state, chosen, train_step, fit)

@@ -90,19 +90,20 @@ def check(config, with_validation=True):
 
 def open_npz(config, rules):
     """Open an archive: source.Source, held. Args and errors: as for `check`; `rules` is source.Rules."""
-    from cct_tf.data import source, splits
-    from cct_tf.readers import loading
+    from cct_tf.data import splits
+    from cct_tf.readers import tensors
+    from cct_tf.readers.held import Held
 
     contents = check(config, rules.npz_validation)
-    loading.require_memory(2 * contents.num_bytes, config.data_dir)  # twice: NumPy reads an array as a whole
+    tensors.require_memory(2 * contents.num_bytes, config.data_dir)  # twice: NumPy reads an array as a whole
     parts = {}
     for split, labels in contents.labels.items():
         with _reading(config.data_dir), _open(config.data_dir) as archive:
             images = archive[contents.images[split]]
-        held = loading.empty_images([*images.shape[:3], 3])
+        held = tensors.empty_images([*images.shape[:3], 3])
         held[:] = images[..., None] if images.ndim == 3 else images
-        held = loading.as_tensor(held)
-        parts[split] = splits.Part(lambda indices, held=held: source.Held(held, indices),
+        held = tensors.as_tensor(held)
+        parts[split] = splits.Subset(lambda indices, held=held: Held(held, indices),
                                    np.arange(len(labels)), labels)
     return splits.indexed_source(config, rules, contents.class_names, parts, notes=contents.notes)
 

@@ -3,15 +3,13 @@
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
 from cct_tf.assembly import inputs, recorded_data
-from cct_tf.data.source import Held, Windowed
 from cct_tf.errors import UserError
 from cct_tf.evaluation.prediction import read_image
 from cct_tf.export import formats
 from cct_tf.machine import runtime
-from cct_tf.readers import decode, windowed
+from cct_tf.readers import decode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +39,13 @@ def of_run(config, record, console):
 
 def of_split(split, count):
     """`count` images of a `source.Split`, or all, evenly spread; of a streamed one the first."""
-    count = min(count, split.num_examples)
-    if isinstance(split.reader, Windowed):
+    places = split.reader.spread(count)
+    labels = None if split.reader.knows_labels else split.labels[places]
+    if labels is None:  # they come with the images
         with decode.broken_images_named():
-            decoded = [split.reader.decode(record) for record in windowed.windowed_in_order(split.reader).take(count)]
-        images = [image.numpy() for image, _ in decoded]
-        return Sample(images, np.array([int(label) for _, label in decoded]), count, f"{split.name} images")
-    places = _spread(split.num_examples, count)
-    return Sample(_Read(split.reader, split.reader.indices[places]), split.labels[places], count,
-                  f"{split.name} images")
+            images, labels = zip(*split.images(places), strict=True)
+        return Sample(images, np.array(labels), len(places), f"{split.name} images")
+    return Sample(_Read(split, places), labels, len(places), f"{split.name} images")
 
 
 def of_files(paths, count, bit_depth, console):
@@ -94,15 +90,12 @@ class _Files:
 
 
 class _Read:
-    """Images of a reader, one after the other."""
+    """Images of a split, one after the other."""
 
-    def __init__(self, reader, rows):
-        self._reader, self._rows = reader, rows
+    def __init__(self, split, places):
+        self._split, self._places = split, places
 
     def __iter__(self):
         with decode.broken_images_named():
-            for row in self._rows:
-                with tf.device("CPU:0"):
-                    image = (self._reader.images[row] if isinstance(self._reader, Held)
-                             else decode.load_encoded(self._reader, tf.constant(row)))
-                yield image.numpy()
+            for image, _ in self._split.images(self._places):
+                yield image

@@ -118,7 +118,7 @@ class Devices:
         return self.num_replicas // self.num_workers
 
     @property
-    def part(self):
+    def share(self):
         """(worker, number of workers), as the pipelines take it."""
         return self.worker, self.num_workers
 

@@ -15,6 +15,7 @@ from cct_tf.assembly import inputs, recorded_data
 from cct_tf.assembly.devices import check_batch, make_devices
 from cct_tf.assembly.parts import assemble
 from cct_tf.augment import image_ops
+from cct_tf.augment.stages import on_device, resize_stage
 from cct_tf.data import pipeline
 from cct_tf.engine import losses
 from cct_tf.engine.step import MOST_STEPS
@@ -23,10 +24,11 @@ from cct_tf.evaluation.evaluator import Evaluator
 from cct_tf.evaluation.forward import Forward
 from cct_tf.machine import compile_cache, memory, runtime
 from cct_tf.machine.console import Console, Progress
+from cct_tf.models import variants
 from cct_tf.optim import schedules
 from cct_tf.pictures import contact_sheet, plots
 from cct_tf.pictures.inspection import Inspection
-from cct_tf.readers import decode, loading
+from cct_tf.readers import decode
 from cct_tf.runs import checkpoint, run_record
 from cct_tf.settings.plan import make_plan
 from cct_tf.training import coordination, divergence, report, saver
@@ -63,20 +65,22 @@ class Training:
         self.plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
         _check_length(config, self.plan, start.step, console)
         initial = coordination.read_initial_weights(config, start, self.peers)
+        variant = variants.resolve(config.model.model, config.augment.image_size)
+        self.transform = inputs.make_transform(config, self.images, variant)
+        self.stages = inputs.training_stages(config, self.images, self.transform)
         with console.phase(f"building {config.model.model}"):
             parts = assemble(config, self.devices, source.num_classes, source.splits["train"],
-                                      self.plan.total_steps, resolved, initial, source.class_names)
+                             self.plan.total_steps, resolved, initial, source.class_names, self._prepare)
         for warning in parts.fit.warnings if parts.fit and self.peers.is_chief else ():
             console.warn(warning)
         self.model, self.averaged, self.optimizer = parts.model, parts.averaged, parts.optimizer
         self.state, self.tuning, self.train_step = parts.state, parts.tuning, parts.train_step
         self.evaluated = {"eval": self.model} | ({"eval_ema": self.averaged} if self.averaged else {})
-        self.transform = inputs.make_transform(config, self.images, self.model)
-        self.stream = inputs.make_stream(config, source.num_classes)
+        self.sampling = inputs.make_sampling(config)
         self.train_split = source.splits["train"]
-        if self.transform.fits_once:
+        if not resize_stage(self.stages).is_random:
             with console.phase("preparing the training images"), memory.data_named_when_out(config.data):
-                self.train_split = pipeline.hold_at_size(self.train_split, self.transform)
+                self.train_split = pipeline.hold_at_size(self.train_split, self.stages)
         self.inspection = Inspection(source.splits[source.evaluated_split], self.transform, source.class_names)
         self.trackable = checkpoint.make_trackable(self.model, self.optimizer, self.state, self.averaged)
         self.start, self.standing = coordination.restore(start, self.trackable, config, workdir, console, self.peers,
@@ -92,10 +96,10 @@ class Training:
 
     def plan_lines(self):
         """The plan as lines of text."""
-        sizes = loading.image_sizes(self.images.source.splits["train"].reader)
+        sizes = self.images.source.splits["train"].reader.sizes()
         kept = image_ops.kept_area(sizes, self.transform.size, self.transform.crop_pct)
-        return report.plan_lines(self.config, self.images, self.plan, self.model, self.devices, self.tuning,
-                                 self.start, self.first_weights, kept)
+        return report.plan_lines(self.config, self.images, self.stages, self.sampling, self.plan, self.model,
+                                 self.devices, self.tuning, self.start, self.first_weights, kept)
 
     def result_lines(self, test, seconds):
         """What came out, as lines of text; `test` is what `run` returned."""
@@ -106,7 +110,7 @@ class Training:
         """Send one training batch through the network and say what came out: the end of a dry run."""
         with self.console.phase("one batch through the network"):
             batch = next(iter(self.batches(int(self.state.step.numpy()), 1)))
-            logits = self.model(batch["image"], training=False)
+            logits = self.model(self._prepare(batch), training=False)
             loss = float(tf.reduce_mean(losses.cross_entropy(batch["label"], logits)))
         self.console.say(f"loss {loss:.4f}; nothing was written to the work folder")
 
@@ -115,8 +119,12 @@ class Training:
     def batches(self, start_step, num_steps):
         """Dataset of training batches, of each this worker's part."""
         with tf.device("CPU:0"):
-            return pipeline.train_batches(self.train_split, self.transform, self.stream, start_step, num_steps,
-                                          self.devices.part)
+            return pipeline.train_batches(self.train_split, self.stages, self.sampling, start_step, num_steps,
+                                          self.devices.share)
+
+    def _prepare(self, batch):
+        """What the network takes of a batch, see `step.TrainStep`."""
+        return on_device(batch, self.stages)
 
     def evaluator(self, split, models):
         """`Evaluator` of a split, by name, of the models of a dict."""
@@ -133,12 +141,12 @@ class Training:
 
     def _pictures(self):
         """What the network will see, {tag: [N, height, width, 3]}: the first batch, and a contact sheet."""
-        first = self.transform.unfinish(next(iter(self.batches(0, 1)))["image"])
+        first = self.transform.unfinish(self._prepare(next(iter(self.batches(0, 1)))))
         rows = min(_SHEET, self.train_split.num_examples) // 2 * 2  # even, for mixing
         if not rows:
             return {"train/batch": first}
-        sheet = contact_sheet.draw(self.train_split, self.images.source.class_names, self.transform, self.stream, rows,
-                                   _SHEET)
+        sheet = contact_sheet.draw(self.train_split, self.images.source.class_names, self.transform, self.stages,
+                                   self.sampling, rows, _SHEET)
         return {"train/batch": first, "train/preview": plots.as_array(contact_sheet.figure(sheet))[None]}
 
     def _attention(self, name):

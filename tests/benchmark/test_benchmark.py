@@ -1,6 +1,5 @@
 """The benchmark: what it measures is what trains, its figures follow from each other, and its JSON is one line."""
 
-import dataclasses
 import itertools
 import json
 import math
@@ -11,7 +10,7 @@ import sys
 
 import pytest
 
-from cct_tf.augment import policies, rand_augment
+from cct_tf.augment import policies, rand_augment, stages
 from cct_tf.augment.erasing import RandomErasing
 from cct_tf.augment.mix import Mix
 from cct_tf.augment.transform import Transform
@@ -19,7 +18,6 @@ from cct_tf.benchmark import __main__ as benchmark
 from cct_tf.benchmark import input as input_benchmark
 from cct_tf.benchmark import loop as loop_benchmark
 from cct_tf.benchmark import machine, measuring, startup, step
-from cct_tf.data.pipeline import Stream
 from cct_tf.errors import Interrupted, UserError
 from cct_tf.machine import runtime
 from cct_tf.models import variants
@@ -30,7 +28,6 @@ REPO = pathlib.Path(__file__).parents[2]
 POLICY = rand_augment.make_policy(policies.resolve("trivial"), (0.5,))
 TRANSFORM = Transform(8, (0.5,), (0.5,), resized_crop=(0.5, 1.0), flip="random", policy=POLICY,
                       erasing=RandomErasing(0.5))
-STREAM = Stream(10, 0, 16, mix=Mix(1.0, 1.0))
 TINY = ["--model=cct_2_3x1_8", "--batch_size=16", "--jit=off", "--json"]
 MACHINE = {"cpu", "instruction_set", "processors", "versions"}
 SUBJECT = MACHINE | {"model", "image_size", "batch_size", "num_classes", "parameters", "device", "threads",
@@ -47,16 +44,23 @@ def _found(capsys, *argv):
 
 
 def test_stages_are_switched_on_one_after_the_other():
-    table = input_benchmark.cumulative_stages(TRANSFORM, STREAM)
-    assert table["erase"] == (TRANSFORM, STREAM)
-    assert table["read"] == (Transform(8, (0.5,), (0.5,)), dataclasses.replace(STREAM, mix=None))
-    assert table["policy"] == (dataclasses.replace(TRANSFORM, erasing=None), dataclasses.replace(STREAM, mix=None))
-    assert table["mix"] == (dataclasses.replace(TRANSFORM, erasing=None), STREAM)
+    mixing = stages.Mixing(Mix(1.0, 1.0), 0, 16)
+    way = TRANSFORM.training_stages(10, mixing=mixing)
+    crop, flip, policy, labels, mix, *_ = way
+    resize = stages.resize_stage(TRANSFORM.evaluation_stages(10))
+    assert input_benchmark.cumulative_stages(way, resize) == {
+        "read": (resize, labels), "crop": (crop, labels), "flip": (crop, flip, labels),
+        "policy": (crop, flip, policy, labels), "mix": (crop, flip, policy, labels, mix)}
+    plain = Transform(8, (0.5,), (0.5,), crop_padding=1)
+    way = plain.training_stages(10)
+    resize, crop, labels, _ = way
+    assert input_benchmark.cumulative_stages(way, resize) == {"read": (resize, labels),
+                                                              "crop": (resize, crop, labels)}
 
 
 def test_input_stages_sum_up_to_the_whole(capsys):
     found = _found(capsys, "--dataset=digits", "--flip=random", "--crop_padding=1", "--repeats=2", "--seconds=0.05")
-    assert list(found["stages"]) == ["read", "crop", "flip", "policy", "mix", "erase"]
+    assert list(found["stages"]) == ["read", "crop", "flip"] and found["stages_in_step"] == ["normalize"]
     assert sum(found["stages"].values()) == pytest.approx(1e6 / found["images_per_second"])
     assert found["lowest"] <= found["images_per_second"] <= found["highest"]
     assert (found["what"], found["batch_size"], found["image_size"]) == ("input", 16, 8)

@@ -11,7 +11,9 @@ from PIL import Image, ImageOps
 
 from cct_tf.data import registry, source, statistics, tree
 from cct_tf.errors import UserError
-from cct_tf.readers import decode, loading
+from cct_tf.readers import decode, tensors
+from cct_tf.readers.encoded import Encoded
+from cct_tf.readers.held import Held
 from cct_tf.settings.config import DataConfig
 
 
@@ -44,9 +46,9 @@ LAYOUT = {"train/bee": 3, "train/ant": 4, "train/Zebu": 2, "test/ant": 1, "test/
 def _images(split):
     """The decoded images of a split, in order."""
     reader = split.reader
-    if isinstance(reader, source.Held):
-        return list(tf.gather(reader.images, reader.indices).numpy())
-    dataset = tf.data.Dataset.from_tensor_slices(reader.indices).map(lambda i: decode.load_encoded(reader, i))
+    if isinstance(reader, Held):
+        return list(tf.gather(reader.tensor, reader.indices).numpy())
+    dataset = tf.data.Dataset.range(len(reader)).map(lambda place: reader.load({"index": place})[0])
     return list(dataset.as_numpy_iterator())
 
 
@@ -59,8 +61,8 @@ def _mixed(index):
 
 
 # in_memory_gib, size -> the reader; 9 + 3 images of 6x5 take 1,080 bytes decoded and rather more encoded
-HOLDING = {"decoded": (1.0, (6, 5), source.Held, None), "bytes": (1.0, _mixed, source.Encoded, False),
-           "disk": (0.0, _mixed, source.Encoded, True), "disk, one size": (0.0, (6, 5), source.Encoded, True)}
+HOLDING = {"decoded": (1.0, (6, 5), Held, None), "bytes": (1.0, _mixed, Encoded, False),
+           "disk": (0.0, _mixed, Encoded, True), "disk, one size": (0.0, (6, 5), Encoded, True)}
 
 
 @pytest.mark.parametrize("kind", HOLDING)
@@ -209,8 +211,8 @@ def test_sizes_of_images_are_read_from_their_headers(tmp_path, kind):
     pictures = _make(tmp_path, LAYOUT, size)
     reader = _open(tmp_path, in_memory_gib=limit).splits["train"].reader
     expected = {picture.shape[:2] for path, picture in pictures.items() if path.startswith("train")}
-    assert {tuple(map(int, found)) for found in loading.image_sizes(reader)} == expected
-    assert len(loading.image_sizes(reader, most=1)) == 1
+    assert {tuple(map(int, found)) for found in reader.sizes()} == expected
+    assert len(reader.sizes(most=1)) == 1
 
 
 def test_folders_below_a_class_and_odd_names_are_read(tmp_path):
@@ -297,8 +299,8 @@ def test_an_empty_class_folder_is_named(tmp_path):
 
 def test_a_set_beyond_the_free_memory_names_the_flag():
     with pytest.raises(UserError, match="^--in_memory_gib: expected at most the free memory"):
-        loading.require_memory(2**60, "a set")
-    loading.require_memory(1, "a set")
+        tensors.require_memory(2**60, "a set")
+    tensors.require_memory(1, "a set")
 
 
 def test_progress_is_one_plain_line_off_a_terminal(tmp_path):

@@ -32,7 +32,7 @@ def test_images_become_three_channels_and_labels_a_vector(tmp_path, shape, colum
         images = arrays[f"x_{split}"].reshape(-1, 6, 5, shape[2] if len(shape) == 3 else 1)
         reader = opened.splits[split].reader
         expected = np.broadcast_to(images, (*images.shape[:3], 3))
-        np.testing.assert_array_equal(reader.images.numpy()[reader.indices], expected)
+        np.testing.assert_array_equal(reader.tensor.numpy()[reader.indices], expected)
         np.testing.assert_array_equal(opened.splits[split].labels, arrays[f"y_{split}"].ravel())
     assert opened.class_names == ("0", "1", "2")
 
@@ -58,7 +58,7 @@ def test_validation_arrays_are_the_validation_split(tmp_path, arrays):
     assert {name: split.labels.tolist() for name, split in opened.splits.items()} == {
         "train": [0, 1, 2, 0, 1, 2, 0, 1], "validation": [2, 0], "test": [0, 1, 2]}
     reader = opened.splits["validation"].reader
-    assert (reader.images.numpy()[reader.indices] == 7).all()
+    assert (reader.tensor.numpy()[reader.indices] == 7).all()
 
 
 def test_validation_arrays_give_way_to_a_share_of_the_training_images(tmp_path):

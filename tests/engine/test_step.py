@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cct_tf.augment.stages import on_device
 from cct_tf.engine import losses
 from cct_tf.machine import runtime
 from tests.training import tiny
@@ -37,7 +38,7 @@ def test_another_seed_is_another_run(reference, tmp_path):
 def _one_step(training, batch):
     """Loss, gradient and accuracy of one batch by the plain formula, from the model alone."""
     with tf.GradientTape() as tape:
-        logits = training.model(batch["image"], seeds=batch["seed"], training=True)
+        logits = training.model(on_device(batch, training.stages), seeds=batch["seed"], training=True)
         per_example = tf.nn.softmax_cross_entropy_with_logits(batch["label"], logits)
         loss = tf.reduce_mean(per_example)
     gradients = tape.gradient(loss, [variable.value for variable in training.model.trainable_variables])
@@ -74,8 +75,7 @@ def test_a_non_finite_update_is_skipped_on_all_replicas_and_counted(tmp_path, nu
     poison = tf.one_hot(15, 16) * np.inf  # the last example only, which the last replica holds
 
     def poisoned(step, batch):
-        addition = tf.where(step == 1, poison[:, None, None, None], 0.0)
-        return batch | {"image": batch["image"] + addition}
+        return batch | {"label": batch["label"] + tf.where(step == 1, poison[:, None], 0.0)}
 
     batches = batches.enumerate().map(poisoned)
     training.train_step.run(runtime.distribute(training.devices, batches, 16), [0.01, 0.01, 0.01])
@@ -97,7 +97,7 @@ def test_too_many_skipped_updates_in_a_row_end_the_run_with_one_line(tmp_path):
 
         def poisoned(start, count):
             return clean(start, count).enumerate(start).map(
-                lambda step, batch: batch | {"image": batch["image"] * tf.where(step >= 4, np.nan, 1.0)})
+                lambda step, batch: batch | {"label": batch["label"] * tf.where(step >= 4, np.nan, 1.0)})
 
         training.batches = poisoned
         training.run(tiny.NoInterrupts())

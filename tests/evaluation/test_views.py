@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cct_tf.augment.stages import on_device
 from cct_tf.data import pipeline
 from cct_tf.evaluation import views
 from cct_tf.evaluation.evaluator import Evaluator
@@ -79,9 +80,9 @@ def trained(tmp_path_factory):
 
 def _test_images(training):
     split = training.images.source.splits["test"]
-    batch = next(iter(pipeline.evaluation_batches(split, training.transform, num_classes=10,
-                                                  batch_size=split.num_examples)))
-    return batch["image"].numpy(), np.argmax(batch["label"].numpy(), axis=1)
+    stages = training.transform.evaluation_stages(10)
+    batch = next(iter(pipeline.evaluation_batches(split, stages, batch_size=split.num_examples)))
+    return on_device(batch, stages).numpy(), np.argmax(batch["label"].numpy(), axis=1)
 
 
 @pytest.mark.parametrize("kind", ["flip", "shifts"])

@@ -79,7 +79,7 @@ def images(trained):
     """(uint8 [n, 8, 8, 3] test images, probabilities of the trained network by formula, labels)."""
     training = trained[1]
     split = training.images.source.splits["test"]
-    pixels = split.reader.images.numpy()[split.reader.indices]
+    pixels = split.reader.tensor.numpy()[split.reader.indices]
     return pixels, _softmax(training.model((pixels / 255.0 - training.images.mean) / training.images.std)), split.labels
 
 

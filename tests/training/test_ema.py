@@ -31,7 +31,7 @@ def test_the_average_follows_done_updates_and_no_others(tmp_path, num_replicas, 
     expected = _values(weights)
     assert all(np.array_equal(a, b) for a, b in zip(_values(shadow), expected, strict=True))
     batches = training.batches(0, 6).enumerate().map(
-        lambda step, batch: batch | {"image": batch["image"] * tf.where(step == 2, np.nan, 1.0)})
+        lambda step, batch: batch | {"label": batch["label"] * tf.where(step == 2, np.nan, 1.0)})
     iterator, t = runtime.distribute(training.devices, batches, 16), 0
     for step in range(6):
         training.train_step.run(iterator, [0.01])

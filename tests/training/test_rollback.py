@@ -40,12 +40,12 @@ def _held(training):
 
 
 def _poison(training, held, rollbacks=1, first=FIRST):
-    """Make a run's images NaN from update `first` on, from 0, until it was rolled back `rollbacks` times."""
+    """Make a run's labels NaN from update `first` on, from 0, until it was rolled back `rollbacks` times."""
     def poisoned(start, count):
-        images = held["image"].copy()
+        labels = held["label"].copy()
         if training.standing.rollback_count < rollbacks:
-            images[first:, 15] = np.nan  # the last example only, which the last replica holds
-        return tf.data.Dataset.from_tensor_slices(held | {"image": images}).skip(start).take(count)
+            labels[first:, 15] = np.nan  # the last example only, which the last replica holds
+        return tf.data.Dataset.from_tensor_slices(held | {"label": labels}).skip(start).take(count)
 
     training.batches = poisoned
 
