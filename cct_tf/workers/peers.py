@@ -117,7 +117,7 @@ class Peers:
         return [json.loads(blob) for blob in self.exchange_bytes(json.dumps(value).encode())]
 
     def wait_for_chief(self):
-        """Wait until worker 0 calls this too: what it did before, the others can rely on."""
+        """Until worker 0 calls this too: what it does first, the others do after it."""
         self.exchange()
 
     def _await(self, found):
@@ -140,7 +140,7 @@ class Peers:
             self._patience.shorten()
 
     def judge_exchanges(self, seconds):
-        """From now on more than so many seconds between two exchanges end the run, even if all workers are alive."""
+        """From now on so many seconds between two exchanges end the run, though every worker gives signs of life."""
         self._patience.limit_between(seconds)
 
     def tell_stop(self, number):
