@@ -11,10 +11,7 @@ PADDINGS = ("authors", "keras")
 
 
 def pad_sides(x, size):
-    """Zeros on all four sides: [B, H, W, C] -> [B, H + 2 size, W + 2 size, C].
-
-    TensorFlow's "SAME" pads the two sides of an even size differently where the stride is 2.
-    """
+    """[B, H, W, C] -> [B, H + 2 size, W + 2 size, C]. The same on all sides, which "SAME" isn't for even sizes."""
     return tf.pad(x, [[0, 0], [size, size], [size, size], [0, 0]]) if size else x
 
 
@@ -62,8 +59,8 @@ class ConvTokenizer(keras.layers.Layer):
     def call(self, images):
         x = images
         for i in range(self.num_convs):
-            # ReLU after the pooling instead of before: a quarter of the work. The values are the same, and so are the
-            # gradients, for where the maximum is another element ReLU stops them.
+            # ReLU after the maximum, which it doesn't change, has a quarter of the work. Gradients are the same too:
+            # where they would go to another element, ReLU stops them.
             x = tf.nn.relu(self._pool(self._convolve(x, tf.convert_to_tensor(getattr(self, f"conv_{i}_kernel")))))
         return tf.reshape(x, [-1, x.shape[1] * x.shape[2], self.embed_dim])  # [B, h, w, D] -> [B, N, D]
 
@@ -78,16 +75,16 @@ class ConvTokenizer(keras.layers.Layer):
 
     def _convolve(self, x, kernel):
         if self.stride == 1 and 2 * self.padding + 1 == self.kernel_size:
-            return tf.nn.conv2d(x, kernel, 1, "SAME")  # pads the same zeros here, without a copy of the images
+            return tf.nn.conv2d(x, kernel, 1, "SAME")  # then the same zeros, without a copy of the images
         return tf.nn.conv2d(pad_sides(x, self.padding), kernel, self.stride, "VALID")
 
     def _pool(self, x):
-        # The authors pad with the lowest number, so that padding is never the maximum. Zeros do as well, for ReLU
-        # follows. The lowest number would widen the range that an export to int8 divides into 256 levels.
+        # Padding that must never be the maximum is zeros too: ReLU follows, to which they are as good as the lowest
+        # number. That would be part of the range which an export to int8 spreads over 256 levels.
         x = pad_sides(x, 1)
         if self.pool_padding == "authors":
             return max_pool(x)
-        # "SAME" padding by hand: one after an even side; one before and one after an odd one.
+        # "Same" by hand: an even side has nothing before and one after it, an odd one has one on each.
         frame = [[side % 2, 1] for side in x.shape[1:3]]
         return max_pool(tf.pad(x, [[0, 0], *frame, [0, 0]]))
 

@@ -22,7 +22,7 @@ def listed(names, most=10):
 
 
 def shortened(name, letters):
-    """A name of at most so many letters. Its middle is left out, since names that begin alike often end differently."""
+    """A name of at most so many letters, its middle left out: names that begin alike often end differently."""
     if len(name) <= letters:
         return name
     head = (letters - 1) // 2
@@ -39,7 +39,7 @@ class Console:
     def __init__(self, quiet=False):
         self.quiet = quiet
         self.is_terminal = sys.stdout.isatty() and not quiet
-        # For progress bars of other libraries; without a terminal the line of the phase is enough.
+        # For progress bars of others; without a terminal a phase's own line is enough.
         self.stream = sys.stdout if self.is_terminal else None
         self.phases = {}  # name -> seconds, in the order they happened
 
@@ -52,7 +52,7 @@ class Console:
 
     @contextlib.contextmanager
     def phase(self, text, with_progress=False):
-        """Say what the block does while it runs, and how long it took when it is done.
+        """Say what is being waited for while it is, and how long it took when it is done.
 
         Args:
             text: what is being done.

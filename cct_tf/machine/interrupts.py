@@ -40,7 +40,7 @@ class Interrupts:
     def install(self):
         reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
-        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup: the run outlives its terminal
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup: the end of the terminal is to make no difference
             self._signals = tuple(number for number in STOP_SIGNALS if number != signal.SIGHUP)
         for number in self._signals:
             self._previous[number] = signal.signal(number, self._handle)
@@ -50,10 +50,10 @@ class Interrupts:
 
     @contextlib.contextmanager
     def held(self, holds=True):
-        """Signals wait until the block ends, and threads started in it never receive them; `holds` False does nothing.
+        """Signals wait until the block ends, and threads that it starts never get them; `holds` False does nothing.
 
-        TensorFlow's workers set a handler in C that swallows SIGTERM. Until ours is back, no thread may receive a
-        signal. So the imports that start threads (NumPy's, TensorFlow's) belong into such a block too.
+        TensorFlow's workers set a handler in C that swallows SIGTERM. Until ours is back, no thread may take it: so
+        the imports that start threads (NumPy's, TensorFlow's) belong into such a block too.
         """
         if not holds:
             yield
@@ -67,7 +67,7 @@ class Interrupts:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
 
     def ask(self, number, name):
-        """Another worker, `name`, was asked to stop by a signal, so this one is too. Not counted as a second SIGINT."""
+        """Another worker, `name`, was asked to stop by a signal; so is this one. It counts as no second SIGINT."""
         self._ask(number, f" of {name}")
 
     def output_closed(self):
@@ -90,7 +90,7 @@ class Interrupts:
         os.close(self._writing)  # ends the thread
 
     def _watch(self, reading):
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)  # they belong to the main thread, see `held`
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)  # they are the main thread's, see `held`
         while numbers := os.read(reading, 64):
             for number in numbers:
                 if number in self._signals:
@@ -105,7 +105,7 @@ class Interrupts:
         self.requested = self.requested or number
         if self.can_save:
             self._say_once(number)
-        # In another thread: this one must go on listening for a second SIGINT.
+        # In a thread of its own: this one has to hear of a second SIGINT.
         threading.Thread(target=self.tell, args=(number,), daemon=True).start()
 
     def _say_once(self, number):
@@ -123,7 +123,7 @@ class Interrupts:
     def _handle(self, number, frame):
         if not self.can_save:
             if self._has_raised:
-                return  # the command is ending already
+                return  # another one, on the way out
             self._has_raised = True
             number = self.requested or number
             raise Interrupted(number, f"{self._named(number)} before the first step, nothing to save")
