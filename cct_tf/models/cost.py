@@ -37,7 +37,7 @@ def count_macs(variant, num_classes, attention_products=True):
         variant: a `Variant`.
         num_classes: outputs of the head.
         attention_products: count attention's two products too, queries with keys and weights with values. Published
-            figures leave them out: counters of that kind see layers only.
+            figures leave them out, because their counters see layers only.
 
     Returns:
         int.
@@ -51,7 +51,7 @@ def count_macs(variant, num_classes, attention_products=True):
 
 
 def largest_activation(variant):
-    """Elements of the largest tensor that one image becomes in the encoder: an int."""
+    """Elements of the largest tensor that the encoder makes of one image: an int."""
     D, K, M, N = (variant.embed_dim, variant.inner_dim, variant.embed_dim * variant.mlp_ratio, variant.num_tokens)
     return N * max(variant.num_heads * N, 3 * K, M, D)
 

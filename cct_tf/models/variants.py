@@ -25,7 +25,7 @@ MIN_IMAGE_SIZE = 8
 class Variant:
     """One network, all but its number of classes. Rates and the like may differ from the published ones.
 
-    The networks of the paper are the defaults; what another one does differently is written in its row.
+    The defaults are those of the paper's networks; a row of the table says what its network does differently.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """The part of a variant that its first number stands for."""
+    """What the first number of a name stands for: depth, heads, widths."""
 
     depth: int
     num_heads: int
