@@ -1,4 +1,4 @@
-"""The code in README's "From Python" does what stands beside it."""
+"""The code of the Python guide (docs/python*.md) does what stands beside it."""
 
 import json
 import os
@@ -15,8 +15,9 @@ from cct_tf.convert import safetensors, weights
 from cct_tf.runs import checkpoint, run_record
 
 REPO = Path(__file__).resolve().parents[1]
-SECTION = re.search(r"^## From Python\n(.*?)^## ", (REPO / "README.md").read_text(encoding="utf-8"), re.M | re.S)[1]
-BLOCKS = re.findall(r"^```python\n(.*?)^```", SECTION, re.M | re.S)
+PAGES = [(REPO / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("python", "python_data", "python_layers")]
+PAGES[0] = PAGES[0][PAGES[0].index("\n## Keras models\n"):]  # with what follows it
+BLOCKS = re.findall(r"^```python\n(.*?)^```", "".join(PAGES), re.M | re.S)
 IN_A_NEW_PROCESS = 1
 
 pytestmark = pytest.mark.slow

@@ -37,6 +37,8 @@ ALLOWED = {
                   "settings", "machine", "errors"),
     "commands": ("export", "training", "evaluation", "assembly", "pictures", "runs", "data", "models", "convert",
                  "workers", "settings", "machine", "errors"),
+    "reference": ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "convert_torch", "export",
+                  "benchmark", "models", "settings"),
 }
 COMMANDS = ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "convert_torch")
 
@@ -130,7 +132,7 @@ def test_what_judges_first_imports_without_tensorflow():
              "training.resume", "training.divergence", "training.profiling", "pictures.plots", "evaluation.metrics",
              "evaluation.calibration", "evaluation.significance", "evaluation.report", "export", "export.formats",
              "export.metadata", "export.running", "export.isolated", "export.__main__", "benchmark.__main__",
-             "convert", "convert.transfer", "layers.sines", "layers.position_grid", *COMMANDS]
+             "convert", "convert.transfer", "layers.sines", "layers.position_grid", "reference", *COMMANDS]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
     code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
