@@ -17,8 +17,8 @@ from cct_tf.layers.compiling import barrier
 _FEWEST_TOKENS = 128  # with 64, CCT-2/3x2 lost 2 to 4% by what turning costs at both ends; with 256, CCT-7/3x1 won 8%
 
 
-def pays(tokens):
-    """Whether `encode` is there for these tokens, float [B, N, D], and faster than the layers one by one."""
+def is_faster(tokens):
+    """Whether `encode` takes these tokens, float [B, N, D], and is faster with them than the layers one by one."""
     return tokens.dtype in (tf.float32, tf.float64) and tokens.shape[1] >= _FEWEST_TOKENS
 
 
