@@ -16,6 +16,8 @@ from cct_tf.errors import UserError
 
 STATES = ("auto", "model", "ema")
 _KEYS = {"state_dict": "model", "model": "model", "state_dict_ema": "ema", "model_ema": "ema"}
+# What a user gives to name one of the two state dicts that a file may hold.
+_ARGUMENTS = {"model": "--state=model", "ema": "--state=ema"}
 _LONGEST_NAME = 500
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
 
@@ -39,12 +41,13 @@ class StateDict:
     prefix: str
 
 
-def read_state(path, state="auto"):
+def read_state(path, state="auto", arguments=_ARGUMENTS):
     """Read the state dict of a .pth file (zip or legacy format) or a .safetensors file.
 
     Args:
         path: the file.
         state: which, where a file has several: "model", "ema" (the average) or "auto" (there is only one).
+        arguments: dict of "model" and "ema" -> the argument by which the user asks for it, for messages.
 
     Returns:
         StateDict.
@@ -55,7 +58,7 @@ def read_state(path, state="auto"):
     with _open(path) as file:
         try:
             form = _form(file)
-            key, tensors = _choose(form.content, state)
+            key, tensors = _choose(form.content, state, arguments)
             prefix, tensors = _without_prefix(tensors)
             arrays = {name: form.arrays(tensor) for name, tensor in tensors.items()}
         except Refused as error:
@@ -91,18 +94,19 @@ def _form(file):
     raise Refused(f"expected a .pth file in PyTorch's zip or legacy format or a .safetensors file, found neither{tar}")
 
 
-def _choose(content, state):
+def _choose(content, state, arguments):
     """(key, {name: Tensor}) of the state dict that is asked for."""
     if not isinstance(content, dict):
         raise Refused(f"expected a state dict, found a {type(content).__name__}")
     found = [key for key in _KEYS if isinstance(content.get(key), dict)]
     wanted = [key for key in found if state in ("auto", _KEYS[key])]
     if len(wanted) > 1:
-        hint = "; name it with --state=model or --state=ema" if {_KEYS[key] for key in wanted} == {"model", "ema"} \
-            else ""
+        both = {_KEYS[key] for key in wanted} == {"model", "ema"}
+        hint = f"; name it with {arguments['model']} or {arguments['ema']}" if both else ""
         raise Refused(f"expected one state dict, found {' and '.join(wanted)}{hint}")
     if not wanted and (found or state == "ema"):
-        raise Refused(f"expected the state dict of --state={state}, found {' and '.join(found) or 'none of that kind'}")
+        raise Refused(f"expected the state dict of {arguments[state]}, found "
+                      f"{' and '.join(found) or 'none of that kind'}")
     key = wanted[0] if wanted else ""
     return key, _checked(content[key] if key else content)
 

@@ -5,7 +5,6 @@ import numpy as np
 from cct_tf.convert import names
 from cct_tf.convert.matching import match
 from cct_tf.convert.state import read_state
-from cct_tf.errors import UserError
 from cct_tf.layers.sines import sine_positions
 
 
@@ -53,9 +52,7 @@ def to_torch(model):
         UserError: the network is none of the authors'.
     """
     variant, variables = model.variant, by_path(model)
-    if not names.is_authors(variant):
-        raise UserError(f"--to_torch: expected one of the authors' networks (cct_..., cvt_..., vit_..., "
-                        f"--norm_order=authors), found {variant.name} with --norm_order={variant.norm_order}")
+    names.check_authors("--to_torch", variant)
     arrays = {}
     if variant.positional_embedding == "sine":
         arrays[names.POSITIONS] = sine_positions(variant.num_tokens, variant.embed_dim)[None]
