@@ -14,7 +14,7 @@ _FLOAT32 = ["MEAN", "SQUARED_DIFFERENCE", "RSQRT", "NEG", "MUL", "ADD", "SUB", "
 
 
 def write(model, metadata, path, calibration=None):
-    """Write a network as a flatbuffer, see `network.of_fitted_images`.
+    """Write a network as a flatbuffer, see `network.of_prepared_images`.
 
     Args:
         model: `models.classifier.TransformerClassifier`, float32, on one device.

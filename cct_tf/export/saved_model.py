@@ -7,14 +7,14 @@ from cct_tf.export import network
 
 
 def write(model, metadata, path):
-    """Write a network as a SavedModel with the signature `serving_default`, see `network.of_any_images`.
+    """Write a network as a SavedModel with the signature `serving_default`, see `network.of_raw_images`.
 
     Args:
         model: `models.classifier.TransformerClassifier`, float32, on one device.
         metadata: `metadata.Metadata`.
         path: pathlib.Path of a folder, which is made.
     """
-    function = network.of_any_images(model, metadata)
+    function = network.of_raw_images(model, metadata)
     module = tf.Module()
     # By these the function's variables are saved; by the model itself, all of its Python methods would be too.
     module.weights = [variable.value for variable in model.variables]
