@@ -37,15 +37,16 @@ class Loaded:
     weights: str
 
 
-def load_model(config, num_classes, choose, weights="auto"):
+def load_model(config, num_classes, choose, weights="auto", flag="--checkpoint"):
     """The network of a checkpoint. Call it under the strategy's scope.
 
     Args:
         config: `config.Config` of the run.
         num_classes: int K.
-        choose: function that gives the checkpoint, (path, Record). Asked when everything else is ready: beside a run
-            that goes on, the folder found at the start may be gone by then.
+        choose: function () -> (path, Record) of the checkpoint, such as `selection.Selection.find`. Called last: while
+            its run goes on, the folder found at the start may have been removed.
         weights: "auto", "raw" or "ema", see `run_record.choose_weights`.
+        flag: the flag that names the checkpoint, for messages.
 
     Returns:
         Loaded.
@@ -59,5 +60,5 @@ def load_model(config, num_classes, choose, weights="auto"):
     try:
         checkpoint.restore_weights(path, model, chosen)
     except run_record.Unreadable as error:
-        raise run_record.not_readable(error) from None
+        raise run_record.not_readable(error, flag) from None
     return Loaded(model, path, record, chosen)

@@ -1,4 +1,4 @@
-"""What all commands share: one line for an error, the exit status, and a quiet start of TensorFlow."""
+"""What commands share: some flags, one line for an error, and the exit status."""
 
 import sys
 import traceback
@@ -6,6 +6,12 @@ import traceback
 from cct_tf.errors import WRONG_INPUT, exit_status
 from cct_tf.machine import streams
 from cct_tf.settings import flags
+
+# Flags that several commands have.
+CHECKPOINT = flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder", path=True)
+WEIGHTS = flags.command_field("weights", str, "auto", "raw, ema (their moving average), or auto: ema where the run "
+                              "kept one", choices=("auto", "raw", "ema"))
+JSON = flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout")
 
 
 def run(main, argv, usage, fields, leave=sys.exit, positional=None):
