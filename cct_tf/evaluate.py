@@ -144,9 +144,9 @@ def _report(evaluated, values, console):
     return report.as_dict(evaluated, values["split"], values["tta"], shown) | {"pictures": pictures}
 
 
-def _compare(folders, selections, values, console):
+def _compare(folders, chosen, values, console):
     results = []
-    for folder, one in zip(folders, selections, strict=True):
+    for folder, one in zip(folders, chosen, strict=True):
         evaluated = _evaluate(one, values, console)
         results.append((folder, evaluated.loaded, evaluated.averaged or evaluated.plain))
     found = report.compared(results, values["split"]) | {"tta": values["tta"]}
@@ -162,22 +162,22 @@ def main(given):
     checks.check_workdir(folders[0])
     runtime.check_backend()
     compile_cache.check(values["compile_cache"])
-    selections = [_select(folder, values, given) for folder in folders]
+    chosen = [_select(folder, values, given) for folder in folders]
     if values["compare"]:
-        _check_same(folders, [one.record for one in selections])
+        _check_same(folders, [one.record for one in chosen])
     if values["output_dir"]:
         checks.make_output_dir("--output_dir", values["output_dir"])
     console = Console(quiet=values["json"])
-    is_asked, values = values["split"] is not None, values | {"split": _split(values, selections[0].record)}
+    is_asked, values = values["split"] is not None, values | {"split": _split(values, chosen[0].record)}
     if values["split"] == "validation" and not is_asked:
         console.say("no test split in this run: on its validation split, by which the best checkpoint was chosen")
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow(values["compile_cache"], console.warn)
         from cct_tf.evaluation import evaluator  # noqa: F401, counted as a part of the start
     if values["compare"]:
-        found = _compare(folders, selections, values, console)
+        found = _compare(folders, chosen, values, console)
     else:
-        found = _report(_evaluate(selections[0], values, console), values, console)
+        found = _report(_evaluate(chosen[0], values, console), values, console)
     if values["json"]:
         print(json.dumps(found))
 

@@ -1,4 +1,4 @@
-"""What commands share: some flags, one line for an error, and the exit status."""
+"""What all commands share: one line for an error, the exit status, and a quiet start of TensorFlow."""
 
 import sys
 import traceback
