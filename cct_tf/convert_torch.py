@@ -1,4 +1,4 @@
-"""The authors' PyTorch weights in, ours out to them: `python -m cct_tf.convert_torch --input=X.pth --output=DIR`."""
+"""Convert PyTorch weights to ours, or ours to PyTorch: `python -m cct_tf.convert_torch --input=X.pth --output=DIR`."""
 
 import dataclasses
 import os
@@ -53,7 +53,7 @@ def _settings(given, output):
     """The `Config` of the network and its data set, in the new work folder."""
     own = {field.name for field in _OWN}
     chosen = {name: value for name, value in given.items() if name not in own}
-    # One set of weights, no average, of no run: a recipe's flagfile may say what its run starts from.
+    # A recipe's flagfile may ask for an average and for initial weights; converted weights have neither.
     settings = config.from_dict(chosen | {"workdir": output, "ema_decay": 0.0, "init_from": None, "freeze": None})
     if "dataset" in given:
         checks.check_inputs(settings)
@@ -73,7 +73,7 @@ def _variant(values, given, settings, found):
 
 
 def _say(console, found, match, variant, classes):
-    """Every tensor of the file and what became of it."""
+    """Print every tensor of the file and what it was used for."""
     where = "".join([f", {found.key}" * bool(found.key), f", less the prefix {found.prefix!r}" * bool(found.prefix)])
     console.say(f"{found.path}{where}: {variant.name}, {variant.positional_embedding} positions, {classes} classes")
     width = max(len(weight.authors) for weight, _ in match.used)

@@ -5,7 +5,7 @@ import dataclasses
 from cct_tf.models import create_model
 from cct_tf.runs import checkpoint, run_record
 
-# Keras' policies: what is added in the name is that variables stay float32.
+# Keras' dtype policies; "mixed" keeps the variables in float32.
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
@@ -22,13 +22,13 @@ def build_model(config, num_classes):
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A trained network.
+    """A network with the weights of a checkpoint.
 
     Attributes:
         model: keras.Model.
         path: pathlib.Path of its checkpoint.
         record: `run_record.Record` of it.
-        weights: "raw", or "ema" where they are the averages.
+        weights: "raw", or "ema" for the averaged weights.
     """
 
     model: object
@@ -52,7 +52,7 @@ def load_model(config, num_classes, choose, weights="auto", flag="--checkpoint")
         Loaded.
 
     Raises:
-        UserError: the checkpoint can't be read, or has not these weights.
+        UserError: the checkpoint can't be read, or does not have these weights.
     """
     model = build_model(config, num_classes)
     path, record = choose()

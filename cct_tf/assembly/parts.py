@@ -1,4 +1,4 @@
-"""What a training run computes with, put together: network, average, optimizer, step."""
+"""Puts together what a training run computes with: network, average, optimizer, step."""
 
 import dataclasses
 

@@ -1,7 +1,7 @@
-"""The state dict in a file of PyTorch's, as NumPy arrays. No PyTorch, and nothing in the file is run.
+"""Reads the state dict in a PyTorch file as NumPy arrays. Needs no PyTorch and runs nothing in the file.
 
-A reading allocates at most three times the file's size (once, but for bfloat16, which becomes float32) plus 256 MiB:
-storages are read once, whole, and must lie uncompressed in the file; pickles, headers and directories are bounded.
+Memory: the file's size (three times that for bfloat16, which becomes float32) plus at most 256 MiB. Each storage is
+read once, as a whole, and must be stored uncompressed; the sizes of pickles, headers and directories are bounded.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ class StateDict:
 
     Attributes:
         path: str, the file.
-        arrays: dict name -> NumPy array, bfloat16 as float32; not to be written to.
+        arrays: dict name -> read-only NumPy array, bfloat16 as float32.
         dtypes: dict name -> str, the type in the file.
-        key: str, under which it lay in the file, or "" where it is the file's whole content.
-        prefix: str, what was taken off all names.
+        key: str, its key in the file's dict, or "" if it is the file's whole content.
+        prefix: str, what was removed from the beginning of all names.
     """
 
     path: str
@@ -46,7 +46,7 @@ def read_state(path, state="auto", arguments=_ARGUMENTS):
 
     Args:
         path: the file.
-        state: which, where a file has several: "model", "ema" (the average) or "auto" (there is only one).
+        state: which one of several in a file: "model", "ema" (the moving average) or "auto" (the only one).
         arguments: dict of "model" and "ema" -> the argument by which the user asks for it, for messages.
 
     Returns:
@@ -80,7 +80,7 @@ def _open(path):
 
 
 def _form(file):
-    """The reader of the file's format, made by its first bytes."""
+    """The reader of the file's format, which its first bytes tell."""
     size = os.fstat(file.fileno()).st_size
     head = file.read(512)
     file.seek(0)
@@ -95,7 +95,7 @@ def _form(file):
 
 
 def _choose(content, state, arguments):
-    """(key, {name: Tensor}) of the state dict that is asked for."""
+    """(key, {name: Tensor}) of the state dict that `state` means."""
     if not isinstance(content, dict):
         raise Refused(f"expected a state dict, found a {type(content).__name__}")
     found = [key for key in _KEYS if isinstance(content.get(key), dict)]
@@ -124,9 +124,9 @@ def _checked(tensors):
 
 
 def _without_prefix(tensors):
-    """(prefix, tensors): what wrappers put before every name, and the tensors without it."""
+    """(prefix, tensors): what wrappers of a module put before every name, and the tensors without it."""
     prefix = ""
-    for common in _PREFIXES * 2:  # one inside the other, in any order
+    for common in _PREFIXES * 2:  # wrappers may be nested, in any order
         if not all(name.startswith(common) for name in tensors):
             continue
         prefix += common
