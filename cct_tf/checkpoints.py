@@ -23,7 +23,7 @@ _FIELDS = [
     flags.command_field("prune", int, None, "remove what is older than the newest N whole checkpoints, never best/, "
                         "and not while a run uses the folder", minimum=1),
     flags.command_field("dry_run", bool, False, "with --prune: show what would go, remove nothing"),
-    flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
+    command.JSON,
     config.FIELDS["debug"],
 ]
 

@@ -24,7 +24,7 @@ _FIELDS = [
                         path=True),
     flags.command_field("plot", str, None, "draw evaluation accuracy and training loss over the epochs, a colour for "
                         "each group, into a file that ends in .png", path=True),
-    flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
+    command.JSON,
     config.FIELDS["debug"],
 ]
 _MEASURES = {"best_top1": lambda run: run.best and run.best["top1"],

@@ -125,8 +125,9 @@ def test_names_that_load_lazily_are_listed(module):
 
 def test_what_judges_first_imports_without_tensorflow():
     light = ["settings", "settings.config", "settings.flags", "settings.plan", "settings.command", "errors",
-             "assembly.checks", "assembly.initial_weights", "models", "models.variants", "models.cost",
-             "augment", "augment.policies", "data.registry", "data.tree", "data.npz", "data.listing", "optim.schedules",
+             "assembly.checks", "assembly.initial_weights", "assembly.selection", "models", "models.variants",
+             "models.cost", "layers.spec", "augment", "augment.policies",
+             "data.registry", "data.tree", "data.npz", "data.listing", "optim.schedules",
              "optim.freezing", "runs.workdir", "runs.checkpoint", "runs.run_status", "runs.inventory",
              "runs.side_by_side", "machine.console", "machine.interrupts", "machine.memory", "machine.compile_cache",
              "training.resume", "training.divergence", "training.profiling", "pictures.plots", "evaluation.metrics",

@@ -1,4 +1,4 @@
-"""What a training run computes with, put together: network, average, optimizer, step."""
+"""Puts together what a training run computes with: network, average, optimizer, step."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ class Assembly:
         state: `state.TrainState`.
         tuning: `tuning.Tuning`.
         train_step: `step.TrainStep`.
-        fit: `transfer.Fit` of the weights that were given, or None.
+        adapted: `transfer.AdaptedWeights` that the network starts from, or None.
     """
 
     model: object
@@ -32,10 +32,10 @@ class Assembly:
     state: TrainState
     tuning: tuning.Tuning
     train_step: TrainStep
-    fit: object = None
+    adapted: object = None
 
 
-def assemble(config, devices, num_classes, train_split, total_steps, resolved=None, source=None, classes=()):
+def assemble(config, devices, num_classes, train_split, total_steps, resolved=None, pretrained=None, classes=()):
     """`Assembly` of a run with its initial weights.
 
     Args:
@@ -45,12 +45,13 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         train_split: `source.Split`.
         total_steps: int, of the whole run.
         resolved: dict of the run's checkpoint, or None.
-        source: `transfer.Source` to take weights from, or None; classes: names of the K classes, to compare with its.
+        pretrained: `transfer.PretrainedWeights` to start from, or None.
+        classes: names of the K classes, compared with those that the weights were trained for.
     """
     optim, run = config.optim, config.run
     with devices.strategy.scope():
         model = networks.build_model(config, num_classes)
-        fit = initial_weights.assign(source, model, classes) if source else None
+        adapted = initial_weights.assign(pretrained, model, classes) if pretrained else None
         weights = model.trainable_variables  # the average has those that are frozen too: it is a whole network
         freezing.freeze(model, config.model.freeze)
         optimizer = make_optimizer(optim, model.trainable_variables, run.fused_update, model.variant.depth)
@@ -69,4 +70,4 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         clip_norm=optim.clip_norm, example_loss=losses.make_loss(optim, train_split, num_classes),
         max_skipped_updates=optim.max_skipped_updates, jit=chosen.jit.value, fast_forms=run.fast_forms,
         recompute=run.recompute, ema=ema)
-    return Assembly(model, averaged, optimizer, state, chosen, train_step, fit)
+    return Assembly(model, averaged, optimizer, state, chosen, train_step, adapted)

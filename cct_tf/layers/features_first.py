@@ -17,8 +17,8 @@ from cct_tf.layers.compiling import barrier
 _FEWEST_TOKENS = 128  # transposing at both ends costs CCT-2/3x2 (64 tokens) 2 to 4%; CCT-7/3x1 (256) gains 8%
 
 
-def pays(tokens):
-    """Whether `encode` is there for these tokens, float [B, N, D], and faster than the layers one by one."""
+def is_faster(tokens):
+    """Whether `encode` takes these tokens, float [B, N, D], and is faster with them than the layers one by one."""
     return tokens.dtype in (tf.float32, tf.float64) and tokens.shape[1] >= _FEWEST_TOKENS
 
 

@@ -125,7 +125,7 @@ class TransformerClassifier(keras.Model):
     def _encode_tokens(self, tokens, seeds, training):
         """The tokenizer's tokens -> tokens [B, N, D], class token included, before the final LayerNorm."""
         tokens = self._place_tokens(tokens, seeds, training)
-        if training and is_compiling("CPU") and features_first.pays(tokens):
+        if training and is_compiling("CPU") and features_first.is_faster(tokens):
             return features_first.encode(self.blocks, tokens, seeds)
 
         def run(block, tokens, seeds):
@@ -164,8 +164,7 @@ def _tokenizer(variant, options):
         return PatchTokenizer(variant.embed_dim, variant.kernel_size, name="tokenizer", **options)
     return ConvTokenizer(
         variant.embed_dim, num_convs=variant.num_convs, kernel_size=variant.kernel_size, stride=variant.stride,
-        padding=variant.padding, pool_padding="keras" if variant.tokenizer == "conv_keras" else "authors",
-        name="tokenizer", **options)
+        padding=variant.padding, pool_padding=variant.pool_padding, name="tokenizer", **options)
 
 
 def _block(variant, index, options):

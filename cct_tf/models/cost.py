@@ -58,7 +58,6 @@ def largest_activation(variant):
 
 def _convolutions(variant):
     """(elements of the kernel, side of the output) of each convolution of the tokenizer."""
-    inner = 64  # width of every convolution but the last
-    widths = [3] + [inner] * (variant.num_convs - 1) + [variant.embed_dim]
+    widths = [3, *variant.conv_widths]
     return [(variant.kernel_size**2 * before * after, side)
             for (before, after), side in zip(itertools.pairwise(widths), variant.conv_sides(), strict=True)]

@@ -35,7 +35,7 @@ class Entry:
 
     @property
     def converted(self):
-        """Whether these are weights from elsewhere (`imported`): a run's best checkpoint knows its evaluation."""
+        """Whether these are weights from elsewhere (`converted_run`): a run's best checkpoint knows its evaluation."""
         return self.kind == "best" and self.record is not None and self.record.best is None
 
 

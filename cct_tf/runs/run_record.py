@@ -141,12 +141,13 @@ def _parse(text):
     return data
 
 
-def find_checkpoint(workdir, name):
+def find_checkpoint(workdir, name, workdir_flag="--workdir", flag="--checkpoint"):
     """The checkpoint folder that a command's --checkpoint names.
 
     Args:
         workdir: `workdir.Workdir`.
         name: "best", "last" or a path.
+        workdir_flag, flag: the flags that name the two, for messages.
 
     Returns:
         (pathlib.Path, Record); the record's images are those of the run's newest checkpoint.
@@ -158,18 +159,18 @@ def find_checkpoint(workdir, name):
         folder = workdir.best if name == "best" else workdir.checkpoints
         found = list_checkpoints(folder)
         if not found:
-            raise UserError(f"--workdir: expected a run with a {name} checkpoint, found none in {folder}")
+            raise UserError(f"{workdir_flag}: expected a run with a {name} checkpoint, found none in {folder}")
         path = found[-1]
     else:
         path = pathlib.Path(name)
         with readable():
             is_one = step_of(path) is not None and path.is_dir()
         if not is_one:
-            raise UserError(f"--checkpoint: expected best, last or a checkpoint folder (step_...), found {name!r}")
+            raise UserError(f"{flag}: expected best, last or a checkpoint folder (step_...), found {name!r}")
     try:
         return path, _with_images_of_run(path, read_record(path))
     except Unreadable as error:
-        raise not_readable(error) from None
+        raise not_readable(error, flag) from None
 
 
 def _with_images_of_run(path, record):
@@ -187,10 +188,10 @@ def _with_images_of_run(path, record):
     return dataclasses.replace(record, config=record.config | flags, resolved=record.resolved | images)
 
 
-def not_readable(error):
-    """The UserError for a checkpoint named by --checkpoint that is `Unreadable`."""
-    return UserError(f"--checkpoint: expected a checkpoint that can be read, found it damaged ({error}); another is "
-                     "named with --checkpoint=PATH")
+def not_readable(error, flag="--checkpoint"):
+    """The UserError for an `Unreadable` checkpoint; `flag` is the flag that names it."""
+    return UserError(f"{flag}: expected a checkpoint that can be read, found it damaged ({error}); another is named "
+                     f"with {flag}=PATH")
 
 
 def require_data(record, workdir):
@@ -205,12 +206,13 @@ def require_data(record, workdir):
                         f"{workdir}; cct_tf.convert_torch with --dataset adds it")
 
 
-def choose_weights(record, asked):
+def choose_weights(record, asked, flag="--weights"):
     """Which weights of a checkpoint a command's --weights means.
 
     Args:
         record: its Record.
         asked: "auto" (the average where the run kept one), "raw" or "ema".
+        flag: the flag that says so, for messages.
 
     Returns:
         "raw" or "ema".
@@ -219,7 +221,7 @@ def choose_weights(record, asked):
         UserError: there is no average.
     """
     if asked == "ema" and not record.keeps_average:
-        raise UserError("--weights: expected auto or raw for a run without an average of its weights (--ema_decay), "
+        raise UserError(f"{flag}: expected auto or raw for a run without an average of its weights (--ema_decay), "
                         "found 'ema'")
     if asked == "auto":
         return "ema" if record.keeps_average else "raw"

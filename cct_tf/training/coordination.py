@@ -89,17 +89,17 @@ def open_images(opening, config, peers):
 
 
 def read_initial_weights(config, start, peers):
-    """The `transfer.Source` that --init_from names, the same on all workers; None if the run goes on."""
+    """The `transfer.PretrainedWeights` that --init_from names, the same on all workers; None if the run goes on."""
     find = initial_weights.find(config) if start.record is None else None
     if find is None:
         return None
-    source = find()
-    expected, *others = peers.exchange(source.checksum)
+    pretrained = find()
+    expected, *others = peers.exchange(pretrained.checksum)
     for index, checksum in enumerate(others, 1):
         if checksum != expected:
             raise UserError(f"--init_from: expected the weights of worker 0 (checksum {expected}) on every worker, "
                             f"found others ({checksum}) on worker {index}")
-    return source
+    return pretrained
 
 
 def restore(start, trackable, config, workdir, console, peers, source):

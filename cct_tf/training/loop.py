@@ -66,7 +66,7 @@ class Training:
         with console.phase(f"building {config.model.model}"):
             parts = assemble(config, self.devices, source.num_classes, source.splits["train"],
                                       self.plan.total_steps, resolved, initial, source.class_names)
-        for warning in parts.fit.warnings if parts.fit and self.peers.is_chief else ():
+        for warning in parts.adapted.warnings if parts.adapted and self.peers.is_chief else ():
             console.warn(warning)
         self.model, self.averaged, self.optimizer = parts.model, parts.averaged, parts.optimizer
         self.state, self.tuning, self.train_step = parts.state, parts.tuning, parts.train_step
@@ -82,7 +82,7 @@ class Training:
         self.start, self.standing = coordination.restore(start, self.trackable, config, workdir, console, self.peers,
                                                       source)
         now = saver.resolve(config, self.images, self.plan, self.model, self.devices, self.tuning)
-        self.first_weights = saver.first_weights(initial, parts.fit, resolved)
+        self.first_weights = saver.first_weights(initial, parts.adapted, resolved)
         now |= self.first_weights | saver.images_before(resolved, now)
         saver.say_what_changed(resolved, now, console)
         self._save = saver.Saver(config, workdir, self.plan, self.trackable, self.state, now,

@@ -39,15 +39,16 @@ def resolve(config, images, plan, model, devices, chosen):
             "recompute": config.run.recompute}
 
 
-def first_weights(source, fit, before):
+def first_weights(pretrained, adapted, before):
     """What run.json says of the weights that a run started from: {"initial_weights": ...}, or {} where they are random.
 
     Args:
-        source: `transfer.Source` that was taken in this start, or None; fit: `transfer.Fit` of it.
+        pretrained, adapted: `transfer.PretrainedWeights` and `AdaptedWeights` of this start, or None.
         before: dict of the run's checkpoint, whose word stays, or {}.
     """
-    if source is not None:
-        return {"initial_weights": {"from": source.name, "checksum": source.checksum, "changes": fit.changes}}
+    if pretrained is not None:
+        return {"initial_weights": {"from": pretrained.name, "checksum": pretrained.checksum,
+                                    "changes": adapted.changes}}
     return {name: value for name, value in before.items() if name == "initial_weights"}
 
 

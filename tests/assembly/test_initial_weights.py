@@ -74,8 +74,8 @@ def test_every_kind_of_file_gives_the_same_weights(trained, tmp_path):
     for kind in ("zip", "legacy", "safetensors"):
         torch_files.write(tmp_path / f"x.{kind}", {"module." + name: array for name, array in state.items()}, kind)
     for name in ("x.keras", "x.zip", "x.legacy", "x.safetensors"):
-        source = initial_weights.find(tiny.settings(tmp_path / "b", init_from=str(tmp_path / name)))()
-        assert equal(dict(source.arrays), expected), name
+        pretrained = initial_weights.find(tiny.settings(tmp_path / "b", init_from=str(tmp_path / name)))()
+        assert equal(dict(pretrained.arrays), expected), name
 
 
 def test_a_keras_file_of_another_precision_is_taken(tmp_path):
@@ -88,8 +88,8 @@ def test_a_keras_file_of_another_precision_is_taken(tmp_path):
 
 def test_a_path_may_begin_at_home(trained, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(trained.parent))
-    source = initial_weights.find(tiny.settings(tmp_path, init_from=f"~/{trained.name}"))()
-    assert source.name.startswith(str(trained))
+    pretrained = initial_weights.find(tiny.settings(tmp_path, init_from=f"~/{trained.name}"))()
+    assert pretrained.name.startswith(str(trained))
 
 
 def test_a_keras_file_that_cannot_be_read_is_named_with_its_flag(tmp_path):
@@ -97,6 +97,13 @@ def test_a_keras_file_that_cannot_be_read_is_named_with_its_flag(tmp_path):
     file.write_bytes(b"PK")
     with pytest.raises(UserError, match="^--init_from: .*x.keras: expected a .keras file that can be read"):
         initial_weights.find(tiny.settings(tmp_path / "run", init_from=str(file)))()
+
+
+def test_the_average_that_a_torch_file_lacks_is_named_with_its_flag(tmp_path):
+    state = to_torch(create_model("cct_2_3x1_8"))
+    file = torch_files.write(tmp_path / "x.pth", state, "zip")
+    with pytest.raises(UserError, match="^--init_from: .*x.pth: expected the state dict of --init_weights=ema, found"):
+        initial_weights.find(tiny.settings(tmp_path / "run", init_from=str(file), init_weights="ema"))
 
 
 def test_a_larger_image_and_fewer_classes(trained, five_classes, tmp_path, capsys):
