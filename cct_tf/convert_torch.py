@@ -145,8 +145,7 @@ def _to_torch(values):
     if choose is None:
         model = keras_file.load(source)
     else:
-        classes = record.resolved.get("num_classes") or len(record.resolved["classes"])
-        model = networks.load_model(settings, classes, choose, values["weights"]).model
+        model = networks.load_model(settings, record.resolved.num_classes, choose, values["weights"]).model
     arrays = weights.to_torch(model)
     safetensors.write(pathlib.Path(values["output"]), arrays)
     console.say(f"wrote {values['output']}: {model.variant.name}, {len(arrays)} tensors, "

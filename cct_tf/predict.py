@@ -146,12 +146,12 @@ class _Chosen:
     """What is asked, as far as it is known without TensorFlow.
 
     Attributes:
-        class_names: list of K strings.
+        class_names: sequence of K strings.
         opened: function of (most images of a call, with maps) that gives a context: (network, dict of where it is
             from), the network as `prediction.Network`.
     """
 
-    class_names: list
+    class_names: object
     opened: object
 
 
@@ -172,7 +172,7 @@ def _of_run(values):
         network, loaded = prediction.load(settings, record, choose, values["weights"], size, with_maps)
         yield network, {"checkpoint": str(loaded.path), "step": loaded.record.step, "weights": loaded.weights}
 
-    return _Chosen(record.resolved["classes"], opened)
+    return _Chosen(record.resolved.classes, opened)
 
 
 def _of_export(values, given):

@@ -101,10 +101,10 @@ def _find_checkpoint(name, weights, variant):
 
     def load():
         from cct_tf.assembly import networks
-        classes = record.resolved["classes"]
-        loaded = networks.load_model(before, record.resolved.get("num_classes") or len(classes), choose, chosen)
+        resolved = record.resolved
+        loaded = networks.load_model(before, resolved.num_classes, choose, chosen)
         text = f"{loaded.path} (step {loaded.record.step:,}, {'EMA' if chosen == 'ema' else 'raw'} weights)"
-        return transfer.of_arrays(text, _arrays(loaded.model), loaded.model.variant, classes)
+        return transfer.of_arrays(text, _arrays(loaded.model), loaded.model.variant, resolved.classes)
 
     return load
 
