@@ -89,14 +89,11 @@ class Record:
         """Whether the checkpoint holds an average of the weights beside them."""
         return self.config.get("ema_decay", 0.0) > 0
 
-    def as_json(self, files):
-        """The text of run.json; `files` as `_checksums` gives them. The first line is the checksum of the others."""
-        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
-            "resolved": self.resolved.as_json()} | dataclasses.asdict(self.status)
-        del own["status"]
-        text = json.dumps({"format": 1, "files": files} | own, indent=1) + "\n"
-        others = text.removeprefix("{\n")
-        return f'{{"checksum": "{zlib.crc32(others.encode()):08x}",\n{others}'
+    def as_json(self):
+        """The dict for run.json, but for format and checksums; `from_json` gives the same `Record` of it."""
+        return {"config": self.config, "resolved": self.resolved.as_json(), "step": self.step,
+                **dataclasses.asdict(self.status), "finished": self.finished, "versions": self.versions,
+                "evaluation_due": self.evaluation_due}
 
 
 def versions():
@@ -277,9 +274,16 @@ def sync(path):
         os.close(descriptor)
 
 
+def _text(record, files):
+    """The text of run.json; `files` as `_checksums` gives them. The first line is the checksum of the others."""
+    text = json.dumps({"format": 1, "files": files} | record.as_json(), indent=1) + "\n"
+    others = text.removeprefix("{\n")
+    return f'{{"checksum": "{zlib.crc32(others.encode()):08x}",\n{others}'
+
+
 def write_record(path, record):
     """Replace the run.json of a checkpoint folder atomically."""
-    text = record.as_json(_checksums(path))
+    text = _text(record, _checksums(path))
     temporary = path / ".run.json.tmp"
     with naming(path), open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
