@@ -95,7 +95,7 @@ def _notes(runs):
                      + ", ".join(f"{_shown(run.config[name])} {run.workdir}" for run in runs if run.config))
     data = {}
     for run in runs:
-        data.setdefault(run.resolved.get("fingerprint"), []).append(run)
+        data.setdefault(run.fingerprint, []).append(run)
     data.pop(None, None)
     if len(data) > 1:
         kinds = [f"{members[0].evaluated_on} split of {members[0].config['dataset']}, fingerprint {key[:12]}: "
@@ -114,7 +114,7 @@ def _as_dicts(groups):
             rows.append({"workdir": run.workdir, "group": number, "state": run.state, "seed": run.seed,
                          "step": run.step, "total_steps": run.total_steps, "evaluated_on": run.evaluated_on,
                          "best": run.best, "last": run.last, "test": run.test,
-                         "images_per_second": run.images_per_second, "fingerprint": run.resolved.get("fingerprint"),
+                         "images_per_second": run.images_per_second, "fingerprint": run.fingerprint,
                          "config": {name: run.config and run.config[name] for name in fields},
                          "notes": list(run.notes)})
     return rows, [{"group": number, "runs": [run.workdir for run in group.runs], "config": group.settings,

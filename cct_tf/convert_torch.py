@@ -133,8 +133,7 @@ def _to_torch(values):
     if selected is None:
         model = keras_file.load(source)
     else:
-        resolved = selected.record.resolved
-        classes = resolved.get("num_classes") or len(resolved["classes"])
+        classes = selected.record.resolved.num_classes
         model = networks.load_model(selected.settings, classes, selected.find, values["weights"]).model
     arrays = weights.to_torch(model)
     safetensors.write(pathlib.Path(values["output"]), arrays)

@@ -44,7 +44,7 @@ _FIELDS = [
 
 def _split(values, record):
     """Name of the split to evaluate a run on. Raises UserError if it has none of the name asked for."""
-    splits = record.resolved["num_examples"]
+    splits = record.resolved.num_examples
     name = values["split"] or ("test" if "test" in splits else "validation")
     if name not in splits:
         raise UserError(f"--split: expected one of {', '.join(splits)} (those of this run), found {name!r}")
@@ -54,8 +54,8 @@ def _split(values, record):
 def _check(values, record):
     """Refuse what this run has not, before TensorFlow is imported."""
     _split(values, record)
-    if values["tta"] == "shifts" and values["tta_shift"] >= record.resolved["image_size"]:
-        raise UserError(f"--tta_shift: expected less than the images' {record.resolved['image_size']} pixels, found "
+    if values["tta"] == "shifts" and values["tta_shift"] >= record.resolved.image_size:
+        raise UserError(f"--tta_shift: expected less than the images' {record.resolved.image_size} pixels, found "
                         f"{values['tta_shift']}")
 
 
@@ -80,8 +80,8 @@ def _check_same(folders, records):
     for folder, record in zip(folders, records, strict=True):
         # Of a tree sorted by classes, the labels of a validation split are the same for every --split_seed.
         seed = record.config.get("split_seed", 0) if record.config.get("validation_fraction") else None
-        counts = ", ".join(f"{name} {count:,}" for name, count in record.resolved["num_examples"].items())
-        said.append((f"fingerprint {record.resolved.get('fingerprint', 'unknown')[:12]}, {counts}"
+        counts = ", ".join(f"{name} {count:,}" for name, count in record.resolved.num_examples.items())
+        said.append((f"fingerprint {record.resolved.fingerprint[:12]}, {counts}"
                      + (f", --split_seed={seed}" if seed is not None else ""), folder))
     (first, a), (second, b) = said
     if first != second:

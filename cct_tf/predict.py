@@ -143,12 +143,12 @@ class _Asked:
     """The network that predicts, a run's or an export's, as far as it is known without TensorFlow.
 
     Attributes:
-        class_names: list of K strings.
+        class_names: sequence of K strings.
         opened: function (largest batch, whether attention maps are asked for) -> context manager of (network, dict of
             its origin); the network is, or stands in for, a `prediction.Network`.
     """
 
-    class_names: list
+    class_names: object
     opened: object
 
 
@@ -164,7 +164,7 @@ def _of_run(values):
                                           size, with_maps)
         yield network, {"checkpoint": str(loaded.path), "step": loaded.record.step, "weights": loaded.weights}
 
-    return _Asked(selected.record.resolved["classes"], opened)
+    return _Asked(selected.record.resolved.classes, opened)
 
 
 def _of_export(values, given):

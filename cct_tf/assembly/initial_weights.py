@@ -92,11 +92,9 @@ def _in_run(name, weights, variant):
     def load():
         from cct_tf.assembly import networks
         resolved = selected.record.resolved
-        classes = resolved["classes"]
-        loaded = networks.load_model(selected.settings, resolved.get("num_classes") or len(classes), selected.find,
-                                     chosen, flag="--init_from")
+        loaded = networks.load_model(selected.settings, resolved.num_classes, selected.find, chosen, flag="--init_from")
         text = f"{loaded.path} (step {loaded.record.step:,}, {'EMA' if chosen == 'ema' else 'raw'} weights)"
-        return transfer.from_arrays(text, _arrays(loaded.model), loaded.model.variant, classes)
+        return transfer.from_arrays(text, _arrays(loaded.model), loaded.model.variant, resolved.classes)
 
     return load
 

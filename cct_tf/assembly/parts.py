@@ -10,6 +10,7 @@ from cct_tf.engine.step import TrainStep
 from cct_tf.optim import freezing
 from cct_tf.optim.ema import Ema
 from cct_tf.optim.optimizers import make_optimizer
+from cct_tf.runs import checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Assembly:
         state: `state.TrainState`.
         tuning: `tuning.Tuning`.
         train_step: `step.TrainStep`.
+        trackable: tf.train.Checkpoint of all of these, see `checkpoint.make_trackable`.
         adapted: `transfer.AdaptedWeights` that the network starts from, or None.
     """
 
@@ -32,6 +34,7 @@ class Assembly:
     state: TrainState
     tuning: tuning.Tuning
     train_step: TrainStep
+    trackable: object
     adapted: object = None
 
 
@@ -44,7 +47,7 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         num_classes: int K.
         train_split: `source.Split`.
         total_steps: int, of the whole run.
-        resolved: dict of the run's checkpoint, or None.
+        resolved: `resolved.Resolved` of the run's checkpoint, or None.
         pretrained: `transfer.PretrainedWeights` to start from, or None.
         classes: names of the K classes, compared with those that the weights were trained for.
     """
@@ -70,4 +73,5 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         clip_norm=optim.clip_norm, example_loss=losses.make_loss(optim, train_split, num_classes),
         max_skipped_updates=optim.max_skipped_updates, jit=chosen.jit.value, fast_forms=run.fast_forms,
         recompute=run.recompute, ema=ema)
-    return Assembly(model, averaged, optimizer, state, chosen, train_step, adapted)
+    trackable = checkpoint.make_trackable(model, optimizer, state, averaged)
+    return Assembly(model, averaged, optimizer, state, chosen, train_step, trackable, adapted)

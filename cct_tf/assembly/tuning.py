@@ -108,11 +108,6 @@ class Tuning:
     accumulate_steps: Choice
 
 
-def recorded_jit(value):
-    """The recorded `jit` as one of JIT; old runs recorded a bool."""
-    return {False: "off", True: "all"}.get(value, value)
-
-
 def choose(config, devices, variant, num_classes, total_steps, resolved=None):
     """`Tuning` of a run.
 
@@ -122,15 +117,13 @@ def choose(config, devices, variant, num_classes, total_steps, resolved=None):
         variant: `models.variants.Variant`.
         num_classes: int K.
         total_steps: int, of the whole run.
-        resolved: dict of the run's checkpoint, or None.
+        resolved: `resolved.Resolved` of the run's checkpoint, or None.
     """
-    resolved = resolved or {}
-    same_kind = resolved.get("device") == devices.kind
-    same_devices = same_kind and resolved.get("num_replicas") == devices.num_replicas
+    same_kind = resolved is not None and resolved.device == devices.kind
+    same_devices = same_kind and resolved.num_replicas == devices.num_replicas
     batch = config.optim.batch_size
     macs = cost.count_macs(variant, num_classes) * batch * total_steps
-    jit = recorded_jit(resolved["jit"]) if same_kind else None
     return Tuning(
-        choose_jit(config.run.jit, devices.kind, macs, jit, config.model.precision),
+        choose_jit(config.run.jit, devices.kind, macs, resolved.jit if same_kind else None, config.model.precision),
         choose_micro_batches(config.run.accumulate_steps, devices.kind, batch // devices.num_replicas, variant,
-                             resolved.get("accumulate_steps", 1) if same_devices else None))
+                             resolved.accumulate_steps if same_devices else None))

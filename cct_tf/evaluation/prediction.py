@@ -147,7 +147,7 @@ def load(config, record, choose, weights, batch_size, with_maps):
         UserError: the checkpoint can't be read.
     """
     devices = runtime.make_devices(1)
-    loaded = networks.load_model(config, len(record.resolved["classes"]), choose, weights)
+    loaded = networks.load_model(config, record.resolved.num_classes, choose, weights)
     transform = inputs.make_transform(config, inputs.recorded_images(record.resolved), loaded.model)
     bit_depth = rules_of(record.resolved).bit_depth
     return Network(loaded.model, transform, devices.kind, batch_size, with_maps, bit_depth), loaded

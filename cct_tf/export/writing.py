@@ -78,7 +78,7 @@ def export(config, record, choose, weights, request, console):
     bit_depth = rules_of(record.resolved).bit_depth
     calibration, sample = _samples(config, record, request, bit_depth, console)
     with console.phase("loading the weights"), tf.device("CPU:0"):
-        loaded = networks.load_model(config, len(record.resolved["classes"]), choose, weights)
+        loaded = networks.load_model(config, record.resolved.num_classes, choose, weights)
     transform = inputs.make_transform(config, inputs.recorded_images(record.resolved), loaded.model)
     network = Network(loaded.model, transform, "CPU", check.BATCH, bit_depth=bit_depth)
     metadata = _metadata(config, loaded, request.quantize, bit_depth)
@@ -109,8 +109,8 @@ def _samples(config, record, request, bit_depth, console):
 def _metadata(config, loaded, quantize, bit_depth):
     resolved = loaded.record.resolved
     return metadata_lib.Metadata(
-        classes=list(resolved["classes"]), image_size=loaded.model.image_size, crop_pct=config.augment.crop_pct,
-        mean=list(resolved["mean"]), std=list(resolved["std"]), model=loaded.model.variant.name,
+        classes=list(resolved.classes), image_size=loaded.model.image_size, crop_pct=config.augment.crop_pct,
+        mean=list(resolved.mean), std=list(resolved.std), model=loaded.model.variant.name,
         checkpoint=loaded.path.name, step=loaded.record.step, weights=loaded.weights, quantize=quantize,
         cct_tf=cct_tf.__version__, bit_depth=bit_depth)
 

@@ -7,6 +7,7 @@ TensorFlow ends a collective when a worker is lost, but does not say which. A th
 code holds Python's lock, as TensorFlow's start does.
 """
 
+import abc
 import json
 import math
 import selectors
@@ -32,8 +33,48 @@ class PeerEnded(OutsideFault):
         self.exit_status = exit_status
 
 
-class Alone:
-    """Stands in for Peers in a run of one process."""
+class Group(abc.ABC):
+    """The workers of a run, as one of them sees them: `Peers`, or `Alone` for a run of one process.
+
+    Every worker calls `exchange`, `exchange_bytes` and `wait_for_chief` in the same order and equally often: each waits
+    until all have called it, and raises PeerEnded where one never will.
+
+    Attributes:
+        index: int, which worker this is.
+        num_workers: int.
+        is_chief: bool, whether it is worker 0, which alone writes.
+    """
+
+    index: int
+    num_workers: int
+    is_chief: bool
+
+    @abc.abstractmethod
+    def exchange(self, value=None):
+        """Give every worker everyone's value.
+
+        Args:
+            value: what JSON can hold.
+
+        Returns:
+            list of values, one of each worker in their order.
+        """
+
+    @abc.abstractmethod
+    def exchange_bytes(self, blob):
+        """As `exchange`, for bytes."""
+
+    @abc.abstractmethod
+    def wait_for_chief(self):
+        """Until worker 0 calls this too: what it does first, the others do after it."""
+
+    @abc.abstractmethod
+    def judge_exchanges(self, seconds):
+        """From now on so many seconds between two exchanges end the run, though every worker gives signs of life."""
+
+
+class Alone(Group):
+    """A run of one process: it has its own word back at once, and waits for nobody."""
 
     index, num_workers, is_chief = 0, 1, True
 
@@ -44,13 +85,13 @@ class Alone:
         return [blob]
 
     def wait_for_chief(self):
-        """As `Peers.wait_for_chief`."""
+        pass
 
     def judge_exchanges(self, seconds):
-        """As `Peers.judge_exchanges`."""
+        pass
 
 
-class Peers:
+class Peers(Group):
     """The other workers.
 
     Args:
@@ -83,14 +124,6 @@ class Peers:
     # The main thread.
 
     def exchange_bytes(self, blob):
-        """Give every worker everyone's bytes; all call it the same number of times.
-
-        Returns:
-            list of bytes, one of each worker in their order.
-
-        Raises:
-            PeerEnded: a worker is gone or has ended, so that its part never comes.
-        """
         number, self._number = self._number, self._number + 1
         if self.is_chief:
             blobs = self._collect(number, blob)
@@ -113,11 +146,9 @@ class Peers:
         return [own, *(parts[index] for index in range(1, self.num_workers))]
 
     def exchange(self, value=None):
-        """As `exchange_bytes`, for values that JSON can hold."""
         return [json.loads(blob) for blob in self.exchange_bytes(json.dumps(value).encode())]
 
     def wait_for_chief(self):
-        """Until worker 0 calls this too: what it does first, the others do after it."""
         self.exchange()
 
     def _await(self, found):
@@ -140,7 +171,6 @@ class Peers:
             self._patience.shorten()
 
     def judge_exchanges(self, seconds):
-        """From now on so many seconds between two exchanges end the run, though every worker gives signs of life."""
         self._patience.limit_between(seconds)
 
     def tell_stop(self, number):

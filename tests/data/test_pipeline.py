@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from cct_tf.runs.resolved import Resolved
 
 from cct_tf import rng
 from cct_tf.augment import image_ops
@@ -154,7 +155,7 @@ def test_runs_of_before_are_resized_in_their_blocks_to_the_bit(monkeypatch):
     number, calls = 300, []
     images = np.random.default_rng(5).integers(0, 256, (number, 40, 30, 3), np.uint8)
     split = Split("train", Held(tf.constant(images), np.arange(number)), number, np.zeros(number, np.int32))
-    transform = Transform(16, (0.5,), (0.5,), resize_block=source.rules_of({"num_examples": {}}).resize_block)
+    transform = Transform(16, (0.5,), (0.5,), resize_block=source.rules_of(Resolved(8, (), {})).resize_block)
     monkeypatch.setattr(pipeline, "_BLOCK_BYTES", 0)
     monkeypatch.setattr(pipeline.loading, "batch_within", lambda *args: calls.append(args) or 1)
     held = pipeline.hold_at_size(split, transform).reader.images.numpy()

@@ -35,7 +35,7 @@ def _answers(training):
     split = training.images.source.splits["test"]
     batch = next(iter(pipeline.evaluation_batches(split, training.transform, num_classes=10,
                                                   batch_size=split.num_examples)))
-    logits = training.model(batch["image"], training=False).numpy().astype(np.float64)
+    logits = training.network.model(batch["image"], training=False).numpy().astype(np.float64)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     images = training.transform.unfinish(batch["image"])
     return np.asarray(images), np.argmax(batch["label"], axis=1), powers / powers.sum(axis=1, keepdims=True)

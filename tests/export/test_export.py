@@ -80,7 +80,8 @@ def images(trained):
     training = trained[1]
     split = training.images.source.splits["test"]
     pixels = split.reader.images.numpy()[split.reader.indices]
-    return pixels, _softmax(training.model((pixels / 255.0 - training.images.mean) / training.images.std)), split.labels
+    normalised = (pixels / 255.0 - training.images.mean) / training.images.std
+    return pixels, _softmax(training.network.model(normalised)), split.labels
 
 
 def _softmax(logits):
