@@ -23,7 +23,7 @@ _FIELDS = [
     flags.command_field("prune", int, None, "remove what is older than the newest N whole checkpoints, never best/, "
                         "and not while a run uses the folder", minimum=1),
     flags.command_field("dry_run", bool, False, "with --prune: show what would go, remove nothing"),
-    flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
+    command.JSON,
     config.FIELDS["debug"],
 ]
 
@@ -50,7 +50,7 @@ def _table(entries, verified):
     """The entries as lines, one a checkpoint."""
     rows = [("", "step", "saved", "size", "evaluated", "best so far", "state")]
     for entry in entries:
-        best = entry.record and entry.record.best
+        best = entry.record and entry.record.status.best
         rows.append((entry.kind, f"{entry.step:,}", f"{datetime.datetime.fromtimestamp(entry.saved):%Y-%m-%d %H:%M:%S}",
                      _size(entry.size), "-" if entry.damage else "yes" if entry.evaluated else "no",
                      f"{100 * best['top1']:.2f}% (step {best['step']:,})" if best else "-", _state(entry, verified)))
@@ -63,7 +63,7 @@ def _as_dict(entry):
     saved = datetime.datetime.fromtimestamp(entry.saved, datetime.UTC)
     return {"kind": entry.kind, "path": str(entry.path), "step": entry.step,
             "saved": saved.isoformat(timespec="seconds"), "bytes": entry.size, "damage": entry.damage,
-            "evaluated": entry.evaluated, "best": entry.record and entry.record.best,
+            "evaluated": entry.evaluated, "best": entry.record and entry.record.status.best,
             "finished": bool(entry.record and entry.record.finished), "converted": entry.converted}
 
 

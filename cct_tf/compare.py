@@ -24,7 +24,7 @@ _FIELDS = [
                         path=True),
     flags.command_field("plot", str, None, "draw evaluation accuracy and training loss over the epochs, a colour for "
                         "each group, into a file that ends in .png", path=True),
-    flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
+    command.JSON,
     config.FIELDS["debug"],
 ]
 _MEASURES = {"best_top1": lambda run: run.best and run.best["top1"],
@@ -95,7 +95,7 @@ def _notes(runs):
                      + ", ".join(f"{_shown(run.config[name])} {run.workdir}" for run in runs if run.config))
     data = {}
     for run in runs:
-        data.setdefault(run.resolved.get("fingerprint"), []).append(run)
+        data.setdefault(run.fingerprint, []).append(run)
     data.pop(None, None)
     if len(data) > 1:
         kinds = [f"{members[0].evaluated_on} split of {members[0].config['dataset']}, fingerprint {key[:12]}: "
@@ -114,7 +114,7 @@ def _as_dicts(groups):
             rows.append({"workdir": run.workdir, "group": number, "state": run.state, "seed": run.seed,
                          "step": run.step, "total_steps": run.total_steps, "evaluated_on": run.evaluated_on,
                          "best": run.best, "last": run.last, "test": run.test,
-                         "images_per_second": run.images_per_second, "fingerprint": run.resolved.get("fingerprint"),
+                         "images_per_second": run.images_per_second, "fingerprint": run.fingerprint,
                          "config": {name: run.config and run.config[name] for name in fields},
                          "notes": list(run.notes)})
     return rows, [{"group": number, "runs": [run.workdir for run in group.runs], "config": group.settings,

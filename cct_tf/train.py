@@ -68,10 +68,10 @@ def _train(settings, workdir, peers, interrupts, console, began):
     with console.phase("starting TensorFlow"), interrupts.held(peers.num_workers > 1):
         runtime.start_tensorflow(settings.run.compile_cache, console.warn)
         from cct_tf.assembly.devices import make_devices
-        from cct_tf.training import loop
+        from cct_tf.training import loop, preparation
     with memory.named_when_out(memory.TRAINING, settings.optim.batch_size):
         devices = make_devices(settings, peers, interrupts)
-        training = loop.Training(settings, workdir, start, console, devices, peers)
+        training = loop.Training(preparation.prepare(settings, workdir, start, console, devices, peers))
         if peers.is_chief:
             console.say("\n".join(training.plan_lines()))
         if settings.run.dry_run:

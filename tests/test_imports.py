@@ -28,8 +28,8 @@ ALLOWED = {
     "engine": ("layers", "errors"),
     "runs": ("settings", "errors"),
     "pictures": ("runs", "data", "readers", "models", "augment", "machine", "rng"),
-    "assembly": ("training.saver", "runs", "engine", "optim", "data", "augment", "models", "convert", "workers",
-                 "settings", "machine", "errors"),
+    "assembly": ("runs", "engine", "optim", "data", "augment", "models", "convert", "workers", "settings", "machine",
+                 "errors"),
     "evaluation": ("assembly", "pictures", "engine", "data", "readers", "augment", "models", "workers", "machine",
                    "errors"),
     "training": ("evaluation", "assembly", "pictures", "runs", "engine", "optim", "data", "readers", "augment",
@@ -39,6 +39,8 @@ ALLOWED = {
                   "layers", "settings", "machine", "errors"),
     "commands": ("export", "training", "evaluation", "assembly", "pictures", "runs", "data", "models", "convert",
                  "workers", "settings", "machine", "errors"),
+    "reference": ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "convert_torch", "export",
+                  "benchmark", "models", "settings"),
 }
 COMMANDS = ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "convert_torch")
 
@@ -132,14 +134,15 @@ def test_names_that_load_lazily_are_listed(module):
 
 def test_what_judges_first_imports_without_tensorflow():
     light = ["settings", "settings.config", "settings.flags", "settings.plan", "settings.command", "errors",
-             "assembly.checks", "assembly.initial_weights", "models", "models.variants", "models.cost",
-             "augment", "augment.policies", "data.registry", "data.tree", "data.npz", "data.listing", "optim.schedules",
+             "assembly.checks", "assembly.initial_weights", "assembly.selection", "models", "models.variants",
+             "models.cost", "layers.spec", "augment", "augment.policies",
+             "data.registry", "data.tree", "data.npz", "data.listing", "optim.schedules",
              "optim.freezing", "runs.workdir", "runs.checkpoint", "runs.run_status", "runs.inventory",
              "runs.side_by_side", "machine.console", "machine.interrupts", "machine.memory", "machine.compile_cache",
              "training.resume", "training.divergence", "training.profiling", "pictures.plots", "evaluation.metrics",
              "evaluation.calibration", "evaluation.significance", "evaluation.report", "export", "export.formats",
              "export.metadata", "export.running", "export.isolated", "export.__main__", "benchmark.__main__",
-             "convert", "convert.transfer", "layers.sines", "layers.position_grid", *COMMANDS]
+             "convert", "convert.transfer", "layers.sines", "layers.position_grid", "reference", *COMMANDS]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
     code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

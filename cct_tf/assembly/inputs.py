@@ -35,7 +35,8 @@ def open_images(config, console, resolved=None):
     Args:
         config: `config.Config`.
         console: `console.Console`.
-        resolved: dict of the run's checkpoint, whose rules and computed statistics stay; None or {} for a new run.
+        resolved: `resolved.Resolved` of the run's checkpoint, whose rules and computed statistics stay; None for a new
+            run.
 
     Returns:
         Images.
@@ -49,8 +50,8 @@ def _open_images(config, console, resolved):
         source = registry.open_source(config.data, console.stream, rules_of(resolved))
     if config.augment.mean is not None:
         return Images(source, config.augment.mean, config.augment.std, "flags")
-    if resolved and resolved.get("statistics_computed"):
-        return Images(source, tuple(resolved["mean"]), tuple(resolved["std"]), "an earlier start of this run")
+    if resolved is not None and resolved.statistics_computed:
+        return Images(source, resolved.mean, resolved.std, "an earlier start of this run")
     if source.mean is not None:
         return Images(source, source.mean, source.std, "the data set's own")
     with console.phase("computing mean and standard deviation", with_progress=True):
@@ -59,8 +60,12 @@ def _open_images(config, console, resolved):
 
 
 def recorded_images(resolved):
-    """`Images` prepared as those of a run were, without opening its data set: `resolved` of its record."""
-    return Images(None, tuple(resolved["mean"]), tuple(resolved["std"]), "the run")
+    """`Images` prepared as those of a run were, without opening its data set.
+
+    Args:
+        resolved: `resolved.Resolved` of its record.
+    """
+    return Images(None, resolved.mean, resolved.std, "the run")
 
 
 def make_transform(config, images, model):

@@ -10,6 +10,7 @@ MedMNIST's names are read too: train_images, train_labels, val_images ... (arXiv
 `check` looks at the file without TensorFlow and without reading the images.
 """
 
+import contextlib
 import dataclasses
 import os
 import zipfile
@@ -131,19 +132,14 @@ def _open(path):
     return archive
 
 
-class _reading:  # noqa: N801 (a context manager, used like a function)
+@contextlib.contextmanager
+def _reading(path):
     """Turn what NumPy and zipfile raise on a file that is no sound archive into a UserError."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)):
-            raise UserError(f"{self.path}: expected a sound .npz archive without pickled objects, found: "
-                            f"{' '.join(str(error).split())[:120]}") from error
+    try:
+        yield
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: expected a sound .npz archive without pickled objects, found: "
+                        f"{' '.join(str(error).split())[:120]}") from error
 
 
 def _header(archive, key):

@@ -28,12 +28,12 @@ class Rules:
 
 
 def rules_of(resolved):
-    """The `Rules` of a run, from `resolved` of its record; new ones where that is empty."""
-    if not resolved:
+    """The `Rules` of a run, from the `resolved.Resolved` of its record; new ones for None, a new run."""
+    if resolved is None:
         return Rules()
-    # What version 0 did, without recording.
-    first = {"split": 1, "bit_depth": 16, "npz_validation": False, "resize_block": 256}
-    return Rules(**resolved.get("data_rules", first))
+    if resolved.data_rules is None:  # what version 0 did, without recording
+        return Rules(split=1, bit_depth=16, npz_validation=False, resize_block=256)
+    return Rules(**resolved.data_rules)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)  # there may be a million

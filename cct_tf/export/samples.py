@@ -1,4 +1,4 @@
-"""Real images to calibrate and to compare with: of the run's data set, or files that the user names."""
+"""Real images to calibrate int8 with and to compare on: from the run's data set, or files that the user names."""
 
 import dataclasses
 
@@ -17,10 +17,10 @@ class Sample:
     """Some images.
 
     Attributes:
-        images: iterable of uint8 [H, W, 3], as decoded; may be gone through again.
-        labels: int [n], or None where they are unknown.
+        images: iterable of uint8 [H, W, 3], as decoded; can be iterated more than once.
+        labels: int [n], or None if they are unknown.
         count: int n.
-        name: what they are, such as "test images".
+        name: what they are, such as "test images", for messages.
     """
 
     images: object
@@ -30,7 +30,7 @@ class Sample:
 
 
 def of_run(config, record, console):
-    """The data set of a run: `source.Source`. Raises UserError if it can't be opened, or is another one."""
+    """The data set of a run: `source.Source`. Raises UserError if it can't be opened, or differs from the run's."""
     with formats.images_help():
         images = inputs.open_images(config, console, record.resolved)
         recorded_data.check_recorded_data(images, record, config)
@@ -38,7 +38,7 @@ def of_run(config, record, console):
 
 
 def of_split(split, count):
-    """`count` images of a `source.Split`, or all, evenly spread; of a streamed one the first."""
+    """At most `count` images of a `source.Split`, evenly spread; the first ones of a streamed split."""
     places = split.reader.spread(count)
     labels = None if split.reader.knows_labels else split.labels[places]
     if labels is None:  # they come with the images
@@ -49,7 +49,7 @@ def of_split(split, count):
 
 
 def of_files(paths, count, bit_depth, console):
-    """`count` of the image files, or all, evenly spread. Broken ones are named and left out.
+    """At most `count` of the image files, evenly spread. Broken ones are named and left out.
 
     Raises:
         UserError: none can be read.
@@ -57,7 +57,7 @@ def of_files(paths, count, bit_depth, console):
     good = []
     for place in _spread(len(paths), min(count, len(paths))):
         try:
-            # And forgotten: 500 photographs may be more than the memory holds.
+            # Decoded only to see whether it can be, and not kept: 500 photographs may exceed the memory.
             next(iter(_Files([paths[place]], bit_depth)))
             good.append(paths[place])
         except decode.BrokenImage as error:
@@ -67,8 +67,8 @@ def of_files(paths, count, bit_depth, console):
     return Sample(_Files(good, bit_depth), None, len(good), "images")
 
 
-def fitted(sample, network):
-    """What a network sees of a Sample: uint8 [n, S, S, 3]; `network` as `prediction.Network`."""
+def prepared(sample, network):
+    """The images of a Sample at the network's size: uint8 [n, S, S, 3]; `network` is a `prediction.Network`."""
     return np.stack([network.prepare(image) for image in sample.images])
 
 

@@ -117,16 +117,15 @@ def _micro_batches(choice):
 def _going_on(start):
     if start.record is None:
         return ""
-    rollbacks = start.record.rollback_count
+    status = start.record.status
     return f" (goes on from step {start.step:,}" + (
-        f"; rolled back {rollbacks} of {divergence.MOST_ROLLBACKS} times, learning rates x "
-        f"{start.record.learning_rate_factor:g}" if rollbacks else "") + ")"
+        f"; rolled back {status.rollback_count} of {divergence.MOST_ROLLBACKS} times, learning rates x "
+        f"{status.learning_rate_factor:g}" if status.rollback_count else "") + ")"
 
 
-def _first_weights(found):
-    """The row of `saver.first_weights`."""
-    return [("starts from", "; ".join([found["initial_weights"]["from"], *found["initial_weights"]["changes"]]))
-            ] if found else []
+def _initial_weights(found):
+    """The row of the weights that the run started from."""
+    return [("starts from", "; ".join([found["from"], *found["changes"]]))] if found else []
 
 
 def _size(config, model):
@@ -159,14 +158,14 @@ def _kept(shares):
             "(median)"]
 
 
-def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, start, first_weights, kept_area=()):
+def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, start, initial_weights, kept_area=()):
     """The plan: a list of lines.
 
     Args:
         config: `config.Config`; images: `inputs.Images`; stages: tuple of `stages.Stage`;
         sampling: `pipeline.Sampling`; plan: `plan.Plan`; model: keras.Model;
         devices: `runtime.Devices`; tuning: `tuning.Tuning`; start: `resume.Start`;
-        first_weights: dict of `saver.first_weights`; kept_area: shares of images, `image_ops.kept_area`.
+        initial_weights: of `resolved.Resolved`; kept_area: shares of images, `image_ops.kept_area`.
     """
     source, optim, run = images.source, config.optim, config.run
     counts = ", ".join(f"{split.num_examples:,} {name}" for name, split in source.splits.items())
@@ -177,7 +176,7 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
                    f"({images.statistics_from})"),
         ("augmentation", _augmentation(stages, sampling)),
         ("model", f"{config.model.model}, {_size(config, model)}"),
-        *_first_weights(first_weights),
+        *_initial_weights(initial_weights),
         ("optimiser", _optimiser(optim, plan)),
         ("steps", _steps(plan)),
         *_average(optim),
@@ -203,25 +202,29 @@ def evaluation_line(step, plan, results, is_best):
             f"{' (best so far)' if is_best else ''}")
 
 
-def early_stop_line(step, plan, standing):
-    """Why a run ends at `step`, before the end of its plan; `standing` is a `standing.Standing`."""
-    return (f"stopped early at step {step:,} of {plan.total_steps:,}: {standing.without_best} evaluations without a "
-            f"better top-1 than {100 * standing.best['top1']:.2f}% at step {standing.best['step']:,} "
-            f"(--early_stop_evaluations={standing.patience})")
+def early_stop_line(step, plan, status, patience):
+    """Why a run ends at `step`, before the end of its plan.
+
+    Args:
+        step: int; plan: `plan.Plan`; status: `run_status.RunStatus`; patience: int, --early_stop_evaluations.
+    """
+    return (f"stopped early at step {step:,} of {plan.total_steps:,}: {status.evaluations_without_best} evaluations "
+            f"without a better top-1 than {100 * status.best['top1']:.2f}% at step {status.best['step']:,} "
+            f"(--early_stop_evaluations={patience})")
 
 
-def result_lines(config, standing, test, seconds):
+def result_lines(config, best, last, test, seconds):
     """What came out, and the next commands to try: a list of lines.
 
     Args:
         config: `config.Config`.
-        standing: `standing.Standing`.
+        best, last: dicts {"step", "top1", "loss"} of evaluations, or None.
         test: `metrics.Evaluation` of the best weights on the test split, or None.
         seconds: float, since the command started.
     """
     lines = [f"done in {duration(seconds)}"]
     weights = "EMA weights" if config.optim.ema_decay else "weights"
-    for name, result in (("best", standing.best), ("last", standing.last)):
+    for name, result in (("best", best), ("last", last)):
         if result is not None:
             lines.append(f"  {name}  step {result['step']:,}: top-1 {100 * result['top1']:.2f}%, "
                          f"loss {result['loss']:.4f}" + (f" ({weights})" if config.optim.ema_decay else ""))

@@ -20,6 +20,7 @@ from cct_tf.benchmark import loop as loop_benchmark
 from cct_tf.benchmark import machine, measuring, startup, step
 from cct_tf.errors import Interrupted, UserError
 from cct_tf.machine import runtime
+from cct_tf.machine.interrupts import Interrupts
 from cct_tf.models import variants
 from cct_tf.settings import config, flags
 from tests.training import tiny
@@ -128,14 +129,15 @@ def test_the_loop_beside_its_bare_step(capsys):
 
 def test_turns_of_the_bare_step_are_none_of_the_loops_steps(tmp_path):
     training = tiny.assemble(tmp_path, train_steps=10**9, eval_every_steps=10**9, log_every_steps=1)
-    turns = loop_benchmark.Turns(training, 2, 0.05)
+    interrupts = Interrupts()
+    turns = loop_benchmark.Turns(training, interrupts, 2, 0.05)
     with pytest.raises(Interrupted):
-        training.run(turns)
+        training.run(interrupts, between_chunks=turns)
     assert len(turns.loop) == len(turns.step) == 2
     steps = [record["step"] for record in tiny.records(tmp_path, "train/")]
-    assert steps == list(range(1, max(turns.measured) + 1)) and int(training.state.step) == steps[-1]
+    assert steps == list(range(1, max(turns.measured) + 1)) and int(training.network.state.step) == steps[-1]
     assert turns.measured < set(steps)
-    assert training.train_step._run.experimental_get_tracing_count() == 1  # both run the same compiled step
+    assert training.network.train_step._run.experimental_get_tracing_count() == 1  # both run the same compiled step
 
 
 def test_a_rate_is_work_over_time_and_sides_take_turns(monkeypatch):

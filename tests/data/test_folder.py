@@ -14,6 +14,7 @@ from cct_tf.errors import UserError
 from cct_tf.readers import decode, tensors
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.held import Held
+from cct_tf.runs.resolved import Resolved
 from cct_tf.settings.config import DataConfig
 
 
@@ -140,8 +141,8 @@ def test_which_files_are_held_out_depends_on_their_paths_alone(tmp_path):
 def test_a_run_of_before_rules_were_recorded_keeps_its_split(tmp_path):
     _make(tmp_path, {"a": 20, "rare": 2})
     config = DataConfig(dataset="folder", data_dir=str(tmp_path), validation_fraction=0.1)
-    for record, rare in (({"fingerprint": "of an old run"}, 0), ({}, 1)):
-        opened = registry.open_source(config, rules=source.rules_of(record))
+    for resolved, rare in ((Resolved(8, (), {}, fingerprint="of an old run"), 0), (None, 1)):
+        opened = registry.open_source(config, rules=source.rules_of(resolved))
         assert opened.splits["validation"].labels.tolist() == [0, 0] + [1] * rare
         assert sum("no image of 1 of 2 classes: rare" in note for note in opened.notes) == 1 - rare
 
@@ -340,7 +341,7 @@ def test_wide_images_are_scaled_by_the_bits_that_the_whole_set_uses(tmp_path, ki
 def test_a_run_of_before_keeps_the_high_byte(tmp_path):
     pictures = _make_wide(tmp_path, 12)
     config = DataConfig(dataset="folder", data_dir=str(tmp_path))
-    opened = registry.open_source(config, None, source.rules_of({"num_examples": {"train": 3}}))
+    opened = registry.open_source(config, None, source.rules_of(Resolved(8, (), {"train": 3})))
     np.testing.assert_array_equal(_images(opened.splits["test"])[0][:, :, 2], pictures["test/a/2.png"] >> 8)
     assert opened.rules.bit_depth == 16 and not any("bits" in note for note in opened.notes)
 

@@ -5,6 +5,7 @@ import pytest
 
 from cct_tf.data import npz, registry, source
 from cct_tf.errors import UserError
+from cct_tf.runs.resolved import Resolved
 from cct_tf.settings.config import DataConfig
 
 
@@ -69,7 +70,8 @@ def test_validation_arrays_give_way_to_a_share_of_the_training_images(tmp_path):
 
 def test_runs_begun_without_validation_arrays_go_on_without(tmp_path):
     plain = registry.open_source(_config(tmp_path, _arrays())).fingerprint
-    opened = registry.open_source(_config(tmp_path, _val()), rules=source.rules_of({"fingerprint": plain}))
+    rules = source.rules_of(Resolved(8, (), {}, fingerprint=plain))
+    opened = registry.open_source(_config(tmp_path, _val()), rules=rules)
     assert opened.fingerprint == plain and set(opened.splits) == {"train", "test"}
 
 

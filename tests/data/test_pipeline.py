@@ -11,6 +11,7 @@ from cct_tf.augment.transform import Transform
 from cct_tf.data import pipeline, source
 from cct_tf.data.source import Split
 from cct_tf.readers.held import Held
+from cct_tf.runs.resolved import Resolved
 
 N, K = 23, 5
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
@@ -162,7 +163,7 @@ def test_runs_of_before_are_resized_in_their_blocks_to_the_bit(monkeypatch):
     number, calls = 300, []
     images = np.random.default_rng(5).integers(0, 256, (number, 40, 30, 3), np.uint8)
     split = Split("train", Held(tf.constant(images), np.arange(number)), number, np.zeros(number, np.int32))
-    transform = Transform(16, (0.5,), (0.5,), resize_block=source.rules_of({"num_examples": {}}).resize_block)
+    transform = Transform(16, (0.5,), (0.5,), resize_block=source.rules_of(Resolved(8, (), {})).resize_block)
     monkeypatch.setattr(pipeline, "_BLOCK_BYTES", 0)
     monkeypatch.setattr(pipeline.tensors, "batch_within", lambda *args: calls.append(args) or 1)
     held = pipeline.hold_at_size(split, transform.evaluation_stages(K)).reader.tensor.numpy()

@@ -39,9 +39,10 @@ def _answers(training):
     split = training.images.source.splits["test"]
     stages = training.transform.evaluation_stages(10)
     batch = next(iter(pipeline.evaluation_batches(split, stages, batch_size=split.num_examples)))
-    logits = training.model(on_device(batch, stages), training=False).numpy().astype(np.float64)
+    logits = training.network.model(on_device(batch, stages), training=False).numpy().astype(np.float64)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return batch["image"].numpy() / 255.0, np.argmax(batch["label"], axis=1), powers / powers.sum(axis=1, keepdims=True)
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    return batch["image"].numpy() / 255.0, np.argmax(batch["label"], axis=1), probabilities
 
 
 def _evaluate(capfd, *argv):
