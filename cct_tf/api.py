@@ -157,7 +157,9 @@ def load(workdir):
         UserError: it is no folder of a run, or can't be read.
     """
     with command.errors_named():
-        return TrainedRun(calls.given({"workdir": workdir}, [config.FIELDS["workdir"]])["workdir"])
+        path = calls.given({"workdir": workdir}, [config.FIELDS["workdir"]])["workdir"]
+        checks.check_workdir(path)
+        return TrainedRun(path)
 
 
 Curve = collections.namedtuple("Curve", ["step", "epoch", "value"])
@@ -391,7 +393,7 @@ class TrainedRun:
 
 @dataclasses.dataclass(frozen=True)
 class _Chosen:
-    """A checkpoint: its folder, its `run_record.Record`, the function that finds both, the `config.Config` of its run."""
+    """A checkpoint: its folder, its `run_record.Record`, the function that finds both, its run's `config.Config`."""
 
     path: pathlib.Path
     record: run_record.Record

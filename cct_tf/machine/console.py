@@ -37,7 +37,7 @@ def _is_notebook():
 
 
 def _bar(is_notebook):
-    """The progress bar of tqdm: in a notebook the one that is drawn, if ipywidgets is there; else the one of letters."""
+    """tqdm's progress bar: in a notebook the one that is drawn, if ipywidgets is there; else the one of letters."""
     if is_notebook and importlib.util.find_spec("ipywidgets"):
         import tqdm.notebook
         return tqdm.notebook.tqdm

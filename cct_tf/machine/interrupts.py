@@ -174,8 +174,8 @@ class Interrupts:
             return  # another one, on the way out
         self._has_raised = True
         if self.can_save:
-            raise Interrupted(number, f"{signal.Signals(number).name} again: stopped at once; the same command goes on from "
-                              "the last checkpoint")
+            raise Interrupted(number, f"{signal.Signals(number).name} again: stopped at once; the same command goes on "
+                              "from the last checkpoint")
         number = self.requested or number
         raise Interrupted(number, f"{self._named(number)} before the first step, nothing to save")
 
