@@ -3,6 +3,7 @@
 `import cct_tf` is light: TensorFlow is imported by the first name that needs it. From Python:
 
     import cct_tf
+    run = cct_tf.run(flagfile="configs/quickstart.cfg", workdir="runs/first")    trains; cct_tf.load(workdir) looks
     model = cct_tf.create_model("cct_2_3x2_32", num_classes=10)
     names = cct_tf.list_models()
 """
@@ -13,7 +14,8 @@ from cct_tf.machine import backend
 
 __version__ = "0.1.0"
 
-_LAZY = {"create_model": "cct_tf.models", "list_models": "cct_tf.models"}
+_LAZY = {"create_model": "cct_tf.models", "list_models": "cct_tf.models", "load": "cct_tf.api", "run": "cct_tf.api",
+         "stop": "cct_tf.api"}
 __all__ = ["__version__", *_LAZY]
 
 

@@ -11,12 +11,12 @@ from cct_tf.runs import inventory
 from cct_tf.runs.workdir import Workdir
 from cct_tf.settings import command, config, flags
 
-_USAGE = """usage: python -m cct_tf.checkpoints --workdir=DIR [--verify] [--prune=N [--dry_run]] [--json]
+USAGE = """usage: python -m cct_tf.checkpoints --workdir=DIR [--verify] [--prune=N [--dry_run]] [--json]
 
 Lists the checkpoints of a run of cct_tf.train and its best one; verifies their files; removes old ones. Starts no
 TensorFlow."""
 
-_FIELDS = [
+FIELDS = [
     config.FIELDS["workdir"],
     flags.command_field("verify", bool, False, "read every file and compare it with its checksum; exit status 2 if one "
                         "is damaged. Without it, run.json and the sizes of the other files are looked at"),
@@ -101,7 +101,7 @@ def _work(values, console):
 
 def main(given):
     """List, verify and prune as the flags say."""
-    values = {field.name: field.default for field in _FIELDS} | given
+    values = {field.name: field.default for field in FIELDS} | given
     checks.check_workdir(values["workdir"])
     if values["dry_run"] and not values["prune"]:
         raise UserError("--dry_run: expected together with --prune=N, found it alone")
@@ -116,7 +116,7 @@ def main(given):
 
 def run():
     """Entry point of `cct-checkpoints`."""
-    command.run(main, sys.argv[1:], _USAGE, _FIELDS)
+    command.run(main, sys.argv[1:], USAGE, FIELDS)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from cct_tf.machine.console import Console
 from cct_tf.models import variants
 from cct_tf.settings import command, config, flags
 
-_USAGE = """usage: python -m cct_tf.convert_torch --input=X.pth --model=NAME --output=DIR|X.keras [--dataset=NAME ...]
+USAGE = """usage: python -m cct_tf.convert_torch --input=X.pth --model=NAME --output=DIR|X.keras [--dataset=NAME ...]
        python -m cct_tf.convert_torch --to_torch --input=DIR|X.keras --output=X.safetensors
 
 Reads a checkpoint of the authors' code (.pth, .safetensors; a state dict, or a file with one) without PyTorch and
@@ -33,7 +33,7 @@ _OWN = [
     *(dataclasses.replace(field, help=f"with --to_torch: {field.help}")
       for field in (command.CHECKPOINT, command.WEIGHTS)),
 ]
-_FIELDS = [*_OWN, *(field for name, field in config.FIELDS.items() if name != "workdir")]
+FIELDS = [*_OWN, *(field for name, field in config.FIELDS.items() if name != "workdir")]
 
 
 def _check_output(name, kinds):
@@ -143,7 +143,7 @@ def _to_torch(values):
 
 def main(given):
     """Convert as the flags say."""
-    values = {field.name: field.default for field in _FIELDS} | given
+    values = {field.name: field.default for field in FIELDS} | given
     runtime.check_backend()
     if not values["input"]:
         raise UserError("--input: expected a file of weights (.pth, .safetensors), found none")
@@ -156,7 +156,7 @@ def main(given):
 
 def run():
     """Entry point of `cct-convert-torch`."""
-    command.run(main, sys.argv[1:], _USAGE, _FIELDS)
+    command.run(main, sys.argv[1:], USAGE, FIELDS)
 
 
 if __name__ == "__main__":

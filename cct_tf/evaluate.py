@@ -13,14 +13,14 @@ from cct_tf.machine import compile_cache, memory, runtime
 from cct_tf.machine.console import Console
 from cct_tf.settings import command, config, flags
 
-_USAGE = """usage: python -m cct_tf.evaluate --workdir=DIR [--checkpoint=best|last|PATH] [--split=SPLIT]
+USAGE = """usage: python -m cct_tf.evaluate --workdir=DIR [--checkpoint=best|last|PATH] [--split=SPLIT]
            [--weights=auto] [--tta=none] [--output_dir=DIR] [--json]
        python -m cct_tf.evaluate --compare=WORKDIR_A,WORKDIR_B [--checkpoint=best|last] [--split=SPLIT] [--json]
 
 Evaluates a run of cct_tf.train on one of its splits. The data set, the network and the preparation of the images are
 those of the run. --compare asks whether one of two runs is better on the same images by more than chance."""
 
-_FIELDS = [
+FIELDS = [
     config.FIELDS["workdir"],
     command.CHECKPOINT,
     flags.command_field("split", str, None, "which images; default: test where the run has such a split, else "
@@ -155,9 +155,9 @@ def _compare(folders, chosen, values, console):
     return found
 
 
-def main(given):
-    """Evaluate as the flags say."""
-    values = {field.name: field.default for field in _FIELDS} | given
+def evaluate(given):
+    """Evaluate as the flags say; returns the dict that --json prints."""
+    values = {field.name: field.default for field in FIELDS} | given
     folders = _pair(values) if values["compare"] else [values["workdir"]]
     checks.check_workdir(folders[0])
     runtime.check_backend()
@@ -175,16 +175,20 @@ def main(given):
         runtime.start_tensorflow(values["compile_cache"], console.warn)
         from cct_tf.evaluation import evaluator  # noqa: F401, counted as a part of the start
     if values["compare"]:
-        found = _compare(folders, chosen, values, console)
-    else:
-        found = _report(_evaluate(chosen[0], values, console), values, console)
-    if values["json"]:
+        return _compare(folders, chosen, values, console)
+    return _report(_evaluate(chosen[0], values, console), values, console)
+
+
+def main(given):
+    """Evaluate as the flags say, for a person or a program."""
+    found = evaluate(given)
+    if given.get("json"):
         print(json.dumps(found))
 
 
 def run():
     """Entry point of `cct-evaluate`."""
-    command.run(main, sys.argv[1:], _USAGE, _FIELDS)
+    command.run(main, sys.argv[1:], USAGE, FIELDS)
 
 
 if __name__ == "__main__":

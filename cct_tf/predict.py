@@ -16,7 +16,7 @@ from cct_tf.machine import memory, runtime
 from cct_tf.machine.console import Console
 from cct_tf.settings import command, config, flags
 
-_USAGE = """usage: python -m cct_tf.predict --workdir=DIR IMAGE|FOLDER|PATTERN ... [--top=5] [--csv|--json]
+USAGE = """usage: python -m cct_tf.predict --workdir=DIR IMAGE|FOLDER|PATTERN ... [--top=5] [--csv|--json]
            [--attention[=DIR]] [--checkpoint=best|last|PATH] [--weights=auto]
        python -m cct_tf.predict --exported=PATH IMAGE|FOLDER|PATTERN ... [--top=5] [--csv|--json]
 
@@ -26,7 +26,7 @@ folder is searched with the folders below it; quote a pattern ('photos/**/*.jpg'
 broken file is named on stderr and left out; the exit status is 2 if none can be read. --exported asks what
 cct_tf.export wrote instead of a run; a SavedModel is a program, so ask only those you trust."""
 
-_FIELDS = [
+FIELDS = [
     config.FIELDS["workdir"],
     command.CHECKPOINT,
     command.WEIGHTS,
@@ -189,7 +189,7 @@ def _of_export(values, given):
 
 def main(given):
     """Predict as the flags say."""
-    values = {field.name: field.default for field in _FIELDS} | given
+    values = {field.name: field.default for field in FIELDS} | given
     if not values["exported"]:
         checks.check_workdir(values["workdir"])
     runtime.check_backend()
@@ -222,7 +222,7 @@ def main(given):
 
 def run():
     """Entry point of `cct-predict`."""
-    command.run(main, sys.argv[1:], _USAGE, _FIELDS, positional="images")
+    command.run(main, sys.argv[1:], USAGE, FIELDS, positional="images")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from cct_tf.errors import UserError
 from cct_tf.machine import runtime
 from cct_tf.settings import command, config, flags
 
-_USAGE = """usage: python -m cct_tf.preview [--flagfile=FILE] [--flag=value ...] [--output=FILE.png] [--ops]
+USAGE = """usage: python -m cct_tf.preview [--flagfile=FILE] [--flag=value ...] [--output=FILE.png] [--ops]
 
 Draws a contact sheet of the training images as a run with these flags would see them: a row for each image, a column
 for each epoch. With --ops, a row for each operation of the policies of --auto_augment instead. Trains nothing and needs
@@ -21,7 +21,7 @@ _OWN = [
     flags.command_field("columns", int, 8, "draws of each image", minimum=1),
     flags.command_field("ops", bool, False, "show each operation of the policies instead"),
 ]
-_FIELDS = [*_OWN, *config.FIELDS.values()]
+FIELDS = [*_OWN, *config.FIELDS.values()]
 _MOST_CELLS = 1000
 
 
@@ -90,7 +90,7 @@ def main(given):
 
 def run():
     """Entry point of `cct-preview`."""
-    command.run(main, sys.argv[1:], _USAGE, _FIELDS)
+    command.run(main, sys.argv[1:], USAGE, FIELDS)
 
 
 if __name__ == "__main__":

@@ -79,9 +79,9 @@ def _training():
 
 def _command(module):
     """The section of another command: its usage, its own flags, and which of those of cct_tf.train it takes."""
-    own = [field for field in module._FIELDS if config.FIELDS.get(field.name) is not field]
-    shared = [field.name for field in module._FIELDS if config.FIELDS.get(field.name) is field]
-    lines = [f"## {_name(module)}", "", "```text", module._USAGE.strip(), "```", "", *_table(own), ""]
+    own = [field for field in module.FIELDS if config.FIELDS.get(field.name) is not field]
+    shared = [field.name for field in module.FIELDS if config.FIELDS.get(field.name) is field]
+    lines = [f"## {_name(module)}", "", "```text", module.USAGE.strip(), "```", "", *_table(own), ""]
     missing = [name for name in config.FIELDS if name not in shared]
     if len(missing) < len(shared):
         but = " but " + ", ".join(f"`--{name}`" for name in missing) if missing else ""
@@ -91,7 +91,7 @@ def _command(module):
 
 def page():
     """The text of docs/flags.md."""
-    lines = [_HEAD, "```text", train._USAGE, "```", "", *_training()]
+    lines = [_HEAD, "```text", train.USAGE, "```", "", *_training()]
     for module in _OTHERS:
         lines += _command(module)
     return "\n".join([*lines, f"## {_name(models)}", "", models.__doc__.strip().partition("\n")[0], ""])

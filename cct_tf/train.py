@@ -8,22 +8,36 @@ import sys
 import time
 
 from cct_tf.machine import compile_cache, runtime, streams
+from cct_tf.machine.interrupts import Interrupts
 from cct_tf.settings import command, config, flags
 from cct_tf.workers import joining
 
-_USAGE = """usage: python -m cct_tf.train --workdir=DIR [--flagfile=FILE] [--flag=value ...]
+USAGE = """usage: python -m cct_tf.train --workdir=DIR [--flagfile=FILE] [--flag=value ...]
 
 Trains a compact transformer; the same command on the same --workdir goes on where it stopped."""
 _LOCK_SECONDS = 150.0  # a file server keeps the lock of a machine that is gone for about 90
 
 
 def main(given):
-    """Train as the flags say. Everything that can be judged without TensorFlow is judged before its import."""
+    """Train as the flags say."""
+    train(config.from_dict(given), Interrupts())
+
+
+def train(settings, interrupts, quiet=False, choosing_devices=contextlib.nullcontext):
+    """Train. Everything that can be judged without TensorFlow is judged before its import.
+
+    Args:
+        settings: `config.Config`.
+        interrupts: `interrupts.Interrupts`, not installed yet.
+        quiet: bool, say nothing on stdout.
+        choosing_devices: function that gives a context, within which the devices are made; it may refuse them.
+
+    Raises:
+        UserError, OutsideFault, Interrupted: as cct_tf.errors tells; other errors of the storage and of memory too.
+    """
     began = time.perf_counter()
-    settings = config.from_dict(given)
     from cct_tf.assembly import checks, initial_weights
     from cct_tf.machine.console import Console
-    from cct_tf.machine.interrupts import Interrupts
     from cct_tf.runs import run_record
     from cct_tf.runs.workdir import Workdir
     from cct_tf.training import profiling
@@ -35,13 +49,13 @@ def main(given):
     cluster_lib.check(settings, cluster)
     compile_cache.check(settings.run.compile_cache)
     profiling.parse_steps(settings.run.profile_steps)
-    interrupts = Interrupts().install()
     with contextlib.ExitStack() as stack:
         stack.callback(interrupts.uninstall)
+        interrupts.install()
         stack.enter_context(streams.watched(interrupts.output_closed))
         with interrupts.held(cluster is not None):
             checks.check_config(settings)
-        workdir, console = Workdir(settings.run.workdir), Console()
+        workdir, console = Workdir(settings.run.workdir), Console(quiet)
         workdir.check()
         if not run_record.list_checkpoints(workdir.checkpoints):
             initial_weights.find(settings)
@@ -52,10 +66,10 @@ def main(given):
         if peers.is_chief and not settings.run.dry_run:
             workdir.create()
             stack.enter_context(workdir.locked(console.warn, _LOCK_SECONDS if cluster else 0.0))
-        _train(settings, workdir, peers, interrupts, console, began)
+        _train(settings, workdir, peers, interrupts, console, began, choosing_devices)
 
 
-def _train(settings, workdir, peers, interrupts, console, began):
+def _train(settings, workdir, peers, interrupts, console, began, choosing_devices):
     """The part that the workers of a run do in step."""
     from cct_tf.machine import memory
     from cct_tf.training import coordination, resume
@@ -65,12 +79,14 @@ def _train(settings, workdir, peers, interrupts, console, began):
             console.say(f"{workdir.path}: this run is finished (step {start.step:,}); a longer one goes on with "
                         "--epochs or --train_steps and --accept_config_change")
         return
-    with console.phase("starting TensorFlow"), interrupts.held(peers.num_workers > 1):
+    can_wait = peers.num_workers > 1 or not interrupts.owns_process  # a program has no use for half an import
+    with console.phase("starting TensorFlow"), interrupts.held(can_wait):
         runtime.start_tensorflow(settings.run.compile_cache, console.warn)
         from cct_tf.assembly.devices import make_devices
         from cct_tf.training import loop, preparation
     with memory.named_when_out(memory.TRAINING, settings.optim.batch_size):
-        devices = make_devices(settings, peers, interrupts)
+        with choosing_devices():
+            devices = make_devices(settings, peers, interrupts)
         training = loop.Training(preparation.prepare(settings, workdir, start, console, devices, peers))
         if peers.is_chief:
             console.say("\n".join(training.plan_lines()))
@@ -89,7 +105,7 @@ def _train(settings, workdir, peers, interrupts, console, began):
 
 def run():
     """Entry point of `cct-train`."""
-    command.run(main, sys.argv[1:], _USAGE, list(config.FIELDS.values()), joining.leave)
+    command.run(main, sys.argv[1:], USAGE, list(config.FIELDS.values()), joining.leave)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def test_a_checkpoint_that_a_run_removes_meanwhile_is_not_called_damaged(workdir
 
 
 def _run(capsys, *argv):
-    checkpoints.main(checkpoints.flags.parse(argv, checkpoints._FIELDS))
+    checkpoints.main(checkpoints.flags.parse(argv, checkpoints.FIELDS))
     return capsys.readouterr().out
 
 

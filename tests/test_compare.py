@@ -47,7 +47,7 @@ def _run(path, tops, *, steps=8, finished=True, fingerprint="a" * 64, validation
 
 
 def _compare(capsys, *argv):
-    compare.main(flags.parse([str(part) for part in argv], compare._FIELDS, "workdirs"))
+    compare.main(flags.parse([str(part) for part in argv], compare.FIELDS, "workdirs"))
     return capsys.readouterr().out
 
 

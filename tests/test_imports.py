@@ -39,6 +39,7 @@ ALLOWED = {
                   "layers", "settings", "machine", "errors"),
     "commands": ("export", "training", "evaluation", "assembly", "pictures", "runs", "data", "models", "convert",
                  "workers", "settings", "machine", "errors"),
+    "api": ("train", "evaluate", "evaluation", "assembly", "runs", "data", "workers", "settings", "machine", "errors"),
     "reference": ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "convert_torch", "export",
                   "benchmark", "models", "settings"),
 }
@@ -113,6 +114,7 @@ def test_only_commands_and_the_work_folder_read_flags():
                if any(name.startswith("cct_tf.settings.flags") for name in _imports(path))}
     allowed = {f"cct_tf.{name}" for name in COMMANDS}
     allowed |= {f"cct_tf.{room}.__main__" for room in ("models", "benchmark", "export")} | {"cct_tf.settings.command"}
+    allowed |= {"cct_tf.settings.calls"}  # keyword arguments and flagfiles of a call from Python
     allowed |= {"cct_tf.training.report", "cct_tf.training.summaries"}  # these write flagfiles and command lines
     allowed |= {"cct_tf.runs.side_by_side"}  # this reads the config.cfg of other runs
     assert readers <= allowed
@@ -142,7 +144,7 @@ def test_what_judges_first_imports_without_tensorflow():
              "training.resume", "training.divergence", "training.profiling", "pictures.plots", "evaluation.metrics",
              "evaluation.calibration", "evaluation.significance", "evaluation.report", "export", "export.formats",
              "export.metadata", "export.running", "export.isolated", "export.__main__", "benchmark.__main__",
-             "convert", "convert.transfer", "layers.sines", "layers.position_grid", "reference", *COMMANDS]
+             "convert", "convert.transfer", "layers.sines", "layers.position_grid", "api", "reference", *COMMANDS]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
     code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

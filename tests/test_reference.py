@@ -31,6 +31,6 @@ def test_every_field_of_a_config_has_a_row_with_its_kind():
 
 
 def test_of_another_command_the_flags_of_its_own_have_rows_and_the_others_are_named():
-    own = [field.name for field in evaluate._FIELDS if config.FIELDS.get(field.name) is not field]
+    own = [field.name for field in evaluate.FIELDS if config.FIELDS.get(field.name) is not field]
     assert list(_rows("cct_tf.evaluate")) == own
     assert "As in `cct_tf.train`: `--workdir`, `--data_dir`" in reference.page()

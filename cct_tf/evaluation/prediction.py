@@ -24,7 +24,7 @@ class Prediction:
     """The prediction for one image.
 
     Attributes:
-        path: as it was named.
+        path: as it was named; None of an image that was given as an array.
         broken: None, or `decode.BrokenImage`; then the fields below are empty.
         image: uint8 [S, S, 3], as the network got it.
         probabilities: float32 [K], softmax of the logits.
@@ -93,7 +93,7 @@ def read_image(path, bit_depth):
 
 
 class Predictor:
-    """Predicts image files in batches.
+    """Predicts images in batches.
 
     Args:
         network: `Network`, or what has its `prepare` and `bit_depth` and is called like it.
@@ -103,23 +103,29 @@ class Predictor:
     def __init__(self, network, batch_size):
         self.network, self._batch_size = network, batch_size
 
-    def __call__(self, paths):
-        """Yields a list of `Prediction`s for each B paths, in order."""
+    def __call__(self, images):
+        """Yields a list of `Prediction`s for each B images, in order.
+
+        Args:
+            images: sequence of paths, and of uint8 [H, W, 3] as `decode` gives them.
+        """
         with concurrent.futures.ThreadPoolExecutor(runtime.num_threads()) as pool:
-            for start in range(0, len(paths), self._batch_size):
-                chunk = paths[start:start + self._batch_size]
+            for start in range(0, len(images), self._batch_size):
+                chunk = images[start:start + self._batch_size]
                 with runtime.quiet_stderr():  # libjpeg speaks of broken files
                     prepared = list(pool.map(self._prepare, chunk))
                 yield self._predict(chunk, prepared)
 
-    def _prepare(self, path):
-        """The prepared image of a file, or BrokenImage."""
+    def _prepare(self, image):
+        """The prepared image of a file or an array, or BrokenImage."""
         try:
-            return self.network.prepare(read_image(path, self.network.bit_depth))
+            pixels = image if isinstance(image, np.ndarray) else read_image(image, self.network.bit_depth)
+            return self.network.prepare(pixels)
         except decode.BrokenImage as error:
             return error
 
-    def _predict(self, paths, prepared):
+    def _predict(self, images, prepared):
+        paths = [None if isinstance(image, np.ndarray) else image for image in images]
         read = [index for index, image in enumerate(prepared) if not isinstance(image, decode.BrokenImage)]
         found = [Prediction(path, broken=image) for path, image in zip(paths, prepared, strict=True)]
         if read:

@@ -12,7 +12,7 @@ from cct_tf.machine import runtime
 from cct_tf.machine.console import Console
 from cct_tf.settings import command, config, flags
 
-_USAGE = """usage: python -m cct_tf.export --workdir=DIR --format=saved_model|keras|litert|onnx --output=PATH
+USAGE = """usage: python -m cct_tf.export --workdir=DIR --format=saved_model|keras|litert|onnx --output=PATH
            [--quantize=int8 [--calibration_images=200]] [--data_dir=DIR | IMAGE|FOLDER|PATTERN ...] [--json]
 
 Writes the network of a run of cct_tf.train as a SavedModel (a folder: images of any size in), a Keras file (.keras),
@@ -20,7 +20,7 @@ or for LiteRT (.tflite) or ONNX (.onnx; both take images prepared to the network
 again in a process of its own and compared with the network on the run's test images; if it differs, nothing is left of
 it and the exit status is 2. Where the data set of the run is not at hand, name images instead."""
 
-_FIELDS = [
+FIELDS = [
     config.FIELDS["workdir"],
     command.CHECKPOINT,
     command.WEIGHTS,
@@ -89,7 +89,7 @@ def _as_dict(written, request):
 
 def main(given):
     """Export as the flags say."""
-    values = {field.name: field.default for field in _FIELDS} | given
+    values = {field.name: field.default for field in FIELDS} | given
     kind = _check(values, given)
     paths = listing.list_images(values["images"]) if values["images"] else []
     changed = {"workdir": values["workdir"]} | ({"data_dir": given["data_dir"]} if "data_dir" in given else {})
@@ -113,7 +113,7 @@ def main(given):
 
 def run():
     """Entry point of `cct-export`."""
-    command.run(main, sys.argv[1:], _USAGE, _FIELDS, positional="images")
+    command.run(main, sys.argv[1:], USAGE, FIELDS, positional="images")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a person sees while a command runs. stdout: plan, progress, results; stderr: warnings."""
 
 import contextlib
+import importlib.util
 import math
 import sys
 import time
@@ -29,6 +30,21 @@ def shortened(name, letters):
     return f"{name[:head]}…{name[len(name) - (letters - 1 - head):]}"
 
 
+def _is_notebook():
+    """Whether the output appears in a notebook, as far as IPython tells."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel")
+
+
+def _bar(is_notebook):
+    """tqdm's progress bar: in a notebook the one that is drawn, if ipywidgets is there; else the one of letters."""
+    if is_notebook and importlib.util.find_spec("ipywidgets"):
+        import tqdm.notebook
+        return tqdm.notebook.tqdm
+    import tqdm
+    return tqdm.tqdm
+
+
 class Console:
     """Lines for a person.
 
@@ -39,6 +55,7 @@ class Console:
     def __init__(self, quiet=False):
         self.quiet = quiet
         self.is_terminal = sys.stdout.isatty() and not quiet
+        self.is_notebook = _is_notebook() and not quiet
         # For progress bars of others; without a terminal a phase's own line is enough.
         self.stream = sys.stdout if self.is_terminal else None
         self.phases = {}  # name -> seconds, in the order they happened
@@ -73,7 +90,7 @@ class Console:
 
 
 class Progress:
-    """Progress of the training: a bar on a terminal, plain lines otherwise.
+    """Progress of the training: a bar on a terminal and in a notebook, plain lines otherwise.
 
     Args:
         console: Console.
@@ -92,10 +109,10 @@ class Progress:
 
     def advance(self, step):
         """Move to `step` completed steps. The bar appears with the first of them, after the lines on compiling."""
-        if self._bar is None and self._console.is_terminal:
-            import tqdm
-            self._bar = tqdm.tqdm(total=self._plan.total_steps, initial=step, unit="step", dynamic_ncols=True,
-                                  smoothing=0.1, file=sys.stdout)
+        if self._bar is None and (self._console.is_terminal or self._console.is_notebook):
+            make = _bar(self._console.is_notebook)
+            self._bar = make(total=self._plan.total_steps, initial=step, unit="step", dynamic_ncols=True,
+                             smoothing=0.1, file=sys.stdout)
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 

@@ -1,9 +1,10 @@
-"""What all commands share: one line for an error, the exit status, and a quiet start of TensorFlow."""
+"""What all commands share: one line for an error, and the exit status; for a call from Python, an exception."""
 
+import contextlib
 import sys
 import traceback
 
-from cct_tf.errors import WRONG_INPUT, exit_status
+from cct_tf.errors import OUTSIDE_FAULT, WRONG_INPUT, Interrupted, OutsideFault, UserError, exit_status
 from cct_tf.machine import streams
 from cct_tf.settings import flags
 
@@ -54,11 +55,33 @@ def _status(main, argv, usage, fields, positional, debug):
     return 0
 
 
+@contextlib.contextmanager
+def errors_named():
+    """Let errors of the block that a command would end with in one line be exceptions of cct_tf.errors with that line.
+
+    Bugs, and KeyboardInterrupt, stay as they are.
+    """
+    try:
+        yield
+    except (UserError, OutsideFault, Interrupted) as error:
+        error.args = (_in_one_line(error),)
+        raise
+    except Exception as error:
+        status, line = exit_status(error)
+        if status != OUTSIDE_FAULT:
+            raise
+        raise OutsideFault(line) from error
+
+
+def _in_one_line(message):
+    return " ".join(str(message).split())
+
+
 def _complain(message, status, debug):
     if debug:
         traceback.print_exc()
     label = "error" if status == WRONG_INPUT else "stopped"
     with streams.watched(lambda: None):  # the status tells it too
         sys.stdout.flush()
-        print(f"{label}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print(f"{label}: {_in_one_line(message)}", file=sys.stderr, flush=True)
     return status

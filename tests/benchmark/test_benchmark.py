@@ -38,7 +38,7 @@ RATES = {"what", "images_per_second", "lowest", "highest"}
 
 def _found(capsys, *argv):
     """What a benchmark prints, which must be one object on one line."""
-    benchmark.main(flags.parse([*TINY, *argv], benchmark._FIELDS))
+    benchmark.main(flags.parse([*TINY, *argv], benchmark.FIELDS))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
     return json.loads(lines[0])
