@@ -62,6 +62,7 @@ def test_the_readme_links_to_every_page():
 
 def test_the_readme_is_at_most_12_kb():
     assert (REPO / "README.md").stat().st_size <= 12 * 1024
+    assert (REPO / "WORKSPACE.md").stat().st_size <= 10 * 1024
 
 
 @pytest.mark.parametrize("path", [path for path in GUIDES if path.name not in LONG], ids=_id)

@@ -36,8 +36,8 @@ def open_digits(config, rules):
     held = tensors.on_cpu(np.repeat(pixels.astype(np.uint8)[..., None], 3, axis=-1))  # [1797, 8, 8, 3]
     train, test = splits.stratified(labels, _TEST_FRACTION, _TEST_SEED, rule=1)  # whatever the rules of the run
 
-    def part(indices):
+    def subset(indices):
         return splits.Subset(lambda chosen: Held(held, chosen), indices, labels[indices])
 
     return splits.indexed_source(config, rules, [str(digit) for digit in range(10)],
-                                 {"train": part(train), "test": part(test)})
+                                 {"train": subset(train), "test": subset(test)})

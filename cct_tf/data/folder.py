@@ -40,15 +40,15 @@ def open_folder(config, rules, stream=None):
     images = loading.whole(paths, names, True, rules.bit_depth)
     make_reader, good = open_images(images, num_bytes, config, f"decoding {config.data_dir}", stream)
     labels = np.array([label for _, label, _ in files], np.int32)
-    parts, start = {}, 0
+    subsets, start = {}, 0
     known = np.array([source.File(os.fsencode(path), size) for path, _, size in files], object)
     for split, split_files in listing.files.items():
         indices = np.arange(start, start + len(split_files))
         start += len(split_files)
-        parts[split] = splits.without_broken(splits.Subset(make_reader, indices, labels[indices], known[indices]),
+        subsets[split] = splits.without_broken(splits.Subset(make_reader, indices, labels[indices], known[indices]),
                                               good)
     return splits.indexed_source(
-        config, rules, listing.class_names, parts, notes=listing.notes + notes,
+        config, rules, listing.class_names, subsets, notes=listing.notes + notes,
         broken=loading.broken_images(images, good),
         extra=[f"file {tree.shown(path)} {size}" for path, _, size in files])
 

@@ -97,16 +97,16 @@ def open_npz(config, rules):
 
     contents = check(config, rules.npz_validation)
     tensors.require_memory(2 * contents.num_bytes, config.data_dir)  # twice: NumPy reads an array as a whole
-    parts = {}
+    subsets = {}
     for split, labels in contents.labels.items():
         with _reading(config.data_dir), _open(config.data_dir) as archive:
             images = archive[contents.images[split]]
         held = tensors.empty_images([*images.shape[:3], 3])
         held[:] = images[..., None] if images.ndim == 3 else images
         held = tensors.as_tensor(held)
-        parts[split] = splits.Subset(lambda indices, held=held: Held(held, indices),
-                                   np.arange(len(labels)), labels)
-    return splits.indexed_source(config, rules, contents.class_names, parts, notes=contents.notes)
+        subsets[split] = splits.Subset(lambda indices, held=held: Held(held, indices),
+                                       np.arange(len(labels)), labels)
+    return splits.indexed_source(config, rules, contents.class_names, subsets, notes=contents.notes)
 
 
 def _keys(path, present, config, with_validation):

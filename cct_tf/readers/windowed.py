@@ -79,8 +79,8 @@ class Windowed(Reader):
             number -= head
             first += [(path, head, skip)] if head else []
             rest += [(path, length - head, skip + head)] if length > head else []
-        return tuple(Windowed(*(list(column) for column in zip(*part, strict=True)), self.decode, self.window)
-                     for part in (first, rest))
+        return tuple(Windowed(*(list(column) for column in zip(*shards, strict=True)), self.decode, self.window)
+                     for shards in (first, rest))
 
     def place_in_epoch(self, seed, epoch, index):
         return tf.range(tf.size(index, tf.int64), dtype=tf.int64)
@@ -141,7 +141,7 @@ class Windowed(Reader):
                 key = rng.fold_pair(seed, rng.Stream.WINDOW, epoch * num_windows + number)
                 order = rng.permutation(tf.size(batch["index"]), key)
                 place = tf.maximum(offset - number * window, 0)  # inside the window in which the stream starts
-                shuffled = {name: tf.gather(part, order[place:]) for name, part in batch.items()}
+                shuffled = {name: tf.gather(column, order[place:]) for name, column in batch.items()}
                 return shuffled | {"epoch": tf.fill(tf.shape(shuffled["index"]), epoch)}
 
             return records.batch(window).enumerate().map(shuffled)
