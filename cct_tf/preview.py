@@ -52,6 +52,7 @@ def _heading(settings):
 def _draw(settings, values, console):
     """The picture of the flags: a matplotlib Figure."""
     from cct_tf.assembly import inputs
+    from cct_tf.augment.stages import describe
     from cct_tf.models import variants
     from cct_tf.pictures import contact_sheet
     images = inputs.open_images(settings, console)
@@ -63,6 +64,7 @@ def _draw(settings, values, console):
     network = variants.resolve(settings.model.model, settings.augment.image_size)
     transform = inputs.make_transform(settings, images, network)
     sampling, stages = inputs.make_sampling(settings), inputs.training_stages(settings, images, transform)
+    console.say(f"augmentation: {describe(stages)}")
     with console.phase("drawing"):
         if values["ops"]:
             image = contact_sheet.first_image(split, transform, sampling.seed)

@@ -325,6 +325,11 @@ def _erased(op, images, seeds, box):
     return slots.apply_where(fill, images, chosen, seeds, box)
 
 
+def describe(stages):
+    """The random stages in words, in order."""
+    return ", ".join(text for text in (stage.describe() for stage in stages) if text) or "none"
+
+
 def of_place(stages, *places):
     """The stages that run at one of some places, in order: tuple."""
     return tuple(stage for stage in stages if stage.where in places)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cct_tf.augment.stages import describe
 from cct_tf.machine.console import duration, listed
 from cct_tf.optim import schedules
 from cct_tf.runs.workdir import Workdir
@@ -14,8 +15,8 @@ def _numbers(values):
 
 
 def _augmentation(stages, sampling):
-    parts = [f"each image {sampling.repeats} times in a batch"] if sampling.repeats > 1 else []
-    return ", ".join(parts + [text for text in (stage.describe() for stage in stages) if text]) or "none"
+    repeated = f"each image {sampling.repeats} times in a batch, " if sampling.repeats > 1 else ""
+    return repeated + describe(stages)
 
 
 _OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD (Nesterov)", "lion": "Lion", "lamb": "LAMB",
