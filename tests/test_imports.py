@@ -109,7 +109,7 @@ def test_nobody_outside_asks_for_a_readers_class():
             assert not re.search(rf"isinstance\([^)]*\b{name}\b|type\([^)]*\) (is|==) \w*\b{name}\b", text), module
 
 
-def test_only_commands_and_the_work_folder_read_flags():
+def test_only_these_modules_read_flags():
     readers = {module for path, module in MODULES
                if any(name.startswith("cct_tf.settings.flags") for name in _imports(path))}
     allowed = {f"cct_tf.{name}" for name in COMMANDS}

@@ -1,4 +1,4 @@
-"""One stage of a policy: each image of a batch goes through an operation of its own."""
+"""One operation of a policy for each image of a batch, each image its own."""
 
 import functools
 
@@ -8,21 +8,22 @@ from cct_tf.augment import affine, levels, slots
 from cct_tf.augment.policies import BICUBIC, NEAREST
 
 
-def apply(images, stage, fill):
+def apply(images, operation, fill):
     """Apply one operation to each image.
 
     Args:
         images: uint8 [B, S, S, 3], of known shape.
-        stage: dict {"op": int32 [B], `policies.Op`; "argument": float64 [B], in the op's unit; "interpolation":
+        operation: dict {"op": int32 [B], `policies.Op`; "argument": float64 [B], in the op's unit; "interpolation":
             int32 [B], of the geometric operations}.
         fill: three levels, for places where a geometric operation finds no pixel.
 
     Returns:
         uint8 [B, S, S, 3].
     """
-    matrix = affine.matrices(stage["op"], stage["argument"], images.shape[1])
-    return _apply(images, stage["op"], stage["argument"], stage["interpolation"], affine.nearest_steps(matrix),
-                  affine.smooth_terms(matrix, images.shape[1]), tf.constant(fill, tf.uint8))
+    op, argument, size = operation["op"], operation["argument"], images.shape[1]
+    matrix = affine.matrices(op, argument, size)
+    return _apply(images, op, argument, operation["interpolation"], affine.nearest_steps(matrix),
+                  affine.smooth_terms(matrix, size), tf.constant(fill, tf.uint8))
 
 
 def _is_one_of(op, codes):

@@ -4,8 +4,8 @@
     per batch on the host    policy, crop, flip, labels, mix     uint8 [B, S, S, 3]
     on the device            normalize, erase                    uint8 [B, S, S, 3] -> float32 [B, S, S, 3]
 
-`Transform.stages` builds the list, `data.pipeline` runs what belongs to the host, and the training step and the
-evaluation begin with the rest (`on_device`). So the host ships uint8, a quarter of the bytes.
+`Transform.training_stages` and `evaluation_stages` build the list. `data.pipeline` runs what belongs to the host; the
+training step and the evaluation begin with the rest (`on_device`). So the host ships uint8, a quarter of the bytes.
 
 A stage is a frozen dataclass. It maps a batch, a dict, to a batch:
 
@@ -13,7 +13,7 @@ A stage is a frozen dataclass. It maps a batch, a dict, to a batch:
     batch = stage.apply(batch, params)                 where the stage runs
 
 Only the host samples: the exp and sqrt of another device could choose another box. What is sampled for the device
-travels in the batch as "NAME/PARAMETER".
+travels in the batch as "STAGE/PARAMETER".
 
 A batch holds, as far as the stages have come: "image"; "index", "epoch", "position" int64 [B] and "seed" uint32 [B] of
 its examples (see `data.pipeline`); "class" int32 [B], then "label" float32 [B, K].
@@ -42,7 +42,8 @@ def _program(function, first):
 def compiled(function, images, *first):
     """`function`, compiled if the shape of the images it gets is known.
 
-    `first` are its first arguments, hashable. Calls with equal ones share a program; those of a bound method would not.
+    `first` are its first arguments, hashable; calls with equal ones share a program. So pass a plain function and its
+    object, not a bound method, which is another function at each call.
 
     XLA takes 0.6 us for the flip of an image of 32 x 32 where the operations one by one take 10, 1.5 and 7 for the
     crop, 7 and 20 for the resized crop, and the pixels are the same.
@@ -342,7 +343,7 @@ def resize_stage(stages):
 
 
 def sample_for_device(batch, stages):
-    """The batch with what the stages on the device have to know: {"NAME/PARAMETER": tensor [B, ...]}."""
+    """The batch with what the stages on the device have to know: {"STAGE/PARAMETER": tensor [B, ...]}."""
     shape = batch["image"].shape[1:3]
     for stage in of_place(stages, DEVICE):
         batch = batch | {f"{stage.name}/{name}": value for name, value in stage.sample(batch, shape).items()}

@@ -30,7 +30,7 @@ class Transform:
         size: int S, side of the network's input.
         mean, std: tuples of one or three floats, of pixels in [0, 1].
         crop_pct: float, see `image_ops.center_fit`.
-        crop_padding: int, 0 = off.
+        crop_padding: int, 0 = off; not used with `resized_crop`.
         resized_crop: (minimum, maximum) area, or None.
         crop_ratio: (minimum, maximum) width / height.
         flip: "random", "alternating" or "none".

@@ -5,8 +5,8 @@ A training batch is a function of (config, seed, step) alone:
     step s -> positions sB ... sB+B-1 -> the reader's order -> images -> the stages of the host, keyed by example seeds
 
 With R repeats a step takes b = B/R new images, the order indices sb ... sb+b-1; copy r of image j has position
-sB + rb + j and its own example seed. Epochs count images processed, n each (order index // n is the epoch whose order
-the image came from, which with repeats is another).
+sB + rb + j and its own example seed. An epoch of the plan is n positions. The order of the images has epochs of its
+own, n order indices each; with repeats they last R times as long.
 
 A batch is a dict
 

@@ -1,8 +1,8 @@
 """`--dataset=<TFDS name>`: image-classification sets of TensorFlow Datasets.
 
 Up to --in_memory_gib a set is read once: images of one size as pixels (held.Held), others encoded
-(encoded.Encoded). Larger ones stream (windowed.Windowed). All three read the prepared shards themselves, in file order,
-and decode with `decode`.
+(encoded.Encoded). Larger ones stream (windowed.Windowed). In all three cases the prepared shards are read here, not by
+TFDS: in file order, decoded with `decode`.
 """
 
 import dataclasses

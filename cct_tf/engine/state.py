@@ -16,8 +16,8 @@ class TrainState(tf.Module):
         loss_scale: as given.
         step: int64, updates done or skipped.
         skipped: int64, updates skipped because loss or gradient was not finite, over the whole run.
-        skipped_in_row: int64, the last of them without an update in between; but for those that made the loss scale
-            fall, which is the remedy.
+        skipped_in_row: int64, updates skipped since the last one done. A skip that made the loss scale fall does not
+            count: the lower scale is its remedy.
         interval_steps: int64, steps in the interval; interval_updates: int64, those that were done.
         loss_sum, accuracy_sum, grad_norm_sum: float64, sums over the interval's done updates.
     """

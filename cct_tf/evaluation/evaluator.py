@@ -18,7 +18,9 @@ from cct_tf.machine import memory, runtime
 from cct_tf.readers import decode
 from cct_tf.workers.peers import Alone
 
-_COLUMNS = ("label", "prediction", "rank", "loss", "confidence", "mask")  # a row for each example
+# What is found of each example, one number each (with several workers, too), and the field of `Evaluation` it becomes.
+_COLUMNS = {"label": "labels", "prediction": "predictions", "rank": "ranks", "loss": "losses",
+            "confidence": "confidences"}
 
 
 class Evaluator:
@@ -31,7 +33,7 @@ class Evaluator:
         transform: `transform.Transform`.
         num_classes: int K.
         batch_size: int, wanted images per batch; see `pipeline.padded_batch_size`.
-        peers: `peers.Peers`; each worker evaluates its part of every batch, and all get all results.
+        peers: `peers.Group`; each worker evaluates its part of every batch, and all get all results.
     """
 
     def __init__(self, devices, models, split, transform, *, num_classes, batch_size, peers=None):
@@ -73,7 +75,7 @@ class Evaluator:
         Returns:
             dict name -> `metrics.Evaluation`, or None if this worker or another one stopped.
         """
-        found = {name: {column: [] for column in _COLUMNS} for name in self._models}
+        found = {name: {column: [] for column in (*_COLUMNS, "mask")} for name in self._models}
         stopped, num_batches = False, -(-self._examples // self._batch_size)
         batches = runtime.distribute(self._devices, self._batches, self._batch_size)
         for batch in itertools.islice(batches, num_batches):
@@ -111,9 +113,8 @@ class Evaluator:
         real = table.pop("mask") > 0
         if int(real.sum()) != self._examples:
             raise RuntimeError(f"evaluated {int(real.sum())} of {self._examples} examples")
-        table = {name: column[real] for name, column in table.items()}
-        return Evaluation(table["label"], table["prediction"], table["rank"], table["loss"], self._num_classes,
-                          table["confidence"])
+        columns = {_COLUMNS[name]: column[real] for name, column in table.items()}
+        return Evaluation(num_classes=self._num_classes, **columns)
 
 
 def _joined(columns):

@@ -37,7 +37,7 @@ def sheet(evaluated, places, heading):
     """A contact sheet of mistakes: class, prediction and its probability, loss and place in the split.
 
     Args:
-        evaluated: `evaluation.Evaluated`.
+        evaluated: `evaluator.Evaluated`.
         places: int64 [m], of `worst`; at least one.
         heading: words for the top, broken into lines.
 

@@ -28,7 +28,7 @@ class SummedGradients(FusedUpdate):
         return list(grads_and_vars)
 
     def _apply_weight_decay(self, variables):
-        """Nothing: `update_step` does it, where the variable's factor is known."""
+        """Nothing: `_apply_kernels` or `update_step` does it, where the variable's factor is known."""
 
     def update_step(self, gradient, variable, learning_rate):
         """Decay and update one device's copy of a variable."""
@@ -130,4 +130,6 @@ def _new(optim):
     if optim.optimizer == "muon":
         return Muon(momentum=optim.momentum, adam_beta_1=optim.beta_1, adam_beta_2=optim.beta_2,
                     epsilon=optim.adam_epsilon, exclude_layers=_NOT_MUON, **common)
-    return AdamW(beta_1=optim.beta_1, beta_2=optim.beta_2, epsilon=optim.adam_epsilon, **common)
+    if optim.optimizer == "adamw":
+        return AdamW(beta_1=optim.beta_1, beta_2=optim.beta_2, epsilon=optim.adam_epsilon, **common)
+    raise ValueError(f"optimizer: expected one that is made here, found {optim.optimizer!r}")

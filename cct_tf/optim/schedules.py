@@ -40,6 +40,8 @@ def learning_rate(optim, plan, step):
 def _after_warmup(optim, plan, epoch):
     if optim.schedule == "constant":
         return optim.learning_rate
+    if optim.schedule != "cosine":
+        raise ValueError(f"schedule: expected one that is computed here, found {optim.schedule!r}")
     length = float(plan.schedule_epochs)
     if epoch >= length:
         return optim.min_learning_rate

@@ -191,7 +191,7 @@ def comparison_figure(groups):
     legend names the first 30 groups.
 
     Args:
-        groups: list of (label, list of `runs.Run`), at least one.
+        groups: list of (label, list of `side_by_side.Run`), at least one.
 
     Returns:
         matplotlib Figure.

@@ -134,7 +134,7 @@ def _with_pillow(contents, bit_depth=16):
 
 
 def _kinds(contents):
-    """Which of TensorFlow's decoders reads the file as this page promises: (JPEG's, PNG's), bool scalars."""
+    """Which of TensorFlow's decoders reads the file as the docstring above says: (JPEG's, PNG's), bool scalars."""
     jpeg = tf.equal(tf.strings.substr(contents, 0, len(_JPEG)), _JPEG)
     png = tf.equal(tf.strings.substr(contents, 0, len(_PNG)), _PNG)
     png = png & tf.strings.regex_full_match(tf.strings.substr(contents, 0, 26), _PLAIN_PNG)

@@ -25,7 +25,7 @@ class Resolved:
         statistics_computed: bool, whether mean and std were computed from the training images, and stay.
         fingerprint, evaluated_fingerprint: text, of all images and of those that are evaluated, see `source.Source`.
         fingerprints_before: tuple of text, of images that the run had before it went on with others.
-        order: text, how images are shuffled, see `source.Source`.
+        order: text, how images are shuffled, for people; see `source.Source`.
         data_rules: dict of the fields of `source.Rules`. None: recorded by version 0, see `source.rules_of`.
 
     Of the run (converted weights have none of it):

@@ -204,7 +204,7 @@ def _with_images_of_run(path, record):
             break
     if newest is None or record.resolved.fingerprint not in newest.resolved.fingerprints_before:
         return record
-    flags = {field.name: newest.config[field.name] for field in dataclasses.fields(DataConfig)}
+    flags = {field.name: newest.config.get(field.name, field.default) for field in dataclasses.fields(DataConfig)}
     resolved = dataclasses.replace(
         record.resolved, fingerprint=newest.resolved.fingerprint, num_examples=newest.resolved.num_examples,
         evaluated_fingerprint=newest.resolved.evaluated_fingerprint)

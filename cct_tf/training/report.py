@@ -26,7 +26,7 @@ _OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD (Nesterov)", "lion": "Lion", "lamb"
 def _schedule(optim, plan):
     warmup = optim.warmup_epochs * plan.steps_per_epoch
     lowest = optim.min_learning_rate * schedules.rate_scale(optim)
-    text = f"{optim.schedule} to {lowest:g}" if optim.schedule == "cosine" else "constant"
+    text = optim.schedule + (f" to {lowest:g}" if optim.schedule == "cosine" else "")
     if optim.warmup_epochs:
         shape = "reciprocal " if optim.warmup_shape == "reciprocal" else ""
         text += f", {shape}warm-up {optim.warmup_epochs:g} epochs ({warmup:,.0f} steps)"

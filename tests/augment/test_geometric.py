@@ -1,6 +1,7 @@
 """Crop, resized crop and flip: pixels against NumPy, distributions against closed forms."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from cct_tf import rng
@@ -74,8 +75,9 @@ def test_resized_crop_without_a_fitting_draw_takes_the_largest_centred_box():
     assert params["box"].numpy().tolist() == [[10, 0, 20, 40]] * 4
 
 
-def test_pixels_of_an_example_do_not_depend_on_its_batch():
-    transform = Transform(8, (0.5,), (0.5,), crop_padding=2, resized_crop=(0.3, 1.0), flip="random")
+@pytest.mark.parametrize("crop", [{"resized_crop": (0.3, 1.0)}, {"crop_padding": 2}], ids=lambda crop: next(iter(crop)))
+def test_pixels_of_an_example_do_not_depend_on_its_batch(crop):
+    transform = Transform(8, (0.5,), (0.5,), flip="random", **crop)
 
     def prepare(images, seeds):
         return transform.augment(transform.resize(images, seeds), seeds).numpy()
