@@ -95,8 +95,8 @@ def test_a_broken_image_may_be_mended_removed_or_left_out(copy, kind, capsys):
     found = _record(copy).resolved
     assert found.fingerprints_before == (old.resolved.fingerprint,) != (found.fingerprint,)
     assert found.mean == old.resolved.mean and found.data_rules == old.resolved.data_rules
-    assert sum(found["num_examples"].values()) == 16 - (kind != "mended")
-    assert (copy / "run/files.txt").read_text().startswith(f"fingerprint {found['fingerprint']}\n")
+    assert sum(found.num_examples.values()) == 16 - (kind != "mended")
+    assert (copy / "run/files.txt").read_text().startswith(f"fingerprint {found.fingerprint}\n")
     capsys.readouterr()
     again = tiny.assemble(copy / "run", data_dir=str(copy / "images"), **RUN | flags)  # goes on without the flag
     assert again.start.step == 4 and capsys.readouterr().err == ""
