@@ -1,5 +1,8 @@
 """The contact sheet: its pictures are those of the training, and the command draws them."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -64,6 +67,15 @@ def test_originals_are_the_first_images_of_the_training_as_they_are():
     assert np.array_equal(sheet.originals, split.reader.images.numpy()[split.reader.indices[first]])
     assert sheet.titles == tuple(names[label] for label in split.labels[first])
     assert np.array_equal(contact_sheet.first_image(split, transform, stream.seed), sheet.originals[0])
+
+
+def test_a_sheet_keeps_no_images_of_the_data_set():
+    split, names, transform, stream = _parts()
+    images = weakref.ref(split.reader.images)
+    contact_sheet.draw(split, names, transform, stream, 4, 2)
+    del split
+    gc.collect()
+    assert images() is None
 
 
 def test_mixed_draws_show_the_neighbouring_row_and_say_its_share():

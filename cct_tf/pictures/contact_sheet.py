@@ -79,10 +79,10 @@ def draw(split, class_names, transform, stream, rows, columns):
     with tf.device("CPU:0"), decode.broken_images_named():
         chosen = _first_images(split, stream.seed, rows)
         originals, classes = unchanged(split, transform, chosen)
-        batches = tf.data.Dataset.from_generator(
-            lambda: (_draws_of(chosen, split, stream, epoch) for epoch in range(columns)),
-            output_signature={name: tf.TensorSpec([rows], value.dtype)
-                              for name, value in _draws_of(chosen, split, stream, 0).items()})
+        draws = [_draws_of(chosen, split, stream, epoch) for epoch in range(columns)]
+        # Not from a generator: TensorFlow keeps its function, and so the images, as long as the process lives.
+        batches = tf.data.Dataset.from_tensor_slices({name: tf.stack([draw[name] for draw in draws])
+                                                      for name in draws[0]})
         batches = list(pipeline.prepared_batches(batches, split, transform, stream))
     class_names = fonts.readable(class_names)
     draws = np.stack([transform.unfinish(batch["image"]) for batch in batches], axis=1).astype(np.float32)
