@@ -25,7 +25,7 @@ import numpy as np
 
 from cct_tf import evaluate as evaluate_command
 from cct_tf import train as train_command
-from cct_tf.assembly import checks
+from cct_tf.assembly import checks, selection
 from cct_tf.data import listing
 from cct_tf.errors import UserError
 from cct_tf.machine import memory, runtime
@@ -277,7 +277,7 @@ class TrainedRun:
         self.step, self.total_steps = found.step, found.total_steps
         self.best, self.last, self.test = found.best, found.last, found.test
         self.best_checkpoint = next(reversed(run_record.list_checkpoints(Workdir(self.workdir).best)), None)
-        self.class_names = tuple(found.resolved.get("classes", ()))
+        self.class_names = tuple(found.resolved.classes) if found.resolved else ()
         self.history = History(found.records)
         self._network = None, None  # the last one used by `predict`, and what it was asked for
 
@@ -302,10 +302,10 @@ class TrainedRun:
             UserError: there is none, or it can't be read.
         """
         with _one_call():
-            chosen = self._choose(checkpoint, weights)
+            selected = self._select(checkpoint, weights)
             runtime.start_tensorflow("auto", Console().warn)
             from cct_tf.assembly import networks
-            return networks.load_model(chosen.settings, len(chosen.record.resolved["classes"]), chosen.find,
+            return networks.load_model(selected.settings, selected.record.resolved.num_classes, selected.find,
                                        weights).model
 
     def evaluate(self, split=None, *, checkpoint="best", weights="auto", tta="none", tta_shift=1, eval_batch_size=None,
@@ -358,13 +358,14 @@ class TrainedRun:
             calls.given({"batch_size": batch_size}, [config.FIELDS["batch_size"]])
             listed = _images(images)
             size = min(batch_size, len(listed))
-            chosen = self._choose(checkpoint, weights)
+            selected = self._select(checkpoint, weights)
             runtime.start_tensorflow("auto", Console().warn)
             from cct_tf.evaluation import prediction
             with memory.named_when_out(memory.PREDICTION, size):
-                asked = chosen.path, weights, size
+                asked = selected.path, weights, size
                 if asked != self._network[0]:
-                    network, _ = prediction.load(chosen.settings, chosen.record, chosen.find, weights, size, False)
+                    network, _ = prediction.load(selected.settings, selected.record, selected.find, weights, size,
+                                                 False)
                     self._network = asked, network
                 predictor = prediction.Predictor(self._network[1], size)
                 found = [each for batch in predictor(listed) for each in batch]
@@ -381,26 +382,12 @@ class TrainedRun:
         names = tuple(place if isinstance(listed[place], np.ndarray) else listed[place] for place, _ in good)
         return Predictions(names, self.class_names, np.stack([each.probabilities for _, each in good]), broken)
 
-    def _choose(self, checkpoint, weights):
-        """A checkpoint to build the network of, judged without TensorFlow: _Chosen."""
+    def _select(self, checkpoint, weights):
+        """`selection.Selection` of a checkpoint to build the network of, judged without TensorFlow."""
         asked = calls.given({"checkpoint": checkpoint, "weights": weights}, evaluate_command.FIELDS)
-        find = functools.partial(run_record.find_checkpoint, Workdir(self.workdir), asked["checkpoint"])
-        path, record = find()
-        run_record.require_data(record, self.workdir)
-        run_record.choose_weights(record, asked["weights"])
-        settings = config.from_dict(record.config | {"num_replicas": None, "accumulate_steps": None})
-        checks.check_model(settings.model, settings.augment.image_size)
-        return _Chosen(path, record, find, settings)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Chosen:
-    """A checkpoint: its folder, its `run_record.Record`, the function that finds both, its run's `config.Config`."""
-
-    path: pathlib.Path
-    record: run_record.Record
-    find: object
-    settings: config.Config
+        selected = selection.select(str(self.workdir), asked["checkpoint"], asked["weights"])
+        checks.check_model(selected.settings.model, selected.settings.augment.image_size)
+        return selected
 
 
 def _images(images):

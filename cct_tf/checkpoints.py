@@ -11,19 +11,19 @@ from cct_tf.runs import inventory
 from cct_tf.runs.workdir import Workdir
 from cct_tf.settings import command, config, flags
 
-_USAGE = """usage: python -m cct_tf.checkpoints --workdir=DIR [--verify] [--prune=N [--dry_run]] [--json]
+USAGE = """usage: python -m cct_tf.checkpoints --workdir=DIR [--verify] [--prune=N [--dry_run]] [--json]
 
 Lists the checkpoints of a run of cct_tf.train and its best one; verifies their files; removes old ones. Starts no
 TensorFlow."""
 
-_FIELDS = [
+FIELDS = [
     config.FIELDS["workdir"],
     flags.command_field("verify", bool, False, "read every file and compare it with its checksum; exit status 2 if one "
                         "is damaged. Without it, run.json and the sizes of the other files are looked at"),
     flags.command_field("prune", int, None, "remove what is older than the newest N whole checkpoints, never best/, "
                         "and not while a run uses the folder", minimum=1),
     flags.command_field("dry_run", bool, False, "with --prune: show what would go, remove nothing"),
-    flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
+    command.JSON,
     config.FIELDS["debug"],
 ]
 
@@ -50,7 +50,7 @@ def _table(entries, verified):
     """The entries as lines, one a checkpoint."""
     rows = [("", "step", "saved", "size", "evaluated", "best so far", "state")]
     for entry in entries:
-        best = entry.record and entry.record.best
+        best = entry.record and entry.record.status.best
         rows.append((entry.kind, f"{entry.step:,}", f"{datetime.datetime.fromtimestamp(entry.saved):%Y-%m-%d %H:%M:%S}",
                      _size(entry.size), "-" if entry.damage else "yes" if entry.evaluated else "no",
                      f"{100 * best['top1']:.2f}% (step {best['step']:,})" if best else "-", _state(entry, verified)))
@@ -63,7 +63,7 @@ def _as_dict(entry):
     saved = datetime.datetime.fromtimestamp(entry.saved, datetime.UTC)
     return {"kind": entry.kind, "path": str(entry.path), "step": entry.step,
             "saved": saved.isoformat(timespec="seconds"), "bytes": entry.size, "damage": entry.damage,
-            "evaluated": entry.evaluated, "best": entry.record and entry.record.best,
+            "evaluated": entry.evaluated, "best": entry.record and entry.record.status.best,
             "finished": bool(entry.record and entry.record.finished), "converted": entry.converted}
 
 
@@ -101,7 +101,7 @@ def _work(values, console):
 
 def main(given):
     """List, verify and prune as the flags say."""
-    values = {field.name: field.default for field in _FIELDS} | given
+    values = {field.name: field.default for field in FIELDS} | given
     checks.check_workdir(values["workdir"])
     if values["dry_run"] and not values["prune"]:
         raise UserError("--dry_run: expected together with --prune=N, found it alone")
@@ -116,7 +116,7 @@ def main(given):
 
 def run():
     """Entry point of `cct-checkpoints`."""
-    command.run(main, sys.argv[1:], _USAGE, _FIELDS)
+    command.run(main, sys.argv[1:], USAGE, FIELDS)
 
 
 if __name__ == "__main__":

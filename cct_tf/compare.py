@@ -13,18 +13,18 @@ from cct_tf.runs import side_by_side as runs_lib
 from cct_tf.runs.workdir import naming
 from cct_tf.settings import command, config, flags
 
-_USAGE = """usage: python -m cct_tf.compare WORKDIR ... [--csv=FILE.csv] [--plot=FILE.png] [--json]
+USAGE = """usage: python -m cct_tf.compare WORKDIR ... [--csv=FILE.csv] [--plot=FILE.png] [--json]
 
 Shows runs of cct_tf.train side by side: best, last and test accuracy, images/s, and the flags in which they differ.
 Runs that differ by --seed alone are a group, with the mean and the sample standard deviation of those that finished.
 Reads run.json, config.cfg and metrics.jsonl; starts no TensorFlow."""
 
-_FIELDS = [
+FIELDS = [
     flags.command_field("csv", str, None, "write a table with a row for each run too, a file that ends in .csv",
                         path=True),
     flags.command_field("plot", str, None, "draw evaluation accuracy and training loss over the epochs, a colour for "
                         "each group, into a file that ends in .png", path=True),
-    flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
+    command.JSON,
     config.FIELDS["debug"],
 ]
 _MEASURES = {"best_top1": lambda run: run.best and run.best["top1"],
@@ -95,7 +95,7 @@ def _notes(runs):
                      + ", ".join(f"{_shown(run.config[name])} {run.workdir}" for run in runs if run.config))
     data = {}
     for run in runs:
-        data.setdefault(run.resolved.get("fingerprint"), []).append(run)
+        data.setdefault(run.fingerprint, []).append(run)
     data.pop(None, None)
     if len(data) > 1:
         kinds = [f"{members[0].evaluated_on} split of {members[0].config['dataset']}, fingerprint {key[:12]}: "
@@ -114,7 +114,7 @@ def _as_dicts(groups):
             rows.append({"workdir": run.workdir, "group": number, "state": run.state, "seed": run.seed,
                          "step": run.step, "total_steps": run.total_steps, "evaluated_on": run.evaluated_on,
                          "best": run.best, "last": run.last, "test": run.test,
-                         "images_per_second": run.images_per_second, "fingerprint": run.resolved.get("fingerprint"),
+                         "images_per_second": run.images_per_second, "fingerprint": run.fingerprint,
                          "config": {name: run.config and run.config[name] for name in fields},
                          "notes": list(run.notes)})
     return rows, [{"group": number, "runs": [run.workdir for run in group.runs], "config": group.settings,
@@ -166,7 +166,7 @@ def _check(values):
 
 def main(given):
     """Compare as the flags say."""
-    values = {field.name: field.default for field in _FIELDS} | given
+    values = {field.name: field.default for field in FIELDS} | given
     _check(values)
     runs = [runs_lib.read(folder) for folder in values["workdirs"]]
     groups, console = runs_lib.group(runs), Console(quiet=values["json"])
@@ -187,7 +187,7 @@ def main(given):
 
 def run():
     """Entry point of `cct-compare`."""
-    command.run(main, sys.argv[1:], _USAGE, _FIELDS, positional="workdirs")
+    command.run(main, sys.argv[1:], USAGE, FIELDS, positional="workdirs")
 
 
 if __name__ == "__main__":

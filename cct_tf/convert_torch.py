@@ -1,21 +1,19 @@
-"""The authors' PyTorch weights in, ours out to them: `python -m cct_tf.convert_torch --input=X.pth --output=DIR`."""
+"""Convert PyTorch weights to ours, or ours to PyTorch: `python -m cct_tf.convert_torch --input=X.pth --output=DIR`."""
 
+import dataclasses
 import os
 import pathlib
 import sys
 
-from cct_tf.assembly import checks
-from cct_tf.convert import matching, state
-from cct_tf.convert.names import is_authors
+from cct_tf.assembly import checks, selection
+from cct_tf.convert import matching, names, state
 from cct_tf.errors import UserError
 from cct_tf.machine import runtime
 from cct_tf.machine.console import Console
 from cct_tf.models import variants
-from cct_tf.runs import run_record
-from cct_tf.runs.workdir import Workdir
 from cct_tf.settings import command, config, flags
 
-_USAGE = """usage: python -m cct_tf.convert_torch --input=X.pth --model=NAME --output=DIR|X.keras [--dataset=NAME ...]
+USAGE = """usage: python -m cct_tf.convert_torch --input=X.pth --model=NAME --output=DIR|X.keras [--dataset=NAME ...]
        python -m cct_tf.convert_torch --to_torch --input=DIR|X.keras --output=X.safetensors
 
 Reads a checkpoint of the authors' code (.pth, .safetensors; a state dict, or a file with one) without PyTorch and
@@ -32,12 +30,10 @@ _OWN = [
     flags.command_field("state", str, "auto", "which state dict of the file: model; ema, its average; or auto, the "
                         "only one", choices=state.STATES),
     flags.command_field("to_torch", bool, False, "the way back"),
-    flags.command_field("checkpoint", str, "best", "with --to_torch: best, last, or the path of a checkpoint folder",
-                        path=True),
-    flags.command_field("weights", str, "auto", "with --to_torch: raw, ema, or auto: ema where the run kept one",
-                        choices=("auto", "raw", "ema")),
+    *(dataclasses.replace(field, help=f"with --to_torch: {field.help}")
+      for field in (command.CHECKPOINT, command.WEIGHTS)),
 ]
-_FIELDS = [*_OWN, *(field for name, field in config.FIELDS.items() if name != "workdir")]
+FIELDS = [*_OWN, *(field for name, field in config.FIELDS.items() if name != "workdir")]
 
 
 def _check_output(name, kinds):
@@ -57,7 +53,7 @@ def _settings(given, output):
     """The `Config` of the network and its data set, in the new work folder."""
     own = {field.name for field in _OWN}
     chosen = {name: value for name, value in given.items() if name not in own}
-    # One set of weights, no average, of no run: a recipe's flagfile may say what its run starts from.
+    # A recipe's flagfile may ask for an average and for initial weights; converted weights have neither.
     settings = config.from_dict(chosen | {"workdir": output, "ema_decay": 0.0, "init_from": None, "freeze": None})
     if "dataset" in given:
         checks.check_inputs(settings)
@@ -77,7 +73,7 @@ def _variant(values, given, settings, found):
 
 
 def _say(console, found, match, variant, classes):
-    """Every tensor of the file and what became of it."""
+    """Print every tensor of the file and what it was used for."""
     where = "".join([f", {found.key}" * bool(found.key), f", less the prefix {found.prefix!r}" * bool(found.prefix)])
     console.say(f"{found.path}{where}: {variant.name}, {variant.positional_embedding} positions, {classes} classes")
     width = max(len(weight.authors) for weight, _ in match.used)
@@ -123,48 +119,31 @@ def _from_torch(values, given):
 
 
 def _to_torch(values):
-    console, source = Console(), values["input"]
-    choose = None
+    console, source, selected = Console(), values["input"], None
     if not source.endswith(".keras"):
-        def choose():
-            try:
-                return run_record.find_checkpoint(Workdir(source), values["checkpoint"])
-            except UserError as error:
-                raise UserError(str(error).replace("--workdir", "--input")) from None  # as the folder is called here
-
-        _, record = choose()
-        settings = config.from_dict(record.config)
-        run_record.choose_weights(record, values["weights"])
-        checks.check_model(settings.model, settings.augment.image_size)
-        _check_authors(settings)
+        selected = selection.select(source, values["checkpoint"], values["weights"], needs_data=False,
+                                    workdir_flag="--input")
+        checks.check_model(selected.settings.model, selected.settings.augment.image_size)
+        names.check_authors("--to_torch", checks.variant_of(selected.settings))
     elif not os.path.isfile(source):
         raise UserError(f"--input: expected a work folder or a .keras file, found nothing at {source!r}")
     _start(console)
     from cct_tf.assembly import keras_file, networks
     from cct_tf.convert import safetensors, weights
-    if choose is None:
+    if selected is None:
         model = keras_file.load(source)
     else:
-        classes = record.resolved.get("num_classes") or len(record.resolved["classes"])
-        model = networks.load_model(settings, classes, choose, values["weights"]).model
+        classes = selected.record.resolved.num_classes
+        model = networks.load_model(selected.settings, classes, selected.find, values["weights"]).model
     arrays = weights.to_torch(model)
     safetensors.write(pathlib.Path(values["output"]), arrays)
     console.say(f"wrote {values['output']}: {model.variant.name}, {len(arrays)} tensors, "
                 f"{sum(array.size for array in arrays.values()):,} values")
 
 
-def _check_authors(settings):
-    """Raise UserError if a run's network is none of the authors': known before TensorFlow starts."""
-    model = settings.model
-    variant = variants.resolve(model.model, settings.augment.image_size, model.positional_embedding, model.norm_order)
-    if not is_authors(variant):
-        raise UserError(f"--to_torch: expected one of the authors' networks (cct_..., cvt_..., vit_..., "
-                        f"--norm_order=authors), found {variant.name} with --norm_order={variant.norm_order}")
-
-
 def main(given):
     """Convert as the flags say."""
-    values = {field.name: field.default for field in _FIELDS} | given
+    values = {field.name: field.default for field in FIELDS} | given
     runtime.check_backend()
     if not values["input"]:
         raise UserError("--input: expected a file of weights (.pth, .safetensors), found none")
@@ -177,7 +156,7 @@ def main(given):
 
 def run():
     """Entry point of `cct-convert-torch`."""
-    command.run(main, sys.argv[1:], _USAGE, _FIELDS)
+    command.run(main, sys.argv[1:], USAGE, FIELDS)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The two kinds of trouble that are not bugs, and the exit statuses that go with them.
+"""The exceptions that are no bugs, and the exit statuses that go with them.
 
 Every command ends with one of these statuses (cct_tf.settings.command turns the exceptions into them):
 
@@ -39,7 +39,7 @@ class OutsideFault(Exception):
 class Interrupted(BaseException):
     """A signal of STOP_SIGNALS, or a closed output, asked the command to stop, and it has.
 
-    No `except Exception` on the way may swallow it.
+    A BaseException, so that no `except Exception` on the way swallows it.
 
     Args:
         signal_number: such as 15 (SIGTERM, status 143); SIGPIPE of a closed output.

@@ -6,16 +6,14 @@ import os
 import pathlib
 import sys
 
-from cct_tf.assembly import checks
+from cct_tf.assembly import checks, selection
 from cct_tf.errors import UserError
 from cct_tf.evaluation import report
 from cct_tf.machine import compile_cache, memory, runtime
 from cct_tf.machine.console import Console
-from cct_tf.runs import run_record
-from cct_tf.runs.workdir import Workdir
 from cct_tf.settings import command, config, flags
 
-_USAGE = """usage: python -m cct_tf.evaluate --workdir=DIR [--checkpoint=best|last|PATH] [--split=SPLIT]
+USAGE = """usage: python -m cct_tf.evaluate --workdir=DIR [--checkpoint=best|last|PATH] [--split=SPLIT]
            [--weights=auto] [--tta=none] [--output_dir=DIR] [--json]
        python -m cct_tf.evaluate --compare=WORKDIR_A,WORKDIR_B [--checkpoint=best|last] [--split=SPLIT] [--json]
 
@@ -24,11 +22,10 @@ those of the run. --compare asks whether one of two runs is better on the same i
 
 FIELDS = [
     config.FIELDS["workdir"],
-    flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder", path=True),
+    command.CHECKPOINT,
     flags.command_field("split", str, None, "which images; default: test where the run has such a split, else "
                         "validation", choices=("train", "validation", "test")),
-    flags.command_field("weights", str, "auto", "raw, ema (their moving average), or auto: ema where the run kept one",
-                        choices=("auto", "raw", "ema")),
+    command.WEIGHTS,
     flags.command_field("tta", str, "none", "test-time augmentation, reported beside the plain result: flip, the image "
                         "and its mirror image; shifts, both, each also moved up-left and down-right; or none",
                         choices=("none", "flip", "shifts")),
@@ -40,14 +37,14 @@ FIELDS = [
                         "..._worst_mistakes.png and --json show", minimum=1, maximum=400),
     flags.command_field("compare", str, None, "two work folders, A,B, instead of --workdir: which images only one of "
                         "them gets right, and McNemar's test; with --tta, of the averaged results", path=True),
-    flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
+    command.JSON,
     *(config.FIELDS[name] for name in ("data_dir", "eval_batch_size", "num_replicas", "compile_cache", "debug")),
 ]
 
 
 def _split(values, record):
     """Name of the split to evaluate a run on. Raises UserError if it has none of the name asked for."""
-    splits = record.resolved["num_examples"]
+    splits = record.resolved.num_examples
     name = values["split"] or ("test" if "test" in splits else "validation")
     if name not in splits:
         raise UserError(f"--split: expected one of {', '.join(splits)} (those of this run), found {name!r}")
@@ -56,11 +53,9 @@ def _split(values, record):
 
 def _check(values, record):
     """Refuse what this run has not, before TensorFlow is imported."""
-    run_record.require_data(record, values["workdir"])
     _split(values, record)
-    run_record.choose_weights(record, values["weights"])
-    if values["tta"] == "shifts" and values["tta_shift"] >= record.resolved["image_size"]:
-        raise UserError(f"--tta_shift: expected less than the images' {record.resolved['image_size']} pixels, found "
+    if values["tta"] == "shifts" and values["tta_shift"] >= record.resolved.image_size:
+        raise UserError(f"--tta_shift: expected less than the images' {record.resolved.image_size} pixels, found "
                         f"{values['tta_shift']}")
 
 
@@ -85,8 +80,8 @@ def _check_same(folders, records):
     for folder, record in zip(folders, records, strict=True):
         # Of a tree sorted by classes, the labels of a validation split are the same for every --split_seed.
         seed = record.config.get("split_seed", 0) if record.config.get("validation_fraction") else None
-        counts = ", ".join(f"{name} {count:,}" for name, count in record.resolved["num_examples"].items())
-        said.append((f"fingerprint {record.resolved.get('fingerprint', 'unknown')[:12]}, {counts}"
+        counts = ", ".join(f"{name} {count:,}" for name, count in record.resolved.num_examples.items())
+        said.append((f"fingerprint {record.resolved.fingerprint[:12]}, {counts}"
                      + (f", --split_seed={seed}" if seed is not None else ""), folder))
     (first, a), (second, b) = said
     if first != second:
@@ -94,39 +89,25 @@ def _check_same(folders, records):
                         f"({second})")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Chosen:
-    """One checkpoint to evaluate: its record, the function that finds it, and the config to do it with."""
-
-    record: run_record.Record
-    choose: object
-    settings: config.Config
-
-
-def _choose(workdir, values, given):
-    """What a work folder gives for these flags, judged: _Chosen."""
+def _select(workdir, values, given):
+    """The `selection.Selection` of a work folder, judged, with the settings to evaluate it by."""
     checks.check_workdir(workdir)
-
-    def choose():
-        return run_record.find_checkpoint(Workdir(workdir), values["checkpoint"])
-
-    _, record = choose()
-    _check(values, record)
-    changed = {name: given[name] for name in ("data_dir", "eval_batch_size") if name in given}
-    # The training batch need not fit these devices.
-    changed |= {"workdir": workdir, "num_replicas": None, "accumulate_steps": None}
-    settings = config.from_dict(record.config | changed)
-    settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, num_replicas=values["num_replicas"]))
+    changed = {name: given[name] for name in ("data_dir", "eval_batch_size") if name in given} | {"workdir": workdir}
+    selected = selection.select(workdir, values["checkpoint"], values["weights"], changed=changed)
+    _check(values, selected.record)
+    run = dataclasses.replace(selected.settings.run, num_replicas=values["num_replicas"])
+    settings = dataclasses.replace(selected.settings, run=run)
     checks.check_config(settings)
-    return _Chosen(record, choose, settings)
+    return dataclasses.replace(selected, settings=settings)
 
 
-def _evaluate(chosen, values, console):
+def _evaluate(selected, values, console):
     from cct_tf.evaluation import evaluator
-    with memory.named_when_out(memory.EVALUATION, chosen.settings.run.eval_batch_size):
-        return evaluator.evaluate_checkpoint(chosen.settings, chosen.record, chosen.choose, values["split"], console,
-                                              weights=values["weights"], tta=values["tta"],
-                                              tta_shift=values["tta_shift"])
+    settings = selected.settings
+    with memory.named_when_out(memory.EVALUATION, settings.run.eval_batch_size):
+        return evaluator.evaluate_checkpoint(settings, selected.record, selected.find, values["split"], console,
+                                             weights=values["weights"], tta=values["tta"],
+                                             tta_shift=values["tta_shift"])
 
 
 def _draw(evaluated, places, values, console):
@@ -159,7 +140,7 @@ def _report(evaluated, values, console):
         console.say(line)
     places = mistakes.worst(evaluated.plain, values["mistakes"])
     pictures = _draw(evaluated, places, values, console) if values["output_dir"] else []
-    shown = [(place, mistakes.origin_of(evaluated.split, place)) for place in places]
+    shown = [(place, evaluated.split.reader.origin(place)) for place in places]
     return report.as_dict(evaluated, values["split"], values["tta"], shown) | {"pictures": pictures}
 
 
@@ -181,7 +162,7 @@ def evaluate(given):
     checks.check_workdir(folders[0])
     runtime.check_backend()
     compile_cache.check(values["compile_cache"])
-    chosen = [_choose(folder, values, given) for folder in folders]
+    chosen = [_select(folder, values, given) for folder in folders]
     if values["compare"]:
         _check_same(folders, [one.record for one in chosen])
     if values["output_dir"]:
@@ -207,7 +188,7 @@ def main(given):
 
 def run():
     """Entry point of `cct-evaluate`."""
-    command.run(main, sys.argv[1:], _USAGE, FIELDS)
+    command.run(main, sys.argv[1:], USAGE, FIELDS)
 
 
 if __name__ == "__main__":

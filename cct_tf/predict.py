@@ -8,17 +8,15 @@ import os
 import pathlib
 import sys
 
-from cct_tf.assembly import checks
+from cct_tf.assembly import checks, selection
 from cct_tf.data import listing, tree
 from cct_tf.errors import UserError
 from cct_tf.export import formats, metadata
 from cct_tf.machine import memory, runtime
 from cct_tf.machine.console import Console
-from cct_tf.runs import run_record
-from cct_tf.runs.workdir import Workdir
 from cct_tf.settings import command, config, flags
 
-_USAGE = """usage: python -m cct_tf.predict --workdir=DIR IMAGE|FOLDER|PATTERN ... [--top=5] [--csv|--json]
+USAGE = """usage: python -m cct_tf.predict --workdir=DIR IMAGE|FOLDER|PATTERN ... [--top=5] [--csv|--json]
            [--attention[=DIR]] [--checkpoint=best|last|PATH] [--weights=auto]
        python -m cct_tf.predict --exported=PATH IMAGE|FOLDER|PATTERN ... [--top=5] [--csv|--json]
 
@@ -28,16 +26,15 @@ folder is searched with the folders below it; quote a pattern ('photos/**/*.jpg'
 broken file is named on stderr and left out; the exit status is 2 if none can be read. --exported asks what
 cct_tf.export wrote instead of a run; a SavedModel is a program, so ask only those you trust."""
 
-_FIELDS = [
+FIELDS = [
     config.FIELDS["workdir"],
-    flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder", path=True),
-    flags.command_field("weights", str, "auto", "raw, ema (their moving average), or auto: ema where the run kept one",
-                        choices=("auto", "raw", "ema")),
+    command.CHECKPOINT,
+    command.WEIGHTS,
     flags.command_field("exported", str, None, "what cct_tf.export wrote, instead of --workdir: the folder of a "
                         "SavedModel, or a .keras, .tflite or .onnx file", path=True),
     flags.command_field("top", int, 5, "classes to show of each image, at most all", minimum=1),
     flags.command_field("csv", bool, False, "print comma-separated values, and nothing else, on stdout"),
-    flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
+    command.JSON,
     flags.command_field("attention", str, None, "a folder, made if needed: write each image beside what the pooling "
                         "and, by attention rollout, the whole encoder look at, as PNG files", bare="attention",
                         path=True),
@@ -142,41 +139,36 @@ def _predict(predictor, paths, pictures, class_names, top, output, console):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Chosen:
-    """What is asked, as far as it is known without TensorFlow.
+class _Asked:
+    """The network that predicts, a run's or an export's, as far as it is known without TensorFlow.
 
     Attributes:
-        class_names: list of K strings.
-        opened: function of (most images of a call, with maps) that gives a context: (network, dict of where it is
-            from), the network as `prediction.Network`.
+        class_names: sequence of K strings.
+        opened: function (largest batch, whether attention maps are asked for) -> context manager of (network, dict of
+            its origin); the network is, or stands in for, a `prediction.Network`.
     """
 
-    class_names: list
+    class_names: object
     opened: object
 
 
 def _of_run(values):
-    """The _Chosen of --workdir."""
-    def choose():
-        return run_record.find_checkpoint(Workdir(values["workdir"]), values["checkpoint"])
-
-    _, record = choose()
-    run_record.require_data(record, values["workdir"])
-    run_record.choose_weights(record, values["weights"])
-    settings = config.from_dict(record.config | {"num_replicas": None, "accumulate_steps": None})
-    checks.check_model(settings.model, settings.augment.image_size)
+    """The _Asked of --workdir."""
+    selected = selection.select(values["workdir"], values["checkpoint"], values["weights"])
+    checks.check_model(selected.settings.model, selected.settings.augment.image_size)
 
     @contextlib.contextmanager
     def opened(size, with_maps):
         from cct_tf.evaluation import prediction
-        network, loaded = prediction.load(settings, record, choose, values["weights"], size, with_maps)
+        network, loaded = prediction.load(selected.settings, selected.record, selected.find, values["weights"],
+                                          size, with_maps)
         yield network, {"checkpoint": str(loaded.path), "step": loaded.record.step, "weights": loaded.weights}
 
-    return _Chosen(record.resolved["classes"], opened)
+    return _Asked(selected.record.resolved.classes, opened)
 
 
 def _of_export(values, given):
-    """The _Chosen of --exported."""
+    """The _Asked of --exported."""
     for name in ("workdir", "checkpoint", "weights", "attention"):
         if name in given:
             raise UserError(f"--{name}: expected none beside --exported, found {given[name]!r}")
@@ -192,12 +184,12 @@ def _of_export(values, given):
             yield network, {"exported": path, "checkpoint": found.checkpoint, "step": found.step,
                             "weights": found.weights}
 
-    return _Chosen(found.classes, opened)
+    return _Asked(found.classes, opened)
 
 
 def main(given):
     """Predict as the flags say."""
-    values = {field.name: field.default for field in _FIELDS} | given
+    values = {field.name: field.default for field in FIELDS} | given
     if not values["exported"]:
         checks.check_workdir(values["workdir"])
     runtime.check_backend()
@@ -206,21 +198,21 @@ def main(given):
     paths = listing.list_images(values["images"])
     if values["attention"] and not values["exported"]:
         checks.make_output_dir("--attention", values["attention"])
-    chosen = _of_export(values, given) if values["exported"] else _of_run(values)
+    asked = _of_export(values, given) if values["exported"] else _of_run(values)
     console = Console(quiet=values["csv"] or values["json"])
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow()
         from cct_tf.evaluation import prediction
-    top, size = min(values["top"], len(chosen.class_names)), min(values["batch_size"], len(paths))
+    top, size = min(values["top"], len(asked.class_names)), min(values["batch_size"], len(paths))
     output = (_Json() if values["json"] else _Csv(top) if values["csv"]
-              else _Table(console, paths, chosen.class_names, top))
+              else _Table(console, paths, asked.class_names, top))
     with memory.named_when_out(memory.PREDICTION, size), contextlib.ExitStack() as stack:
         with console.phase("loading the weights"):
-            network, origin = stack.enter_context(chosen.opened(size, bool(values["attention"])))
+            network, origin = stack.enter_context(asked.opened(size, bool(values["attention"])))
         output.start(origin)
         pictures = _picture_paths(values["attention"], paths) if values["attention"] else {}
         predictor = prediction.Predictor(network, size)
-        broken = _predict(predictor, paths, pictures, chosen.class_names, top, output, console)
+        broken = _predict(predictor, paths, pictures, asked.class_names, top, output, console)
     if len(broken) == len(paths):
         raise UserError(f"IMAGE: expected at least one image that can be read, found {len(broken)} broken")
     if pictures:
@@ -230,7 +222,7 @@ def main(given):
 
 def run():
     """Entry point of `cct-predict`."""
-    command.run(main, sys.argv[1:], _USAGE, _FIELDS, positional="images")
+    command.run(main, sys.argv[1:], USAGE, FIELDS, positional="images")
 
 
 if __name__ == "__main__":

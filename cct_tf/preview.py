@@ -9,7 +9,7 @@ from cct_tf.errors import UserError
 from cct_tf.machine import runtime
 from cct_tf.settings import command, config, flags
 
-_USAGE = """usage: python -m cct_tf.preview [--flagfile=FILE] [--flag=value ...] [--output=FILE.png] [--ops]
+USAGE = """usage: python -m cct_tf.preview [--flagfile=FILE] [--flag=value ...] [--output=FILE.png] [--ops]
 
 Draws a contact sheet of the training images as a run with these flags would see them: a row for each image, a column
 for each epoch. With --ops, a row for each operation of the policies of --auto_augment instead. Trains nothing and needs
@@ -21,7 +21,7 @@ _OWN = [
     flags.command_field("columns", int, 8, "draws of each image", minimum=1),
     flags.command_field("ops", bool, False, "show each operation of the policies instead"),
 ]
-_FIELDS = [*_OWN, *config.FIELDS.values()]
+FIELDS = [*_OWN, *config.FIELDS.values()]
 _MOST_CELLS = 1000
 
 
@@ -52,6 +52,7 @@ def _heading(settings):
 def _draw(settings, values, console):
     """The picture of the flags: a matplotlib Figure."""
     from cct_tf.assembly import inputs
+    from cct_tf.augment.stages import describe
     from cct_tf.models import variants
     from cct_tf.pictures import contact_sheet
     images = inputs.open_images(settings, console)
@@ -62,12 +63,14 @@ def _draw(settings, values, console):
     # Of the network only the size of its input is needed.
     network = variants.resolve(settings.model.model, settings.augment.image_size)
     transform = inputs.make_transform(settings, images, network)
-    stream = inputs.make_stream(settings, source.num_classes)
+    sampling, stages = inputs.make_sampling(settings), inputs.training_stages(settings, images, transform)
+    console.say(f"augmentation: {describe(stages)}")
     with console.phase("drawing"):
         if values["ops"]:
-            image = contact_sheet.first_image(split, transform, stream.seed)
+            image = contact_sheet.first_image(split, transform, sampling.seed)
             return contact_sheet.figure(contact_sheet.operations(image, images.mean))
-        sheet = contact_sheet.draw(split, source.class_names, transform, stream, values["rows"], values["columns"])
+        sheet = contact_sheet.draw(split, source.class_names, transform, stages, sampling, values["rows"],
+                                   values["columns"])
         return contact_sheet.figure(sheet, _heading(settings))
 
 
@@ -89,7 +92,7 @@ def main(given):
 
 def run():
     """Entry point of `cct-preview`."""
-    command.run(main, sys.argv[1:], _USAGE, _FIELDS)
+    command.run(main, sys.argv[1:], USAGE, FIELDS)
 
 
 if __name__ == "__main__":

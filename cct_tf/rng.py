@@ -1,8 +1,8 @@
 """Counter-based randomness: every random number is a hash of what it is for.
 
 There is no generator state anywhere. A number is named by (run seed, stream, index), so it does not matter which
-replica, worker or micro-batch asks for it, nor whether the run was interrupted before. Everything is uint32: it has
-GPU kernels where int32 is pinned to the host, wraps around silently, and gives the same bits with and without XLA.
+replica, worker or micro-batch asks for it, nor whether the run was interrupted before. Everything is uint32: it wraps
+around on overflow, gives the same bits with and without XLA, and has GPU kernels (TensorFlow keeps int32 on the host).
 
     fold(seed, Stream.EXAMPLE, positions)        the example seeds of a batch, [B]
     draw(example_seeds, site)                    one uniform uint32 per example and site, [B]
@@ -137,8 +137,8 @@ def bits(seeds, site, shape):
         uint32 [B, *shape].
     """
     start = draw(seeds, site)
-    # Each example walks the integers with a start and an odd stride of its own, so that no example's numbers are
-    # another's in another order.
+    # Each example has its own start and its own odd stride. With a common stride, one example's numbers would be
+    # another's, shifted.
     stride = tf.bitwise.bitwise_or(mix(start + _uint32(_GOLDEN)), _uint32(1))
     extended = [-1] + [1] * len(shape)
     counter = tf.reshape(start, extended)

@@ -12,7 +12,7 @@ from cct_tf.machine.interrupts import Interrupts
 from cct_tf.settings import command, config, flags
 from cct_tf.workers import joining
 
-_USAGE = """usage: python -m cct_tf.train --workdir=DIR [--flagfile=FILE] [--flag=value ...]
+USAGE = """usage: python -m cct_tf.train --workdir=DIR [--flagfile=FILE] [--flag=value ...]
 
 Trains a compact transformer; the same command on the same --workdir goes on where it stopped."""
 _LOCK_SECONDS = 150.0  # a file server keeps the lock of a machine that is gone for about 90
@@ -83,11 +83,11 @@ def _train(settings, workdir, peers, interrupts, console, began, choosing_device
     with console.phase("starting TensorFlow"), interrupts.held(can_wait):
         runtime.start_tensorflow(settings.run.compile_cache, console.warn)
         from cct_tf.assembly.devices import make_devices
-        from cct_tf.training import loop
+        from cct_tf.training import loop, preparation
     with memory.named_when_out(memory.TRAINING, settings.optim.batch_size):
         with choosing_devices():
             devices = make_devices(settings, peers, interrupts)
-        training = loop.Training(settings, workdir, start, console, devices, peers)
+        training = loop.Training(preparation.prepare(settings, workdir, start, console, devices, peers))
         if peers.is_chief:
             console.say("\n".join(training.plan_lines()))
         if settings.run.dry_run:
@@ -105,7 +105,7 @@ def _train(settings, workdir, peers, interrupts, console, began, choosing_device
 
 def run():
     """Entry point of `cct-train`."""
-    command.run(main, sys.argv[1:], _USAGE, list(config.FIELDS.values()), joining.leave)
+    command.run(main, sys.argv[1:], USAGE, list(config.FIELDS.values()), joining.leave)
 
 
 if __name__ == "__main__":

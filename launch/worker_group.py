@@ -1,7 +1,7 @@
 """The worker processes of one start: started, watched, signalled, killed. Linux only.
 
 Signals are not handled but waited for: those of `watched` stay blocked in this process, `next_signal` takes them one at
-a time. So nothing happens behind the supervisor's back, and it sees who sent a signal.
+a time. So nothing interrupts the supervisor, and it sees who sent a signal.
 """
 
 import ctypes
@@ -142,7 +142,7 @@ class Group:
         return [self._end(index) for index in ended]
 
     def is_stopped(self):
-        """Whether none of those that run can end by itself: a SIGSTOP, or a debugger, holds each of them."""
+        """Whether every running worker is stopped (by SIGSTOP or a debugger), so that none can end by itself."""
         return all(_state(process.pid) in ("T", "t") for process in self.running.values())
 
     def signal(self, number):

@@ -34,7 +34,7 @@ Given up, the status is that of the first worker that failed.
 SIGTERM, SIGHUP (the terminal is gone; not under nohup) and Ctrl-C (or SIGINT) go to all workers, which save; the status
 is 143, 129 or 130, or 0 if they finished just then. A second Ctrl-C kills them."""
 
-_LOOK_SECONDS = 1.0  # between two looks at those left, which nothing else announces when they are stopped
+_LOOK_SECONDS = 1.0  # between two checks whether the remaining workers are stopped, which nothing else tells
 COMMAND = [sys.executable, "-P", "-m", "cct_tf.train"]
 _ASKED_TO_STOP = tuple(128 + number for number in STOP_SIGNALS)
 _NOBODY_READS = (-signal.SIGPIPE, 128 + signal.SIGPIPE)  # the reader of our output has left: `| head`
@@ -48,7 +48,8 @@ class Times:
         grace: for the others to end once a worker has failed.
         save: for the others to end once one was asked to stop.
         first_wait, longest_wait: before a restart; it doubles from one to the other.
-        second_press: a SIGINT sooner than this after another signal is not a second wish (`timeout` sends two at once).
+        second_press: a SIGINT sooner than this after another signal does not count as a second one (`timeout` sends
+            two at once).
     """
 
     grace: float = 60
@@ -59,7 +60,7 @@ class Times:
 
 
 def say(text):
-    """One line for the person; with nobody left to read it, the work goes on."""
+    """Print one line for the user; without a reader the work goes on."""
     try:
         print(f"workers.sh: {text}", file=sys.stderr, flush=True)
     except OSError:  # a closed pipe, a terminal that is gone

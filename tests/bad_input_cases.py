@@ -77,7 +77,7 @@ FLAGS = [
     ("weights from a folder without", "--init_from={scene}/empty", "--init_from", "{scene}/empty"),
     ("weights from the run's own folder", "--init_from={scene}/new/best", "--init_from", "outside the work folder"),
     ("weights from a damaged run", "--init_from={scene}/damaged/checkpoints/step_00000004", "--init_from",
-     "step_00000004/weights.index"),
+     "step_00000004/weights.index", "--init_from=PATH"),
     ("weights of another network", "--init_from={scene}/done --model=cct_4_3x1_16", "--init_from", "cct_2_3x1_16",
      "depth 2 instead of 4"),
     ("averages of a run without", "--init_from={scene}/done --init_weights=ema", "--init_weights", "--ema_decay"),

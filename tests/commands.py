@@ -9,12 +9,18 @@ def run(module, *argv):
     before = sys.argv
     sys.argv = [f"cct_tf.{module}", *map(str, argv)]
     try:
-        importlib.import_module(f"cct_tf.{module}").run()
+        _imported(module).run()
     except SystemExit as stopped:
         return stopped.code
     finally:
         sys.argv = before
     return 0
+
+
+def _imported(module):
+    """What `python -m cct_tf.MODULE` runs: a module, or the __main__ of a package."""
+    found = importlib.import_module(f"cct_tf.{module}")
+    return importlib.import_module(f"{found.__name__}.__main__") if hasattr(found, "__path__") else found
 
 
 def call(capfd, module, *argv):

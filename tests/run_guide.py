@@ -1,4 +1,4 @@
-"""Run the code of README's "From Python" in this process, block after block, and tell what it has left.
+"""Run the code of the Python guide (docs/python*.md) in this process, block after block, and tell what it has left.
 
 stdin: JSON list of the blocks; stdout: at its end a line of JSON, the facts that tests/test_guide.py judges.
 """

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 from cct_tf.runs import run_record
+from cct_tf.runs.resolved import Resolved
+from cct_tf.runs.run_status import RunStatus
 from cct_tf.settings import config
 from tests.bad_input_cases import FINE, FINISHED, TABLE
 from tests.convert import torch_files
@@ -56,8 +58,8 @@ def _write_run(workdir, fingerprint="a" * 64, **changes):
         (folder / "weights.index").write_bytes(b"index")
         (folder / "weights.data-00000-of-00001").write_bytes(b"data")
         run_record.write_record(folder, run_record.Record(
-            settings.as_dict(), {"num_examples": {"train": 1438, "test": 359}, "fingerprint": fingerprint}, step, step,
-            {"step": step, "top1": 0.5, "loss": 1.0}, step == 4, {}))
+            settings.as_dict(), Resolved(8, (), {"train": 1438, "test": 359}, fingerprint=fingerprint), step,
+            RunStatus(step, {"step": step, "top1": 0.5, "loss": 1.0}), step == 4, {}))
 
 
 def _write_weights(scene):
@@ -68,7 +70,7 @@ def _write_weights(scene):
     folder = scene / "converted/best/step_00000000"
     folder.mkdir(parents=True)
     run_record.write_record(folder, run_record.Record(config.from_dict({"workdir": "x"}).as_dict(),
-                                                      {"num_examples": {}, "image_size": 32}, 0, 0, None, False, {}))
+                                                      Resolved(32, (), {}), 0, RunStatus(), False, {}))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ import pytest
 from cct_tf import checkpoints
 from cct_tf.errors import UserError
 from cct_tf.runs import inventory, run_record
+from cct_tf.runs.resolved import Resolved
+from cct_tf.runs.run_status import RunStatus
 from cct_tf.runs.workdir import Workdir
 from cct_tf.settings import config
 
@@ -27,8 +29,9 @@ def _write(folder, step, evaluated=True):
     for name, size in zip(FILES[1:], (1000, 5000), strict=True):
         (path / name).write_bytes(luck.randbytes(size))
     best = {"step": 4, "top1": 0.75, "loss": 1.0} if step >= 4 else None
-    run_record.write_record(path, run_record.Record(config.Config().as_dict(), {"mean": [0.5]}, step,
-                                                    step if evaluated else 0, best, step == 8, {"numpy": "2"}))
+    status = RunStatus(step if evaluated else 0, best)
+    run_record.write_record(path, run_record.Record(config.Config().as_dict(), Resolved(8, (), {}, mean=(0.5,)), step,
+                                                    status, step == 8, {"numpy": "2"}))
     return path
 
 
@@ -121,7 +124,7 @@ def test_a_list_says_of_each_what_it_is(workdir):
         ("checkpoint", 2), ("checkpoint", 4), ("checkpoint", 6), ("set aside", 8), ("best", 4)]
     damaged, evaluated, saved_only, _, best = entries
     assert damaged.damage == f"{damaged.path}/weights.index: not as it was written" and not damaged.evaluated
-    assert evaluated.evaluated and evaluated.damage is None and evaluated.record.best["top1"] == 0.75
+    assert evaluated.evaluated and evaluated.damage is None and evaluated.record.status.best["top1"] == 0.75
     assert not saved_only.evaluated and saved_only.saved == 1e9
     assert best.size == 6000 + os.path.getsize(best.path / "run.json")
     quick = inventory.take(Workdir(workdir), contents=False)  # of the same size, so not seen
@@ -141,7 +144,7 @@ def test_a_checkpoint_that_a_run_removes_meanwhile_is_not_called_damaged(workdir
 
 
 def _run(capsys, *argv):
-    checkpoints.main(checkpoints.flags.parse(argv, checkpoints._FIELDS))
+    checkpoints.main(checkpoints.flags.parse(argv, checkpoints.FIELDS))
     return capsys.readouterr().out
 
 

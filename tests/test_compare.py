@@ -15,6 +15,8 @@ from PIL import Image
 
 from cct_tf import compare
 from cct_tf.runs import run_record, side_by_side
+from cct_tf.runs.resolved import Resolved
+from cct_tf.runs.run_status import RunStatus
 from cct_tf.runs.workdir import MetricsFile, Workdir
 from cct_tf.settings import config, flags
 
@@ -39,13 +41,13 @@ def _run(path, tops, *, steps=8, finished=True, fingerprint="a" * 64, validation
     folder.mkdir(parents=True)
     counts = {"train": 40} | ({"validation": 10} if validation else {}) | {"test": 20}
     run_record.write_record(folder, run_record.Record(
-        settings.as_dict(), {"num_examples": counts, "fingerprint": fingerprint, "total_steps": 8}, steps, steps,
-        None, finished, {}))
+        settings.as_dict(), Resolved(8, (), counts, fingerprint=fingerprint, total_steps=8), steps, RunStatus(steps),
+        finished, {}))
     return str(path)
 
 
 def _compare(capsys, *argv):
-    compare.main(flags.parse([str(part) for part in argv], compare._FIELDS, "workdirs"))
+    compare.main(flags.parse([str(part) for part in argv], compare.FIELDS, "workdirs"))
     return capsys.readouterr().out
 
 
@@ -143,8 +145,9 @@ def test_the_best_of_a_run_whose_images_changed_is_the_one_that_counts_now(tmp_p
     path = tmp_path / "a/checkpoints/step_00000008"
     record = run_record.read_record(path)
     best = {"step": 4, "top1": 0.6, "loss": 0.4}
-    run_record.write_record(path, dataclasses.replace(record, best=best, resolved=record.resolved | {
-        "fingerprints_before": ["b" * 64]}))
+    run_record.write_record(path, dataclasses.replace(
+        record, status=dataclasses.replace(record.status, best=best),
+        resolved=dataclasses.replace(record.resolved, fingerprints_before=("b" * 64,))))
     found = json.loads(_compare(capsys, folder, "--json"))
     assert found["runs"][0]["best"] == best and "went on with other images" in found["notes"][0]
 

@@ -96,7 +96,7 @@ def test_the_weights_that_a_config_names_fit_its_network(path):
     arrays = {weight.authors: np.zeros(weight.shape, np.float32) for weight in names.weights(theirs, classes)}
     if theirs.positional_embedding == "sine":
         arrays[names.POSITIONS] = transfer.sine_positions(theirs.num_tokens, theirs.embed_dim)[None]
-    source = transfer.of_state(StateDict("x.pth", arrays, dict.fromkeys(arrays, "float32"), "", ""), ours)
-    fit = transfer.fit(source, transfer.shapes_of(ours), ours)
+    pretrained = transfer.from_state_dict(StateDict("x.pth", arrays, dict.fromkeys(arrays, "float32"), "", ""), ours)
+    adapted = transfer.adapt(pretrained, transfer.shapes_of(ours), ours)
     expected = [] if theirs.image_size == ours.image_size else ["positions of 14 x 14 tokens resized to 24 x 24"]
-    assert fit.changes == expected
+    assert adapted.changes == expected

@@ -14,14 +14,14 @@ from tests import environment
 REPO = Path(__file__).resolve().parents[1]
 LEAVE = """
 import pathlib, sys, threading, types
-from cct_tf import leaving
+from cct_tf.machine import process_exit
 for name in ("__autograph_generated_fileab12", "__autograph_generated_filecd34", "mine"):
     module = types.ModuleType(name)
     module.__file__ = f"{sys.argv[1]}/{name}.py"
     sys.modules[name] = module
     if name[-1] != "4":  # removed by somebody else
         pathlib.Path(module.__file__).touch()
-thread = threading.Thread(target=leaving.at_once, args=(75,))
+thread = threading.Thread(target=process_exit.at_once, args=(75,))
 thread.start()
 thread.join()
 print("still here")

@@ -1,4 +1,4 @@
-"""The code in README's "From Python" does what stands beside it."""
+"""The code of the Python guide (docs/python*.md) does what stands beside it."""
 
 import json
 import os
@@ -13,10 +13,13 @@ import pytest
 from cct_tf import create_model
 from cct_tf.convert import safetensors, weights
 from cct_tf.runs import checkpoint, run_record
+from cct_tf.runs.resolved import Resolved
+from cct_tf.runs.run_status import RunStatus
 
 REPO = Path(__file__).resolve().parents[1]
-SECTION = re.search(r"^## From Python\n(.*?)^## ", (REPO / "README.md").read_text(encoding="utf-8"), re.M | re.S)[1]
-BLOCKS = re.findall(r"^```python\n(.*?)^```", SECTION, re.M | re.S)
+PAGES = [(REPO / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("python", "python_data", "python_layers")]
+PAGES[0] = PAGES[0][PAGES[0].index("\n## Keras models\n"):]  # with what follows it
+BLOCKS = re.findall(r"^```python\n(.*?)^```", "".join(PAGES), re.M | re.S)
 IN_A_NEW_PROCESS = 1
 
 pytestmark = pytest.mark.slow
@@ -39,7 +42,7 @@ def sources():
 def guide(sources, tmp_path_factory):
     """(folder in which the guide was followed, the facts of tests/run_guide.py)."""
     folder = tmp_path_factory.mktemp("guide")
-    record = run_record.Record({}, {}, 899, 899, None, True, {})
+    record = run_record.Record({}, Resolved(16, (), {}), 899, RunStatus(899), True, {})
     checkpoint.save(folder / "runs/quickstart/best", checkpoint.make_trackable(sources["run"]), record)
     safetensors.write(folder / "cct_2_3x2_32.pth", weights.to_torch(sources["authors"]))
     blocks = [block for place, block in enumerate(BLOCKS) if place != IN_A_NEW_PROCESS]

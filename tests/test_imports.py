@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -21,23 +22,26 @@ ALLOWED = {
     "augment": ("rng", "errors"),
     "models": ("layers", "settings.command", "settings.flags", "machine", "rng", "errors"),
     "convert": ("models.variants", "layers.sines", "layers.position_grid", "errors"),
-    "readers": ("data.source", "rng", "errors"),
+    "readers": ("rng", "errors"),
     "data": ("readers", "augment", "settings", "rng", "errors"),
     "optim": ("settings", "errors"),
     "engine": ("layers", "errors"),
     "runs": ("settings", "errors"),
     "pictures": ("runs", "data", "readers", "models", "augment", "machine", "rng"),
-    "assembly": ("training.saver", "runs", "engine", "optim", "data", "augment", "models", "convert", "workers",
-                 "settings", "machine", "errors"),
-    "evaluation": ("assembly", "pictures", "engine", "data", "readers", "models", "workers", "machine", "errors"),
+    "assembly": ("runs", "engine", "optim", "data", "augment", "models", "convert", "workers", "settings", "machine",
+                 "errors"),
+    "evaluation": ("assembly", "pictures", "engine", "data", "readers", "augment", "models", "workers", "machine",
+                   "errors"),
     "training": ("evaluation", "assembly", "pictures", "runs", "engine", "optim", "data", "readers", "augment",
-                 "workers", "settings", "machine", "errors"),
+                 "models", "workers", "settings", "machine", "errors"),
     "export": ("evaluation", "assembly", "runs", "data", "readers", "augment", "settings", "machine", "errors"),
-    "benchmark": ("training", "evaluation", "assembly", "runs", "engine", "data", "augment", "models", "layers",
-                  "settings", "machine", "errors"),
-    "commands": ("export", "training", "evaluation", "assembly", "pictures", "runs", "data", "models", "convert",
-                 "workers", "settings", "machine", "errors"),
+    "benchmark": ("training", "evaluation", "assembly", "runs", "engine", "data", "readers", "augment", "models",
+                  "layers", "settings", "machine", "errors"),
+    "commands": ("export", "training", "evaluation", "assembly", "pictures", "runs", "data", "augment", "models",
+                 "convert", "workers", "settings", "machine", "errors"),
     "api": ("train", "evaluate", "evaluation", "assembly", "runs", "data", "workers", "settings", "machine", "errors"),
+    "reference": ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "convert_torch", "export",
+                  "benchmark", "models", "settings"),
 }
 COMMANDS = ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "convert_torch")
 
@@ -98,6 +102,13 @@ def test_layers_and_augment_do_not_know_of_distribution():
             assert "distribute" not in used, path
 
 
+def test_nobody_outside_asks_for_a_readers_class():
+    for path, module in MODULES:
+        text = path.read_text(encoding="utf-8")
+        for name in ("Reader", "Held", "Encoded", "Windowed"):
+            assert not re.search(rf"isinstance\([^)]*\b{name}\b|type\([^)]*\) (is|==) \w*\b{name}\b", text), module
+
+
 def test_only_commands_and_the_work_folder_read_flags():
     readers = {module for path, module in MODULES
                if any(name.startswith("cct_tf.settings.flags") for name in _imports(path))}
@@ -125,14 +136,15 @@ def test_names_that_load_lazily_are_listed(module):
 
 def test_what_judges_first_imports_without_tensorflow():
     light = ["settings", "settings.config", "settings.flags", "settings.plan", "settings.command", "errors",
-             "assembly.checks", "assembly.initial_weights", "models", "models.variants", "models.cost",
-             "augment", "augment.policies", "data.registry", "data.tree", "data.npz", "data.listing", "optim.schedules",
+             "assembly.checks", "assembly.initial_weights", "assembly.selection", "models", "models.variants",
+             "models.cost", "layers.spec", "augment", "augment.policies",
+             "data.registry", "data.tree", "data.npz", "data.listing", "optim.schedules",
              "optim.freezing", "runs.workdir", "runs.checkpoint", "runs.run_status", "runs.inventory",
              "runs.side_by_side", "machine.console", "machine.interrupts", "machine.memory", "machine.compile_cache",
              "training.resume", "training.divergence", "training.profiling", "pictures.plots", "evaluation.metrics",
              "evaluation.calibration", "evaluation.significance", "evaluation.report", "export", "export.formats",
              "export.metadata", "export.running", "export.isolated", "export.__main__", "benchmark.__main__",
-             "convert", "convert.transfer", "layers.sines", "layers.position_grid", "api", *COMMANDS]
+             "convert", "convert.transfer", "layers.sines", "layers.position_grid", "api", "reference", *COMMANDS]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
     code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

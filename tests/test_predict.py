@@ -49,12 +49,12 @@ def _shares(row):
 def test_probabilities_are_those_of_the_run(trained, tmp_path, capfd):
     workdir, training = trained
     split = training.images.source.splits["test"]
-    images = training.images.source.splits["test"].reader.images.numpy()[split.reader.indices]
+    images = training.images.source.splits["test"].reader.tensor.numpy()[split.reader.indices]
     for index, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{index:03d}.png")
     status, found, err = _found(capfd, trained, tmp_path, "--top=100", "--batch_size=100")
     assert (status, err, found["broken"]) == (0, "", []) and found["step"] == 60
-    logits = training.model((images / 255.0 - training.images.mean) / training.images.std).numpy()
+    logits = training.network.model((images / 255.0 - training.images.mean) / training.images.std).numpy()
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     for row, probabilities in zip(found["images"], expected, strict=True):
         shares = _shares(row)

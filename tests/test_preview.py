@@ -9,11 +9,12 @@ from PIL import Image
 
 from cct_tf.assembly import inputs
 from cct_tf.augment.policies import Op
+from cct_tf.augment.stages import on_device
 from cct_tf.data import pipeline
-from cct_tf.data.source import Windowed
 from cct_tf.machine.console import Console
 from cct_tf.models import variants
 from cct_tf.pictures import contact_sheet, plots
+from cct_tf.readers.windowed import Windowed
 from cct_tf.settings import config
 from tests import commands
 from tests.data import test_tfds
@@ -23,23 +24,29 @@ FLAGS = [f"--{name}={value}" for name, value in DIGITS.items()]
 
 
 def _parts(**changes):
-    """(training split, class names, transform, stream) of a config."""
+    """(training split, class names, transform, stages, sampling) of a config."""
     settings = config.from_dict(DIGITS | changes)
     images = inputs.open_images(settings, Console(quiet=True))
     source = images.source
     network = variants.resolve(settings.model.model, settings.augment.image_size)
-    return (source.splits["train"], source.class_names, inputs.make_transform(settings, images, network),
-            inputs.make_stream(settings, source.num_classes))
+    transform = inputs.make_transform(settings, images, network)
+    return (source.splits["train"], source.class_names, transform, inputs.training_stages(settings, images, transform),
+            inputs.make_sampling(settings))
+
+
+def _seen(split, transform, stages, sampling, steps):
+    """What the network sees in the first steps of the training, in [0, 1]."""
+    batches = pipeline.train_batches(split, stages, sampling, 0, steps)
+    return np.concatenate([transform.unfinish(on_device(batch, stages)) for batch in batches])
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
 def test_unmixed_draws_are_those_of_the_training(repeats):
-    split, names, transform, stream = _parts(crop_padding=1, flip="alternating", erase_probability=0.5,
+    split, names, transform, stages, sampling = _parts(crop_padding=1, flip="alternating", erase_probability=0.5,
                                              repeated_augmentation=repeats)
-    sheet = contact_sheet.draw(split, names, transform, stream, 5, 3)
+    sheet = contact_sheet.draw(split, names, transform, stages, sampling, 5, 3)
     steps = 3 * split.num_examples // (24 // repeats) + 1
-    seen = np.concatenate([transform.unfinish(batch["image"])
-                           for batch in pipeline.train_batches(split, transform, stream, 0, steps)])
+    seen = _seen(split, transform, stages, sampling, steps)
     np.testing.assert_allclose(sheet.draws[:, 0], seen[:5], atol=1e-6)  # first copies, where images are repeated
     for row in sheet.draws:
         for image in row:  # somewhere in the training; two draws of an image differ
@@ -51,36 +58,36 @@ def test_unmixed_draws_are_those_of_the_training(repeats):
 def test_draws_of_a_streamed_set_are_those_of_the_training(tmp_path):
     examples = [test_tfds._example(index) for index in range(40)]
     test_tfds._write(tmp_path, "grey", (6, 5, 1), {"train": examples, "test": examples[:5]})
-    split, names, transform, stream = _parts(dataset="grey", data_dir=str(tmp_path), in_memory_gib=0.0,
+    split, names, transform, stages, sampling = _parts(dataset="grey", data_dir=str(tmp_path), in_memory_gib=0.0,
                                              shuffle_window=16, mean=(0.5,), std=(0.5,), crop_padding=1)
     assert isinstance(split.reader, Windowed)
-    sheet = contact_sheet.draw(split, names, transform, stream, 4, 2)
-    seen = transform.unfinish(next(iter(pipeline.train_batches(split, transform, stream, 0, 1)))["image"])
+    sheet = contact_sheet.draw(split, names, transform, stages, sampling, 4, 2)
+    seen = _seen(split, transform, stages, sampling, 1)
     np.testing.assert_allclose(sheet.draws[:, 0], seen[:4], atol=1e-6)
     assert np.abs(sheet.draws[:, 1] - sheet.draws[:, 0]).max() > 0.1
 
 
 def test_originals_are_the_first_images_of_the_training_as_they_are():
-    split, names, transform, stream = _parts(crop_padding=2, flip="random")
-    sheet = contact_sheet.draw(split, names, transform, stream, 4, 1)
-    first = [batch["index"].numpy() for batch in pipeline.ordered_indices(split.num_examples, 0, 4, 0, 1)][0]
-    assert np.array_equal(sheet.originals, split.reader.images.numpy()[split.reader.indices[first]])
+    split, names, transform, stages, sampling = _parts(crop_padding=2, flip="random")
+    sheet = contact_sheet.draw(split, names, transform, stages, sampling, 4, 1)
+    first = next(iter(split.reader.order(0, 4, 0, 1)))["index"].numpy()
+    assert np.array_equal(sheet.originals, split.reader.tensor.numpy()[split.reader.indices[first]])
     assert sheet.titles == tuple(names[label] for label in split.labels[first])
-    assert np.array_equal(contact_sheet.first_image(split, transform, stream.seed), sheet.originals[0])
+    assert np.array_equal(contact_sheet.first_image(split, transform, sampling.seed), sheet.originals[0])
 
 
 def test_a_sheet_keeps_no_images_of_the_data_set():
-    split, names, transform, stream = _parts()
+    split, *others = _parts()
     images = weakref.ref(split.reader.images)
-    contact_sheet.draw(split, names, transform, stream, 4, 2)
+    contact_sheet.draw(split, *others, 4, 2)
     del split
     gc.collect()
     assert images() is None
 
 
 def test_mixed_draws_show_the_neighbouring_row_and_say_its_share():
-    split, names, transform, stream = _parts(mixup_alpha=1.0)
-    sheet = contact_sheet.draw(split, names, transform, stream, 4, 3)
+    split, names, transform, stages, sampling = _parts(mixup_alpha=1.0)
+    sheet = contact_sheet.draw(split, names, transform, stages, sampling, 4, 3)
     originals = sheet.originals / 255.0
     for column in range(3):
         # How much of a row's own image a draw is: least squares.
@@ -97,8 +104,7 @@ def test_mixed_draws_show_the_neighbouring_row_and_say_its_share():
 
 def test_an_image_of_an_unmixed_class_pair_is_wholly_its_class():
     labels = np.array([[[0.05, 0.95]]], np.float32)  # smoothed by 0.1
-    stream = pipeline.Stream(num_classes=2, seed=0, batch_size=2, label_smoothing=0.1)
-    assert contact_sheet._mixtures(labels, stream, [1], ("cat", "dog")) == (("100% dog",),)
+    assert contact_sheet._mixtures(labels, 0.1, [1], ("cat", "dog")) == (("100% dog",),)
 
 
 def test_figure_shows_every_image_whole_and_once():

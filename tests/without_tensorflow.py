@@ -31,6 +31,8 @@ class _Barrier:
 
 def _run(case):
     module = importlib.import_module(case["module"])
+    if hasattr(module, "__path__"):  # a package: what `python -m` runs
+        module = importlib.import_module(f"{case['module']}.__main__")
     out, err = io.StringIO(), io.StringIO()
     sys.argv = [case["module"], *case["argv"]]
     began = time.process_time()

@@ -17,6 +17,12 @@ def check_workdir(path):
         raise UserError("--workdir: expected the folder of the run, found none")
 
 
+def variant_of(config):
+    """The `Variant` of a config (`config.Config`), with the rates of its table."""
+    model = config.model
+    return variants.resolve(model.model, config.augment.image_size, model.positional_embedding, model.norm_order)
+
+
 def check_model(model, image_size):
     """Raise UserError if the network can't be built.
 
@@ -54,10 +60,9 @@ def check_config(config):
 
 def _check_freeze(config):
     """Judge --freeze for the authors' networks; for others their variables tell, when they are built."""
-    model = config.model
-    variant = variants.resolve(model.model, config.augment.image_size, model.positional_embedding, model.norm_order)
+    variant = variant_of(config)
     if names.is_authors(variant):
-        freezing.frozen_paths([weight.ours for weight in names.weights(variant)], model.freeze, variant.name)
+        freezing.frozen_paths([weight.ours for weight in names.weights(variant)], config.model.freeze, variant.name)
 
 
 def check_output(flag, name, suffix):

@@ -1,25 +1,24 @@
-"""The weights that a new run starts from, where --init_from names some.
+"""The pretrained weights that a new run starts from, if --init_from names some.
 
-Judged without TensorFlow as far as they can be: a file of PyTorch's wholly, a work folder by its record.
+As much as possible is checked without TensorFlow: all of a PyTorch file, and the record of a run.
 """
 
-import contextlib
 import os
 import pathlib
-import re
 
 import numpy as np
 
+from cct_tf.assembly import checks, selection
 from cct_tf.convert import transfer
 from cct_tf.convert.state import read_state
 from cct_tf.convert.weights import by_path
 from cct_tf.errors import UserError
-from cct_tf.models import variants
 from cct_tf.runs import run_record
 from cct_tf.runs.workdir import Workdir
-from cct_tf.settings import config as config_lib
 
+# --init_weights -> the state dict of a PyTorch file, and back, for messages.
 _STATES = {"auto": "auto", "raw": "model", "ema": "ema"}
+_ARGUMENTS = {"model": "--init_weights=raw", "ema": "--init_weights=ema"}
 
 
 def find(config):
@@ -29,52 +28,47 @@ def find(config):
         config: `config.Config` of the run that starts.
 
     Returns:
-        None without --init_from; else a function () -> `transfer.Source`, which may import TensorFlow.
+        None without --init_from; else a function () -> `transfer.PretrainedWeights`, which may import TensorFlow.
 
     Raises:
-        UserError: there are none, they can't be read, or are another network's; from the function too.
+        UserError: there are none, they can't be read, or are another network's; the function raises it too.
     """
-    name, variant = os.path.expanduser(config.model.init_from or ""), _variant(config)
+    name, variant = os.path.expanduser(config.model.init_from or ""), checks.variant_of(config)
     if not name:
         return None
     if config.run.workdir and _is_inside(name, config.run.workdir):
         raise UserError(f"--init_from: expected weights outside the work folder of this run, found {name!r}")
     if os.path.isdir(name):
-        return _find_checkpoint(name, config.model.init_weights, variant)
+        return _in_run(name, config.model.init_weights, variant)
     if not os.path.isfile(name):
         found = "another kind of file" if os.path.exists(name) else "nothing"
         raise UserError(f"--init_from: expected a work folder, a checkpoint folder (step_...), a .keras, .pth or "
                         f".safetensors file, found {found} at {name!r}")
     if name.endswith(".keras"):
-        return _find_keras(name, config.model.init_weights)
-    return _find_torch(name, _STATES[config.model.init_weights], variant)
+        return _in_keras_file(name, config.model.init_weights)
+    return _in_torch_file(name, _STATES[config.model.init_weights], variant)
 
 
-def assign(source, model, classes=()):
-    """Give a network the weights of a `transfer.Source`; call it under the strategy's scope.
+def assign(pretrained, model, classes=()):
+    """Give a network pretrained weights; call it under the strategy's scope.
 
     Args:
-        source: the weights.
+        pretrained: `transfer.PretrainedWeights`.
         model: a model of `cct_tf.create_model`.
-        classes: names of the classes it is to tell apart, if they are known.
+        classes: names of its classes, if they are known.
 
     Returns:
-        `transfer.Fit`.
+        `transfer.AdaptedWeights`.
 
     Raises:
-        UserError: they don't fit; the model is left as it was.
+        UserError: they can't be adapted to the network; the model is left as it was.
     """
     variables = by_path(model)
     shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
-    found = transfer.fit(source, shapes, model.variant, classes)
-    for path, array in found.arrays.items():
+    adapted = transfer.adapt(pretrained, shapes, model.variant, classes)
+    for path, array in adapted.arrays.items():
         variables[path].assign(array)
-    return found
-
-
-def _variant(config):
-    model = config.model
-    return variants.resolve(model.model, config.augment.image_size, model.positional_embedding, model.norm_order)
+    return adapted
 
 
 def _is_inside(name, folder):
@@ -82,44 +76,31 @@ def _is_inside(name, folder):
     return path == folder or folder in path.parents
 
 
-def _find_checkpoint(name, weights, variant):
-    asked = name if run_record.step_of(name) is not None else "best"
-
-    if asked == "best" and not run_record.list_checkpoints(Workdir(name).best):
+def _in_run(name, weights, variant):
+    """As `find`, of a work folder or a checkpoint folder."""
+    checkpoint = name if run_record.step_of(name) is not None else "best"
+    if checkpoint == "best" and not run_record.list_checkpoints(Workdir(name).best):
         raise UserError("--init_from: expected a work folder with a best checkpoint, or a checkpoint folder "
                         f"(step_...), found neither in {name!r}")
 
-    def choose():
-        with _named_init_from():
-            return run_record.find_checkpoint(Workdir(name), asked)
-
-    path, record = choose()
-    with _named_init_from():
-        chosen = run_record.choose_weights(record, weights)
-    before = config_lib.from_dict(record.config | {"num_replicas": None, "accumulate_steps": None, "init_from": None})
-    transfer.check_network(str(path), _variant(before), variant)
+    selected = selection.select(name, checkpoint, weights, changed={"init_from": None}, needs_data=False,
+                                workdir_flag="--init_from", checkpoint_flag="--init_from",
+                                weights_flag="--init_weights")
+    chosen = run_record.choose_weights(selected.record, weights)
+    transfer.check_network(str(selected.path), checks.variant_of(selected.settings), variant)
 
     def load():
         from cct_tf.assembly import networks
-        classes = record.resolved["classes"]
-        loaded = networks.load_model(before, record.resolved.get("num_classes") or len(classes), choose, chosen)
+        resolved = selected.record.resolved
+        loaded = networks.load_model(selected.settings, resolved.num_classes, selected.find, chosen, flag="--init_from")
         text = f"{loaded.path} (step {loaded.record.step:,}, {'EMA' if chosen == 'ema' else 'raw'} weights)"
-        return transfer.of_arrays(text, _arrays(loaded.model), loaded.model.variant, classes)
+        return transfer.from_arrays(text, _arrays(loaded.model), loaded.model.variant, resolved.classes)
 
     return load
 
 
-@contextlib.contextmanager
-def _named_init_from():
-    """Has errors of what reads checkpoints name our flags."""
-    try:
-        yield
-    except UserError as error:
-        text = re.sub("--(workdir|checkpoint)", "--init_from", str(error)).replace("--weights", "--init_weights")
-        raise UserError(text) from None
-
-
-def _find_keras(name, weights):
+def _in_keras_file(name, weights):
+    """As `find`, of a .keras file."""
     if weights == "ema":
         raise UserError(f"--init_weights: expected auto or raw for a .keras file, which holds one set, found 'ema' for "
                         f"{name}")
@@ -130,21 +111,22 @@ def _find_keras(name, weights):
             model = keras_file.load(name)
         except UserError as error:
             raise UserError(f"--init_from: {error}") from None
-        return transfer.of_arrays(name, _arrays(model), model.variant)
+        return transfer.from_arrays(name, _arrays(model), model.variant)
 
     return load
 
 
-def _find_torch(name, state, variant):
+def _in_torch_file(name, state, variant):
+    """As `find`, of a file of PyTorch's."""
     try:
-        source = transfer.of_state(read_state(name, state), variant)
+        found = read_state(name, state, _ARGUMENTS)
     except UserError as error:
-        text = str(error).replace("--state=model", "--init_weights=raw").replace("--state=ema", "--init_weights=ema")
-        raise UserError(text if text.startswith("--") else f"--init_from: {text}") from None
-    transfer.fit(source, transfer.shapes_of(variant), variant)
-    return lambda: source
+        raise UserError(f"--init_from: {error}") from None
+    pretrained = transfer.from_state_dict(found, variant)
+    transfer.adapt(pretrained, transfer.shapes_of(variant), variant)  # raises now what it would raise later
+    return lambda: pretrained
 
 
 def _arrays(model):
-    # Of a file that was saved in bfloat16, too, which is no type of NumPy's own.
+    """{path: float32 array}, also of a file saved in bfloat16, which is no NumPy type."""
     return {path: np.asarray(variable.value).astype(np.float32) for path, variable in by_path(model).items()}

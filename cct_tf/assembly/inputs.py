@@ -1,11 +1,12 @@
-"""From a config to images: the data set, its mean and deviation, the transform and the training stream."""
+"""From a config to images: the data set, its mean and deviation, and the stages that prepare its images."""
 
 import dataclasses
 
 from cct_tf.augment import transform as transform_lib
 from cct_tf.augment.mix import Mix
+from cct_tf.augment.stages import Mixing
 from cct_tf.data import registry
-from cct_tf.data.pipeline import Stream
+from cct_tf.data.pipeline import Sampling
 from cct_tf.data.source import rules_of
 from cct_tf.data.statistics import channel_statistics
 from cct_tf.machine import memory, runtime
@@ -34,7 +35,8 @@ def open_images(config, console, resolved=None):
     Args:
         config: `config.Config`.
         console: `console.Console`.
-        resolved: dict of the run's checkpoint, whose rules and computed statistics stay; None or {} for a new run.
+        resolved: `resolved.Resolved` of the run's checkpoint, whose rules and computed statistics stay; None for a new
+            run.
 
     Returns:
         Images.
@@ -48,8 +50,8 @@ def _open_images(config, console, resolved):
         source = registry.open_source(config.data, console.stream, rules_of(resolved))
     if config.augment.mean is not None:
         return Images(source, config.augment.mean, config.augment.std, "flags")
-    if resolved and resolved.get("statistics_computed"):
-        return Images(source, tuple(resolved["mean"]), tuple(resolved["std"]), "an earlier start of this run")
+    if resolved is not None and resolved.statistics_computed:
+        return Images(source, resolved.mean, resolved.std, "an earlier start of this run")
     if source.mean is not None:
         return Images(source, source.mean, source.std, "the data set's own")
     with console.phase("computing mean and standard deviation", with_progress=True):
@@ -58,21 +60,33 @@ def _open_images(config, console, resolved):
 
 
 def recorded_images(resolved):
-    """`Images` prepared as those of a run were, without opening its data set: `resolved` of its record."""
-    return Images(None, tuple(resolved["mean"]), tuple(resolved["std"]), "the run")
+    """`Images` prepared as those of a run were, without opening its data set.
+
+    Args:
+        resolved: `resolved.Resolved` of its record.
+    """
+    return Images(None, resolved.mean, resolved.std, "the run")
 
 
 def make_transform(config, images, model):
-    """The `Transform` that brings the images to what `model` takes."""
+    """The `Transform` that brings the images to what `model` (or a `variants.Variant`) takes."""
     transform = transform_lib.from_config(config.augment, model.image_size, images.mean, images.std)
     block = images.source.rules.resize_block if images.source else None  # nothing is held without a data set
     return dataclasses.replace(transform, resize_block=block)
 
 
-def make_stream(config, num_classes):
-    """The `pipeline.Stream` of a config's training images."""
-    augment, mix = config.augment, None
+def make_sampling(config):
+    """The `pipeline.Sampling` of a config's training images."""
+    return Sampling(config.run.seed, config.optim.batch_size, config.augment.repeated_augmentation)
+
+
+def training_stages(config, images, transform):
+    """The way of a training image: tuple of `stages.Stage`."""
+    augment, mixing = config.augment, None
     if config_lib.mixes(augment):
         mix = Mix(augment.mixup_alpha, augment.cutmix_alpha, augment.mix_probability, augment.mix_switch_probability)
-    return Stream(num_classes, config.run.seed, config.optim.batch_size, config.optim.label_smoothing,
-                  augment.repeated_augmentation, mix, augment.mix_off_epoch)
+        images_in = augment.mix_off_epoch * images.source.splits["train"].num_examples
+        mixing = Mixing(mix, config.run.seed, config.optim.batch_size, -(-images_in // config.optim.batch_size),
+                        augment.mix_off_epoch)
+    return transform.training_stages(images.source.num_classes, label_smoothing=config.optim.label_smoothing,
+                                     mixing=mixing, seed=config.run.seed)

@@ -1,4 +1,4 @@
-"""Whole networks in .keras files, read with safe mode on: no code of the file's own."""
+"""Networks in .keras files. They are read in safe mode, so no code in a file is run."""
 
 import os
 import warnings
@@ -10,7 +10,7 @@ from cct_tf.models.classifier import TransformerClassifier
 
 
 def save(model, path):
-    """Write a network whole or not at all.
+    """Write a network, atomically.
 
     Args:
         model: a model of `create_model`.
@@ -25,7 +25,7 @@ def save(model, path):
 
 
 def load(path):
-    """Read a network of ours.
+    """Read a network of cct_tf.
 
     Args:
         path: a .keras file that `save`, or `model.save`, wrote.
@@ -42,12 +42,12 @@ def load(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras says in many lines that it could not build the network
             model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # on its way through a foreign file Keras raises nearly anything
+    except Exception as error:  # Keras raises nearly anything on a file that is not its own
         reason = str(error).splitlines() or [type(error).__name__]
         raise UserError(f"{path}: expected a .keras file that can be read, found another ({reason[0][:200]})") from None
     if not isinstance(model, TransformerClassifier):
         raise UserError(f"{path}: expected a network of cct_tf, found a {type(model).__name__}")
-    if not model.head.built:  # the last part; of the whole, `built` is true all the same
+    if not model.head.built:  # the last layer to be built; the model's own `built` is true even then
         raise UserError(f"{path}: expected a .keras file that can be read, found another (a network that can't be "
                         "built)")
     return model

@@ -5,7 +5,7 @@ import dataclasses
 from cct_tf.models import create_model
 from cct_tf.runs import checkpoint, run_record
 
-# Keras' policies: what is added in the name is that variables stay float32.
+# Keras' dtype policies; "mixed" keeps the variables in float32.
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
@@ -22,13 +22,13 @@ def build_model(config, num_classes):
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A trained network.
+    """A network with the weights of a checkpoint.
 
     Attributes:
         model: keras.Model.
         path: pathlib.Path of its checkpoint.
         record: `run_record.Record` of it.
-        weights: "raw", or "ema" where they are the averages.
+        weights: "raw", or "ema" for the averaged weights.
     """
 
     model: object
@@ -37,21 +37,22 @@ class Loaded:
     weights: str
 
 
-def load_model(config, num_classes, choose, weights="auto"):
+def load_model(config, num_classes, choose, weights="auto", flag="--checkpoint"):
     """The network of a checkpoint. Call it under the strategy's scope.
 
     Args:
         config: `config.Config` of the run.
         num_classes: int K.
-        choose: function that gives the checkpoint, (path, Record). Asked when everything else is ready: beside a run
-            that goes on, the folder found at the start may be gone by then.
+        choose: function () -> (path, Record) of the checkpoint, such as `selection.Selection.find`. Called last: while
+            its run goes on, the folder found at the start may have been removed.
         weights: "auto", "raw" or "ema", see `run_record.choose_weights`.
+        flag: the flag that names the checkpoint, for messages.
 
     Returns:
         Loaded.
 
     Raises:
-        UserError: the checkpoint can't be read, or has not these weights.
+        UserError: the checkpoint can't be read, or does not have these weights.
     """
     model = build_model(config, num_classes)
     path, record = choose()
@@ -59,5 +60,5 @@ def load_model(config, num_classes, choose, weights="auto"):
     try:
         checkpoint.restore_weights(path, model, chosen)
     except run_record.Unreadable as error:
-        raise run_record.not_readable(error) from None
+        raise run_record.not_readable(error, flag) from None
     return Loaded(model, path, record, chosen)

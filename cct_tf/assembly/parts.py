@@ -1,4 +1,4 @@
-"""What a training run computes with, put together: network, average, optimizer, step."""
+"""Puts together what a training run computes with: network, average, optimizer, step."""
 
 import dataclasses
 
@@ -10,6 +10,7 @@ from cct_tf.engine.step import TrainStep
 from cct_tf.optim import freezing
 from cct_tf.optim.ema import Ema
 from cct_tf.optim.optimizers import make_optimizer
+from cct_tf.runs import checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Assembly:
         state: `state.TrainState`.
         tuning: `tuning.Tuning`.
         train_step: `step.TrainStep`.
-        fit: `transfer.Fit` of the weights that were given, or None.
+        trackable: tf.train.Checkpoint of all of these, see `checkpoint.make_trackable`.
+        adapted: `transfer.AdaptedWeights` that the network starts from, or None.
     """
 
     model: object
@@ -32,10 +34,12 @@ class Assembly:
     state: TrainState
     tuning: tuning.Tuning
     train_step: TrainStep
-    fit: object = None
+    trackable: object
+    adapted: object = None
 
 
-def assemble(config, devices, num_classes, train_split, total_steps, resolved=None, source=None, classes=()):
+def assemble(config, devices, num_classes, train_split, total_steps, resolved=None, pretrained=None, classes=(),
+             prepare=None):
     """`Assembly` of a run with its initial weights.
 
     Args:
@@ -44,13 +48,15 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         num_classes: int K.
         train_split: `source.Split`.
         total_steps: int, of the whole run.
-        resolved: dict of the run's checkpoint, or None.
-        source: `transfer.Source` to take weights from, or None; classes: names of the K classes, to compare with its.
+        resolved: `resolved.Resolved` of the run's checkpoint, or None.
+        pretrained: `transfer.PretrainedWeights` to start from, or None.
+        classes: names of the K classes, compared with those that the weights were trained for.
+        prepare: see `step.TrainStep`.
     """
     optim, run = config.optim, config.run
     with devices.strategy.scope():
         model = networks.build_model(config, num_classes)
-        fit = initial_weights.assign(source, model, classes) if source else None
+        adapted = initial_weights.assign(pretrained, model, classes) if pretrained else None
         weights = model.trainable_variables  # the average has those that are frozen too: it is a whole network
         freezing.freeze(model, config.model.freeze)
         optimizer = make_optimizer(optim, model.trainable_variables, run.fused_update, model.variant.depth)
@@ -68,5 +74,6 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         devices, model, optimizer, state, batch_size=optim.batch_size, accumulate_steps=chosen.accumulate_steps.value,
         clip_norm=optim.clip_norm, example_loss=losses.make_loss(optim, train_split, num_classes),
         max_skipped_updates=optim.max_skipped_updates, jit=chosen.jit.value, fast_forms=run.fast_forms,
-        recompute=run.recompute, ema=ema)
-    return Assembly(model, averaged, optimizer, state, chosen, train_step, fit)
+        recompute=run.recompute, ema=ema, prepare=prepare)
+    trackable = checkpoint.make_trackable(model, optimizer, state, averaged)
+    return Assembly(model, averaged, optimizer, state, chosen, train_step, trackable, adapted)

@@ -15,7 +15,7 @@ def check_data(images, resolved, changes=None, accept=False, way_out=_GO_ON):
 
     Args:
         images: Images.
-        resolved: dict of the run's checkpoint.
+        resolved: `resolved.Resolved` of the run's checkpoint.
         changes: what is different, for images that may be taken instead, see `file_list.changes`; None where none may.
         accept: bool, whether --accept_config_change takes them.
         way_out: what to do about changed images, text.
@@ -24,24 +24,24 @@ def check_data(images, resolved, changes=None, accept=False, way_out=_GO_ON):
         UserError: the fingerprints differ, and it doesn't; or the classes do.
     """
     found = images.source.fingerprint
-    if resolved["fingerprint"] == found:
+    if resolved.fingerprint == found:
         return
-    classes = list(images.source.class_names)
-    if changes and resolved["classes"] != classes:
-        raise UserError(f"--data_dir: expected the classes of this run, {listed(resolved['classes'])}, found "
+    classes = images.source.class_names
+    if changes and resolved.classes != tuple(classes):
+        raise UserError(f"--data_dir: expected the classes of this run, {listed(resolved.classes)}, found "
                         f"{listed(classes)}; other classes are another run: give it a --workdir of its own")
     if not accept or not changes:
         then = "other data, or another split of it, is another run: give it a --workdir of its own"
         if changes:
             then = f"{changes}; {way_out}"
         raise UserError(f"--data_dir: expected the images and splits this run was started on (fingerprint "
-                        f"{resolved['fingerprint'][:12]}), found others ({found[:12]}); {then}")
+                        f"{resolved.fingerprint[:12]}), found others ({found[:12]}); {then}")
 
 
 def check_recorded_data(images, record, config):
     """As `check_data`, for a command that looks at a run; `config` is its `config.Config`, with the work folder."""
     changes, source = None, images.source
-    if source.has_files and record.resolved["fingerprint"] != source.fingerprint:
+    if source.has_files and record.resolved.fingerprint != source.fingerprint:
         changes = file_list.changes(Workdir(config.run.workdir), record.resolved, source)
     check_data(images, record.resolved, changes, way_out=_LOOK)
 
@@ -52,8 +52,8 @@ def check_images(images, start, config, workdir, console, peers):
     Raises:
         UserError: other images than the run's, and --accept_config_change was not given or can't take them.
     """
-    resolved, source = start.record.resolved if start.record else {}, images.source
-    if not resolved or resolved["fingerprint"] == source.fingerprint:
+    resolved, source = start.resolved, images.source
+    if resolved is None or resolved.fingerprint == source.fingerprint:
         return
     changes = None
     if source.has_files and start.record.config["dataset"] == config.data.dataset:

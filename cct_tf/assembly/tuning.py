@@ -1,7 +1,7 @@
-"""What `auto` chooses: what XLA compiles, and micro-batches. No TensorFlow here.
+"""The choices of `auto`: what XLA compiles, and the number of micro-batches. No TensorFlow here.
 
-Every choice follows from the config, the device and figures written down here, never from timings at run time: another
-choice in mid-run changes the bits. A run keeps what it began with as long as its devices are the same.
+Each follows from the config, the device and the figures below, never from timings at run time, for another choice in
+mid-run would change the results' bits. A run keeps the choices it began with while its devices stay the same.
 """
 
 import dataclasses
@@ -11,20 +11,19 @@ from cct_tf.models import cost
 # What XLA compiles: nothing; the encoder, which is all but the tokenizer; or both in one program.
 JIT = ("off", "encoder", "all")
 
-# Multiply-accumulates of a run, forward, from which on XLA pays. CCT-7/3x1 (1.2e9 an image) saves 9 ms an image by it,
-# CCT-2/3x2 (3.5e7) 0.05 ms: each second that compiling takes before the first step is made up for in 1e11 and 7e11.
-# It takes some seconds.
+# Forward multiply-accumulates of a run from which on compiling is worth its time. XLA saves CCT-7/3x1 (1.2e9 an image)
+# 9 ms an image, CCT-2/3x2 (3.5e7) 0.05 ms: to make up for a second of compiling takes 1e11 and 7e11. It takes seconds.
 _LONG_RUN = 4e12
 _CACHED = 2**21  # elements of the encoder's largest tensor for a micro-batch: 8 MiB in float32
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What an `auto` became, and why.
+    """The value of an option, and the reason.
 
     Attributes:
         value: the choice.
-        reason: a few words for the plan.
+        reason: str, a few words for the plan.
     """
 
     value: object
@@ -32,13 +31,13 @@ class Choice:
 
 
 def choose_jit(flag, kind, macs, recorded=None, precision="float32"):
-    """What XLA compiles of each replica's forward and backward pass.
+    """Which part of each replica's forward and backward pass XLA compiles.
 
     Args:
         flag: "auto", "on" or "off".
         kind: "CPU" or "GPU".
-        macs: multiply-accumulates of all images of the run, forward.
-        recorded: what the run's checkpoint holds, if it was made on the same kind of device; else None.
+        macs: multiply-accumulates of the forward passes of the whole run.
+        recorded: the choice in the run's checkpoint if it was made on the same kind of device; else None.
         precision: "float32", "bfloat16" or "float16".
 
     Returns:
@@ -61,19 +60,19 @@ def choose_jit(flag, kind, macs, recorded=None, precision="float32"):
 
 
 def choose_micro_batches(flag, kind, share, variant, recorded=None):
-    """How many micro-batches a replica's share of a batch is cut into.
+    """Number of micro-batches that a replica's share of a batch is split into.
 
     Args:
         flag: int, or None for auto.
         kind: "CPU" or "GPU".
         share: int, images of a replica.
         variant: `models.variants.Variant`.
-        recorded: what the run's checkpoint holds, if it was made on as many devices of the same kind; else None.
+        recorded: the number in the run's checkpoint if it was made on as many devices of the same kind; else None.
 
     Returns:
-        Choice of an int; that of auto divides `share`.
+        Choice of an int; one that `auto` chose divides `share`.
     """
-    # Images/s on two AVX-512 cores by images of a micro-batch, medians in turn, a run of its own in each line.
+    # Images/s on two AVX-512 cores by the size of a micro-batch: medians of measurements in turn, one run a line.
     # CCT-7/3x1 (262,144 elements an image), XLA before it had features first: 8 35.9, 16 33.5, 64 31.7
     # the same with features first: 8 40.8, 16 39.4; without XLA: 8 29.3, 16 31.0
     # CCT-2/3x2 (24,576), the encoder with XLA: 32 1108, 64 1191, 128 1156
@@ -86,19 +85,19 @@ def choose_micro_batches(flag, kind, share, variant, recorded=None):
     most = cached_images(variant)
     counts = [count for count in range(1, share + 1) if share % count == 0]
     fitting = next(count for count in counts if share // count <= most)
-    if 2 * (share // fitting) < min(most, share):  # an awkward number: rather too many images at once than a few
+    if 2 * (share // fitting) < min(most, share):  # of an awkward share: rather too large micro-batches than tiny ones
         fitting = max(count for count in counts if 2 * (share // count) >= min(most, share))
     return Choice(fitting, "auto: activations that fit into the cache")
 
 
 def cached_images(variant):
-    """How many images' activations fit into the cache of a CPU."""
+    """Number of images whose activations fit into the cache of a CPU, at least 1."""
     return max(_CACHED // cost.largest_activation(variant), 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """How a run is computed.
+    """The choices for a run.
 
     Attributes:
         jit: Choice of one of JIT.
@@ -107,11 +106,6 @@ class Tuning:
 
     jit: Choice
     accumulate_steps: Choice
-
-
-def recorded_jit(value):
-    """What a record holds, as one of JIT: before there were parts it held a bool."""
-    return {False: "off", True: "all"}.get(value, value)
 
 
 def choose(config, devices, variant, num_classes, total_steps, resolved=None):
@@ -123,15 +117,13 @@ def choose(config, devices, variant, num_classes, total_steps, resolved=None):
         variant: `models.variants.Variant`.
         num_classes: int K.
         total_steps: int, of the whole run.
-        resolved: dict of the run's checkpoint, or None.
+        resolved: `resolved.Resolved` of the run's checkpoint, or None.
     """
-    resolved = resolved or {}
-    same_kind = resolved.get("device") == devices.kind
-    same_devices = same_kind and resolved.get("num_replicas") == devices.num_replicas
+    same_kind = resolved is not None and resolved.device == devices.kind
+    same_devices = same_kind and resolved.num_replicas == devices.num_replicas
     batch = config.optim.batch_size
     macs = cost.count_macs(variant, num_classes) * batch * total_steps
-    jit = recorded_jit(resolved["jit"]) if same_kind else None
     return Tuning(
-        choose_jit(config.run.jit, devices.kind, macs, jit, config.model.precision),
+        choose_jit(config.run.jit, devices.kind, macs, resolved.jit if same_kind else None, config.model.precision),
         choose_micro_batches(config.run.accumulate_steps, devices.kind, batch // devices.num_replicas, variant,
-                             resolved.get("accumulate_steps", 1) if same_devices else None))
+                             resolved.accumulate_steps if same_devices else None))

@@ -47,13 +47,13 @@ def _rounded(values):
 
 
 def nearest_steps(matrix):
-    """The whole numbers that NEAREST counts with.
+    """The matrix in the integers that NEAREST computes with.
 
     Args:
         matrix: float64 [B, 6].
 
     Returns:
-        int32 [B, 6]: the matrix in 16.16 fixed point, c and f at the middle of the first pixel.
+        int32 [B, 6]: the matrix in 16.16 fixed point; c and f give the source place of the first pixel's centre.
     """
     a, b, c, d, e, f = tf.unstack(matrix, axis=1)
     moved = tf.stack([a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5], axis=1)
@@ -100,13 +100,15 @@ def nearest(images, steps, fill):
 
 
 def smooth_terms(matrix, size):
-    """The products of the affine map, for BILINEAR and BICUBIC.
+    """The products of the affine map, for BILINEAR and BICUBIC. To be called outside compiled functions.
 
-    Whether a place on the very edge of the source is inside hangs on the last bit. Compiled, product and sum would be
-    rounded once; made here, one after the other, and only added there, they are rounded as Pillow rounds them.
+    The last bit of a coordinate decides whether a place on the edge of the source is inside. Pillow rounds after the
+    product and again after the sum; XLA would contract both into one operation, rounded once. So the products are
+    computed here, and `smooth`, which is compiled, only adds them.
 
     Args:
-        matrix: float64 [B, 6]; size: int S.
+        matrix: float64 [B, 6], see `matrices`.
+        size: int S.
 
     Returns:
         float64 [B, 6, S]: a X, b Y, c, d X, e Y, f for X, Y = 1/2, 3/2, ...
@@ -117,10 +119,10 @@ def smooth_terms(matrix, size):
 
 
 def _on_grid(places):
-    """float64 -> float32, to a grid of 2^-16 pixels.
+    """float64 -> float32, rounded to a grid of 2^-16 pixels.
 
-    XLA may compute a place twice, with another last bit. On the edge between two pixels the neighbours taken would not
-    fit the weights: wrong by up to 72 levels, seen at shears of 4/15.
+    XLA may compute a place twice, once for its neighbours and once for their weights, with another last bit. On the
+    border between two pixels the two would not belong together: seen at shears of 4/15, wrong by up to 72 levels.
     """
     return tf.cast(tf.round(places * 65536.0) / 65536.0, tf.float32)
 
@@ -143,7 +145,7 @@ def smooth(images, terms, bicubic, fill):
         fill: uint8 [3].
 
     Returns:
-        uint8 [B, S, S, 3], cut off to whole levels as Pillow does.
+        uint8 [B, S, S, 3], truncated to whole levels as Pillow does.
     """
     size = images.shape[1]
     a_x, b_y, c, d_x, e_y, f = tf.unstack(terms, axis=1)  # [B, S] each
@@ -163,6 +165,6 @@ def smooth(images, terms, bicubic, fill):
             columns = tf.clip_by_value(left + (i - 1), 0, size - 1)
             line += weight_x[..., None] * tf.cast(_gather(images, rows, columns), tf.float32)
         total += weight_y[..., None] * line
-    # A whole level is often met from just below, by rounding, and would lose one when cut off.
+    # By rounding, what should be a whole level is often just below it, and would be truncated to the level before.
     levels = tf.cast(tf.clip_by_value(total + 1e-3, 0.0, 255.0), tf.uint8)
     return tf.where(inside[..., None], levels, fill)

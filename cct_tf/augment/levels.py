@@ -1,11 +1,11 @@
-"""Operations of policies on the levels of an image, each equal to Pillow's on every pixel.
+"""Operations of policies on the levels (0-255) of an image, each equal to Pillow's on every pixel.
 
-`histogram_ops` (AutoContrast, Equalize) look at the whole image first; `level_ops` (the rest) are elementwise but for
-a mean and a 3 x 3 neighbourhood. Both are meant to be compiled.
+`histogram_ops` (AutoContrast, Equalize) need the histogram of the whole image; `level_ops` (the rest) are elementwise,
+but for the mean of Contrast and the 3 x 3 neighbourhood of Sharpness. Both are meant to be compiled.
 
-Pillow blends in float32: fl(a + fl(factor * (b - a))). XLA would contract the product and the sum into one rounding, so
-both are formed in float64, where they are exact, and rounded to float32 by casts. AutoContrast, in float64 itself, has
-a selection between the two.
+Pillow blends in float32: fl(a + fl(factor * (b - a))), fl for rounding. XLA would contract product and sum into one
+operation, rounded once. So both are computed in float64, where they are exact, and casts round them to float32.
+AutoContrast computes in float64 itself; there a `tf.where` between product and sum keeps XLA from contracting them.
 
 Legend: B batch, H W image, n = H W pixels.
 """
@@ -34,7 +34,7 @@ def smooth(levels):
     # Weights 1 1 1, 1 5 1, 1 1 1 over 13, rounded; there are no ties. (x * 40330) >> 20 is x // 26 for x below 2^15.
     inner = tf.bitwise.right_shift((2 * total + 13) * 40330, 20)
     y, x = tf.range(height)[None, :, None, None], tf.range(width)[None, None, :, None]
-    # Slices put together again would cost XLA twice as much.
+    # Faster than concatenating slices, which would take XLA twice the time.
     return tf.where((y == 0) | (y == height - 1) | (x == 0) | (x == width - 1), levels, inner)
 
 
@@ -46,7 +46,7 @@ def blend(base, levels, factor):
         factor: float64, broadcastable; 1 gives `levels`, above 1 goes beyond.
 
     Returns:
-        int32, cut off towards 0 and clipped to 0-255.
+        int32, truncated towards 0 and clipped to 0-255.
     """
     factor = tf.cast(tf.cast(factor, tf.float32), tf.float64)
     product = tf.cast(tf.cast(factor * tf.cast(levels - base, tf.float64), tf.float32), tf.float64)
@@ -109,7 +109,7 @@ def histogram_ops(images, op):
 
 
 def _ends(counts):
-    """First and last level that occurs, int32 [.., 1] each."""
+    """First and last level that occur: int32 [P, 256] counts -> two int32 [P, 1]."""
     present = tf.cast(counts > 0, tf.int32)
     first = tf.argmax(present, axis=1, output_type=tf.int32)[:, None]
     last = 255 - tf.argmax(present[:, ::-1], axis=1, output_type=tf.int32)[:, None]
@@ -121,7 +121,7 @@ def _contrast_table(counts):
     first, last = _ends(counts)
     levels = tf.range(256)[None]
     scale = 255.0 / tf.cast(tf.maximum(last - first, 1), tf.float64)
-    # The selection, always for the product, keeps XLA from rounding product and sum once where Python rounds twice.
+    # The condition always holds; the `tf.where` keeps XLA from contracting product and sum, which Python rounds each.
     product = tf.where(scale > 0.0, tf.cast(levels, tf.float64) * scale, 0.0)
     stretched = product + tf.cast(-first, tf.float64) * scale
     return tf.where(last > first, tf.cast(tf.clip_by_value(stretched, 0.0, 255.0), tf.int32), levels)

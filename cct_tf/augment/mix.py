@@ -62,6 +62,15 @@ class Mix:
     probability: float = 1.0
     switch_probability: float = 0.5
 
+    def describe(self):
+        """Words for the plan."""
+        kinds = [f"{name} {alpha:g}" for name, alpha in (("mixup", self.mixup_alpha), ("cutmix", self.cutmix_alpha))
+                 if alpha]
+        text = "/".join(kinds)
+        if len(kinds) > 1 and self.switch_probability != 0.5:
+            text += f" ({100 * self.switch_probability:g}% cutmix)"
+        return text + (f" in {100 * self.probability:g}% of the batches" if self.probability < 1 else "")
+
     def sample(self, seed, step, height, width):
         """What happens to the batch of one step. Not for XLA, which has no gamma variates.
 

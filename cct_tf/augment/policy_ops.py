@@ -1,4 +1,4 @@
-"""One operation of a policy on every image of a batch, each image with an operation of its own."""
+"""One stage of a policy: each image of a batch goes through an operation of its own."""
 
 import functools
 
@@ -9,13 +9,13 @@ from cct_tf.augment.policies import BICUBIC, NEAREST
 
 
 def apply(images, stage, fill):
-    """Do what `stage` says to each image.
+    """Apply one operation to each image.
 
     Args:
         images: uint8 [B, S, S, 3], of known shape.
         stage: dict {"op": int32 [B], `policies.Op`; "argument": float64 [B], in the op's unit; "interpolation":
             int32 [B], of the geometric operations}.
-        fill: three levels, where a geometric operation finds no pixel.
+        fill: three levels, for places where a geometric operation finds no pixel.
 
     Returns:
         uint8 [B, S, S, 3].
@@ -31,7 +31,7 @@ def _is_one_of(op, codes):
 
 @functools.partial(tf.function, jit_compile=True, autograph=False)
 def _apply(images, op, argument, interpolation, steps, terms, fill):
-    """One program for all groups of operations: a call of XLA costs as much as ten images of 32 x 32."""
+    """All groups of operations in one XLA program: starting one takes as long as ten images of 32 x 32."""
     images = slots.apply_where(levels.level_ops, images, _is_one_of(op, levels.LEVEL_OPS), op, argument)
     images = slots.apply_where(levels.histogram_ops, images, _is_one_of(op, levels.HISTOGRAM_OPS), op, slot=4)
     moved, on_grid = _is_one_of(op, affine.OPS), interpolation == NEAREST

@@ -1,8 +1,8 @@
-"""Run a function on some images of a batch, in slots of fixed size, within one program of XLA.
+"""Run a function on some images of a batch, in slots of a fixed number of images, within one XLA program.
 
-A policy draws another operation for every image. Doing every operation to every image would be wasted on most, and
-XLA wants fixed shapes; so the images that drew an operation are gathered and sent through it slot by slot. As the shape
-of a slot is always the same, the pixels of an image do not depend on its batch.
+A policy draws an operation for each image. Applying every operation to every image would be wasteful, and XLA needs
+fixed shapes; so the images that drew an operation are gathered and sent through it, one slot after the other. As all
+slots have one shape, the pixels of an image do not depend on its batch.
 """
 
 import tensorflow as tf

@@ -10,7 +10,7 @@ from cct_tf.errors import UserError
 from cct_tf.machine import runtime
 from cct_tf.settings import command, config, flags
 
-_USAGE = """usage: python -m cct_tf.benchmark --what=PART [--flagfile=FILE] [--flag=value ...] [--json]
+USAGE = """usage: python -m cct_tf.benchmark --what=PART [--flagfile=FILE] [--flag=value ...] [--json]
 
 Measures a part of the trainer under a config, all flags of cct_tf.train included. Leaves --workdir alone.
 
@@ -31,7 +31,7 @@ _OWN = [
     flags.command_field("seconds", float, 1.0, "length of one measurement, at least", minimum=0.01),
     flags.command_field("json", bool, False, "print one JSON object on one line, last on stdout"),
 ]
-_FIELDS = [*_OWN, *config.FIELDS.values()]
+FIELDS = [*_OWN, *config.FIELDS.values()]
 
 
 def _check(settings, own):
@@ -84,7 +84,7 @@ def main(given):
 
 def run():
     """Entry point of `cct-benchmark`."""
-    command.run(main, sys.argv[1:], _USAGE, _FIELDS)
+    command.run(main, sys.argv[1:], USAGE, FIELDS)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ from keras import layers
 
 from cct_tf.layers.position import sine_positions
 
-_INNER_DIM = 64  # width of every convolution but the last
-
 
 class LearnablePositions(layers.Layer):
     """Adds a learned vector to each token, [B, N, D] -> [B, N, D]."""
@@ -105,8 +103,7 @@ def is_mirrored(variant):
 def _tokenizer(x, variant):
     if variant.tokenizer == "patch":
         return layers.Conv2D(variant.embed_dim, variant.kernel_size, variant.kernel_size)(x)
-    widths = [_INNER_DIM] * (variant.num_convs - 1) + [variant.embed_dim]
-    for width in widths:
+    for width in variant.conv_widths:
         frame = _frame(x.shape[1], variant)
         same = frame == _same_frame(x.shape[1], variant)
         if any(frame) and not same:

@@ -17,20 +17,23 @@ from cct_tf.benchmark import machine, measuring
 from cct_tf.benchmark.step import Steps, describe, model_gflops
 from cct_tf.errors import Interrupted
 from cct_tf.machine.console import Console
+from cct_tf.machine.interrupts import Interrupts
 from cct_tf.runs.workdir import MetricsFile, Workdir
 from cct_tf.training import loop
+from cct_tf.training.preparation import prepare
 from cct_tf.training.resume import find_start
 
 _ENDLESS = 10**9  # steps
-_WARM_UP = 3  # questions: the first before the chunk that compiles, the next two after a chunk of one step each
+_WARM_UP = 3  # calls: the first before the chunk that compiles, the next two after a chunk of one step each
 
 
 class Turns:
-    """Stands in for `interrupts.Interrupts`: the loop asks between its chunks whether to stop, and that is when the
-    bare step has its turn.
+    """What a run does between its chunks of steps, see `Training.run`: that is when the bare step has its turn. After
+    the last one it asks the run to stop.
 
     Args:
         training: `training.loop.Training`.
+        interrupts: `interrupts.Interrupts` of the run, not installed.
         repeats: int; seconds: float, of a turn.
 
     Attributes:
@@ -38,29 +41,24 @@ class Turns:
         measured: set of the steps completed in the loop's turns.
     """
 
-    can_save = False
-
-    def __init__(self, training, repeats, seconds):
-        self._training, self._repeats, self._seconds = training, repeats, seconds
-        self._asked, self._bare, self._first = 0, None, None
+    def __init__(self, training, interrupts, repeats, seconds):
+        self._training, self._interrupts, self._repeats, self._seconds = training, interrupts, repeats, seconds
+        self._calls, self._bare, self._first, self._began = 0, None, None, 0.0
         self.loop, self.step, self.measured = [], [], set()
 
-    @property
-    def requested(self):
-        """None while there are turns left, then a signal's number."""
-        if len(self.step) == self._repeats:
-            return signal.SIGTERM
-        self._asked += 1
-        if self._asked == _WARM_UP:
+    def __call__(self):
+        self._calls += 1
+        if self._calls == _WARM_UP:
             self._bare = self._bare_step()
             self._began = time.perf_counter()
-        elif self._asked > _WARM_UP and time.perf_counter() - self._began >= self._seconds:
+        elif self._calls > _WARM_UP and time.perf_counter() - self._began >= self._seconds:
             self._next_part()
-        return None if len(self.step) < self._repeats else signal.SIGTERM
+        if len(self.step) == self._repeats:
+            self._interrupts.requested = signal.SIGTERM
 
     def _next_part(self):
         """What comes after a part of at least the wanted length: the turn that counts, or the bare step's."""
-        step = int(self._training.state.step.numpy())
+        step = int(self._training.network.state.step.numpy())
         if self._first is None:
             self._first = step
         else:
@@ -73,13 +71,10 @@ class Turns:
                 self.step.append(self._bare.measure(self._seconds))
         self._began = time.perf_counter()
 
-    def check(self, message):
-        """As of `Interrupts`; the end of the measurement."""
-        raise Interrupted(signal.SIGTERM, message)
-
     def _bare_step(self):
         training = self._training
-        steps = Steps(training.devices, training.train_step, training.state, next(iter(training.batches(0, 1))))
+        network, batch = training.network, next(iter(training.batches(0, 1)))
+        steps = Steps(training.devices, network.train_step, network.state, batch)
         with self._counters_kept():
             steps.warm_up(self._seconds)
         return steps
@@ -87,7 +82,7 @@ class Turns:
     @contextlib.contextmanager
     def _counters_kept(self):
         """The bare step trains the loop's network, but its steps are not the loop's."""
-        variables = [*self._training.state.variables, self._training.train_step.wait_seconds]
+        variables = [*self._training.network.state.variables, self._training.network.train_step.wait_seconds]
         values = [variable.numpy() for variable in variables]
         yield
         for variable, value in zip(variables, values, strict=True):
@@ -114,10 +109,11 @@ def measure(config, console, repeats, seconds):
     with tempfile.TemporaryDirectory(prefix="cct_benchmark_") as folder:
         chosen, workdir, quiet = _in_folder(config, folder), Workdir(pathlib.Path(folder)), Console(quiet=True)
         with console.phase(f"opening {config.data.dataset}, building {config.model.model}"):
-            training = loop.Training(chosen, workdir, find_start(chosen, workdir, quiet), quiet)
-        turns = Turns(training, repeats, seconds)
+            training = loop.Training(prepare(chosen, workdir, find_start(chosen, workdir, quiet), quiet))
+        interrupts = Interrupts()
+        turns = Turns(training, interrupts, repeats, seconds)
         with console.phase("measuring the loop and the bare step in turn"), contextlib.suppress(Interrupted):
-            training.run(turns)
+            training.run(interrupts, between_chunks=turns)
         records = MetricsFile(workdir.metrics).read()
     return _result(training, turns, [record for record in records if record["step"] in turns.measured])
 
@@ -125,7 +121,7 @@ def measure(config, console, repeats, seconds):
 def _result(training, turns, records):
     shares = measuring.pairs(turns.loop, turns.step)
     found = measuring.spread(turns.loop)
-    model, plan = training.model, training.plan
+    model, plan = training.network.model, training.plan
     return found | {
         "step_images_per_second": statistics.median(turns.step), "percent_of_step": 100 * shares["ratio"],
         "ratios": shares["ratios"], "steps": len(turns.measured), "records": len(records),
@@ -134,4 +130,4 @@ def _result(training, turns, records):
                    for name in ("images_per_second", "step_ms", "input_wait_fraction") if records},
         "model_gflops": model_gflops(model.variant, model.num_classes, found["images_per_second"]),
         "peak_memory_gib": machine.peak_memory_gib(training.devices)} | describe(
-            training.config, training.devices, model, training.tuning)
+            training.config, training.devices, model, training.network.tuning)

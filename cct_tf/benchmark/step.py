@@ -1,7 +1,7 @@
-"""How fast the bare training step is: one batch in memory, again and again, no data pipeline.
+"""Measures the bare training step: the same batch in memory again and again, without a data pipeline.
 
-Model FLOP/s are 6 x MACs x images/s: a multiplication and an addition each, forward, and twice that backward. What an
-implementation computes twice doesn't count.
+Model FLOP/s are 6 x MACs x images/s: each MAC is a multiplication and an addition, once in the forward pass and twice
+in the backward pass. What an implementation computes again doesn't count.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ from cct_tf.engine.step import MOST_STEPS
 from cct_tf.machine import runtime
 from cct_tf.models import cost
 
-_CALL_SECONDS = 1.0  # of steps in one call, as in the loop
+_CALL_SECONDS = 1.0  # one call runs steps for about so long, as in the loop
 _LONG_RUN = 10**9  # steps: `auto` chooses as for a run that is worth compiling
-_LEARNING_RATE = 1e-5  # so small that no weights diverge on labels without a meaning
+_LEARNING_RATE = 1e-5  # so small that training on random images doesn't diverge
 
 
 class Steps:
@@ -49,7 +49,7 @@ class Steps:
         return (int(self._state.step.numpy()) - before) * self._batch_size  # reading waits for the device
 
     def warm_up(self, seconds):
-        """Compile, and choose the steps of one call: about a second's, at most what fits into `seconds`."""
+        """Compile, and choose the number of steps in one call: those of about a second, or of `seconds` if less."""
         self()
         self()
         began = time.perf_counter()
@@ -78,8 +78,7 @@ class BareStep:
         check_batch(config, self.devices)
         batch_size = config.optim.batch_size
         labels = np.arange(batch_size) % num_classes
-        parts = assemble(config, self.devices, num_classes, Split("train", None, batch_size, labels),
-                                  _LONG_RUN)
+        parts = assemble(config, self.devices, num_classes, Split("train", None, batch_size, labels), _LONG_RUN)
         self.model, self.tuning = parts.model, parts.tuning
         side = self.model.image_size
         with tf.device("CPU:0"):
@@ -90,7 +89,7 @@ class BareStep:
 
 
 def describe(config, devices, model, tuning):
-    """What was measured and how it is computed, for the result: a dict with the machine's description."""
+    """The network, how it is computed, and the machine: a dict for the result."""
     variant = model.variant
     return {"model": variant.name, "image_size": variant.image_size, "batch_size": config.optim.batch_size,
             "num_classes": model.num_classes, "parameters": cost.count_parameters(variant, model.num_classes),
@@ -105,7 +104,7 @@ def model_gflops(variant, num_classes, images_per_second):
 
 
 def measure(config, num_classes, console, repeats, seconds, compare):
-    """Measure the bare step of a config, in turn with the machine's matrix products and with stock Keras layers.
+    """Measure the bare step of a config, alternating with matrix products and with the network of stock Keras layers.
 
     Args:
         config: `config.Config`.

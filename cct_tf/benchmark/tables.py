@@ -44,7 +44,8 @@ def _input(found):
              f"batch {found['batch_size']}"]
     total = sum(found["stages"].values())
     return table + [f"  {stage:<8} {microseconds:9.2f} us an image  {100 * microseconds / total:5.1f}%"
-                    for stage, microseconds in found["stages"].items()]
+                    for stage, microseconds in found["stages"].items()
+                    ] + [f"  in the training step: {', '.join(found['stages_in_step'])}"]
 
 
 def _loop(found):

@@ -1,4 +1,4 @@
-"""Weights in and out: `load_torch_weights(model, path)` reads the authors' PyTorch checkpoints, without PyTorch."""
+"""PyTorch weights in and out: `load_torch_weights(model, path)` and `to_torch(model)`, without PyTorch."""
 
 from cct_tf.convert.weights import load_torch_weights, to_torch
 

@@ -1,4 +1,4 @@
-"""What a file of weights says it holds: storages, tensors that look at them, and their arrays. NumPy alone."""
+"""The entries of a file of weights: storages, tensors as views of them, and their NumPy arrays."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ import numpy as np
 MAX_TENSORS = 10_000
 _MAX_RANK = 8
 _MAX_NUMBER = 2**48  # of a shape, stride or offset: their products with an element's size stay below 2^63
-# Type -> NumPy's, or None: known by its size, so that a file may hold it beside the weights, but no weight.
+# PyTorch's type -> NumPy's. None: a file may hold tensors of this type, but they can't be read as weights.
 _TYPES = {"float16": "f2", "bfloat16": "u2", "float32": "f4", "float64": "f8", "int64": "i8", "int32": None,
           "int16": None, "int8": None, "uint8": None, "bool": None, "complex64": None, "complex128": None}
 _SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int64": 8, "int32": 4, "int16": 2, "int8": 1,
@@ -17,23 +17,23 @@ _SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int64": 8, "
 
 
 class Refused(Exception):
-    """What is wrong with a file, "expected ..., found ...", without the file's name."""
+    """A file is refused. The message is "expected ..., found ...", without the file's name."""
 
 
 def shown(value):
-    """Text out of a file, short enough for a message and without control characters."""
+    """The `repr` of a value read from a file, shortened for a message."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:80]}...{text[-10:]}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Storage:
-    """A row of elements in a file.
+    """A one-dimensional array of elements in a file.
 
     Attributes:
-        key: str, its name there.
-        dtype: str, a name of PyTorch's such as "float32".
-        size: int, elements.
+        key: str, its name in the file.
+        dtype: str, PyTorch's name of the type, such as "float32".
+        size: int, number of elements.
     """
 
     key: str
@@ -47,12 +47,12 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tensor:
-    """A look at a storage.
+    """A view of a storage.
 
     Attributes:
         storage: Storage.
-        offset: int, its first element.
-        shape, strides: tuples of int, strides in elements.
+        offset: int, index of its first element in the storage.
+        shape, strides: tuples of int; strides count elements.
     """
 
     storage: Storage
@@ -61,7 +61,7 @@ class Tensor:
     strides: tuple
 
     def problem(self):
-        """"expected ..., found ..." if the tensor can't be read, or does not lie inside its storage; else None."""
+        """What is wrong with the tensor, "expected ..., found ...": its type, or its bounds; None if nothing is."""
         if _TYPES.get(self.storage.dtype) is None:
             readable = ", ".join(name for name, kind in _TYPES.items() if kind)
             return f"expected a type of {readable}, found {self.storage.dtype}"
@@ -79,26 +79,26 @@ class Tensor:
 
 
 def contiguous(storage, shape):
-    """The `Tensor` of a whole storage, row by row."""
+    """The `Tensor` of a whole storage, in row-major order."""
     strides = tuple(math.prod(shape[axis + 1:]) for axis in range(len(shape)))
     return Tensor(storage, 0, shape, strides)
 
 
 class Arrays:
-    """Tensors -> NumPy arrays that share memory as the tensors do: every storage is read once.
+    """Turns tensors into NumPy arrays. Each storage is read once; arrays share memory as their tensors do.
 
-    bfloat16 becomes float32, which holds it exactly; the other types stay.
+    bfloat16 becomes float32, which represents it exactly; the other types stay.
 
     Args:
-        fetch: function of a `Storage` that gives its bytes, uint8 [num_bytes].
-        order: "<" or ">", of the bytes of a number.
+        fetch: function `Storage` -> its bytes, uint8 [num_bytes].
+        order: byte order in the file, "<" (little-endian) or ">".
     """
 
     def __init__(self, fetch, order="<"):
         self._fetch, self._order, self._read = fetch, order, {}
 
     def __call__(self, tensor):
-        """The array of a tensor without a `problem`; not to be written to."""
+        """The read-only array of a tensor whose `problem()` is None."""
         key = tensor.storage.key
         if key not in self._read:
             self._read[key] = self._values(tensor.storage)

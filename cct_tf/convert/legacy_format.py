@@ -1,4 +1,4 @@
-"""PyTorch's format before 1.6: five pickles (magic, protocol, machine, content, keys), then the storages, raw."""
+"""PyTorch's format before 1.6: five pickles (magic, protocol, machine, content, keys), then the storages' bytes."""
 
 import io
 
@@ -38,7 +38,7 @@ class LegacyFormat:
         self.arrays = Arrays(self._fetch, self._order)
 
     def _find(self, keys, storages, position, size):
-        """{key: position of its bytes} of storages that follow one another up to the file's end."""
+        """{key: position of its bytes}. The storages must follow one another up to the file's end."""
         if not all(type(key) is str for key in keys) or sorted(keys) != sorted(storages):
             raise Refused("expected the list of exactly the storages that are used, found another")
         positions = {}

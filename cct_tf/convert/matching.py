@@ -1,4 +1,4 @@
-"""A state dict of the authors' beside a network of ours: what fits, what is missing, and which network it is.
+"""Matches a state dict in the authors' names with a network of ours, and finds the network it belongs to.
 
 No TensorFlow here: the shapes follow from the variant.
 """
@@ -14,19 +14,19 @@ from cct_tf.models import variants
 
 _MOST_NAMED = 8
 _MOST_SINES = 2**22  # elements; those of CCT-14 at 384 pixels are 221,184
-# How far sines may be off: an angle of 577 is off by 3e-5 itself in single precision. More in smaller types.
+# Largest error of a sine: in float32 the angle 577 alone is off by 3e-5. Smaller types add their rounding.
 _PRECISION = 1e-4
 _ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A state dict that fits a network.
+    """A state dict with exactly the weights of a network.
 
     Attributes:
         used: list of (`names.Weight`, NumPy float32 array in our order of axes), each weight of the network once.
         checked: names of constants whose values were compared with ours.
-        left: names of what is no weight and was left out.
+        left: names of counters, which are no weights and were left out.
     """
 
     used: list
@@ -35,13 +35,13 @@ class Match:
 
 
 def num_classes(state):
-    """Classes of a `StateDict`, by its head; 10 where it has none (which `match` then refuses)."""
+    """Classes of a `StateDict`, by the shape of its head; 10 if it has none, which `match` refuses."""
     head = state.arrays.get("classifier.fc.weight")
     return head.shape[0] if head is not None and head.ndim == 2 else 10
 
 
 def match(state, variant, classes):
-    """Fit a state dict to a network, strictly.
+    """Match a state dict with a network: every weight must be there with its shape, and nothing else.
 
     Args:
         state: `state.StateDict`.
@@ -79,13 +79,13 @@ def _float32(array):
 
 
 def listed(found):
-    """Things found, of which there may be many, as text."""
+    """The first names of a list as text, and how many more there are."""
     more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
     return ", ".join(found[:_MOST_NAMED]) + more
 
 
 def _differences(state, shapes, left):
-    """What is missing, left over or of another shape, as a list of text."""
+    """Names that are missing, left over, of another shape or no floats: a list of text."""
     missing = [name for name in shapes if name not in state.arrays]
     unused = [name for name in state.arrays if name not in shapes and name not in left]
     wrong = [f"{name} {list(state.arrays[name].shape)} instead of {list(shape)}" for name, shape in shapes.items()
@@ -106,7 +106,7 @@ def _differences(state, shapes, left):
 
 
 def _wrong_values(state, variant, shapes):
-    """Values that are not finite as float32, and sines that are not ours, as a list of text."""
+    """Values that are not finite as float32, and sine positions other than ours: a list of text."""
     broken = [name for name in shapes if not np.isfinite(_float32(state.arrays[name])).all()]
     if broken:
         return ["values that are not finite (in float32): " + listed(broken)]
@@ -116,7 +116,7 @@ def _wrong_values(state, variant, shapes):
 
 
 def has_sines(state):
-    """Whether the positions of a state dict are the fixed sines."""
+    """Whether the positions in a state dict are the fixed sine positions."""
     found = state.arrays.get(names.POSITIONS)
     if found is None or found.ndim != 3 or found.shape[0] != 1 or found.size > _MOST_SINES:
         return False
@@ -125,40 +125,40 @@ def has_sines(state):
 
 
 def infer(state):
-    """The network of a state dict, among the published ones: by its shapes, and for sines by the values.
+    """The published network that a state dict belongs to, by its shapes (sine positions: by their values).
 
-    The number of heads leaves no trace in the shapes; the table says it.
+    The shapes don't show the number of heads; it is that of the published network.
 
     Args:
         state: `state.StateDict`.
 
     Returns:
-        Variant, its `positional_embedding` "none" where the state dict has no positions.
+        Variant; its `positional_embedding` is "none" if the state dict has no positions.
 
     Raises:
-        UserError: none fits, or several do, which are listed.
+        UserError: no published network has these shapes, or several have; those are listed.
     """
     if names.POSITIONS not in state.arrays:
         positions = "none"
     else:
         positions = "sine" if has_sines(state) else "learnable"
-    fitting = []
+    matching = []
     for name in variants.PUBLISHED:
         plain = variants.resolve(name)
         variant = dataclasses.replace(plain, positional_embedding=positions)
         is_own = plain.positional_embedding == ("sine" if positions == "sine" else "learnable")
-        if is_own and names.is_authors(variant) and _fits(state, variant):
-            fitting.append(variant)
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
+        if is_own and names.is_authors(variant) and _has_shapes_of(state, variant):
+            matching.append(variant)
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
         raise UserError(f"--infer_model: expected shapes of one published network, found those of "
-                        f"{' and '.join(variant.name for variant in fitting)} in {state.path}; name it with --model")
+                        f"{' and '.join(variant.name for variant in matching)} in {state.path}; name it with --model")
     raise UserError(f"--infer_model: expected the shapes of a published network, found {_sketch(state)} in "
                     f"{state.path}; name it with --model if it is one of {variants.GRAMMAR}")
 
 
-def _fits(state, variant):
+def _has_shapes_of(state, variant):
     shapes = {weight.authors: weight.shape for weight in names.weights(variant, num_classes(state))}
     if variant.positional_embedding == "sine":
         shapes[names.POSITIONS] = (1, variant.num_tokens, variant.embed_dim)
@@ -166,7 +166,7 @@ def _fits(state, variant):
 
 
 def _sketch(state):
-    """The sizes in a state dict, as far as they can be seen, for a person."""
+    """What the shapes in a state dict show of its network, for a message."""
     blocks = {name.split(".")[2] for name in state.arrays if name.startswith("classifier.blocks.")}
     parts = [f"{len(state.arrays)} tensors", f"{len(blocks)} blocks"]
     for name in ("tokenizer.conv_layers.0.0.weight", names.POSITIONS):

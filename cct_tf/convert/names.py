@@ -1,4 +1,4 @@
-"""The authors' names and shapes of weights and ours, without TensorFlow.
+"""Names and shapes of weights, the authors' and ours, without TensorFlow.
 
 Theirs are the keys of a PyTorch state dict (SHI-Labs/Compact-Transformers); ours are the variables' paths without the
 model's name. Their axes are [out, in, k, k] for convolutions and [out, in] for linear layers.
@@ -8,9 +8,10 @@ import dataclasses
 
 import numpy as np
 
+from cct_tf.errors import UserError
+
 POSITIONS = "classifier.positional_emb"
-COUNTER = "num_batches_tracked"  # of a BatchNorm, which counts and weighs nothing; ends a name
-INNER_DIM = 64  # width of every convolution but the last
+COUNTER = "num_batches_tracked"  # end of a name: a BatchNorm's count of batches, which is no weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +45,21 @@ class Weight:
 
 
 def is_authors(variant):
-    """Whether a `Variant` has the authors' layers, so that their state dicts fit it."""
+    """Whether a `Variant` has the authors' layers, so that their state dicts match it."""
     return variant.norm_order == "authors" and variant.tokenizer in ("conv", "patch") and not variant.qkv_bias
+
+
+def check_authors(flag, variant):
+    """Raise UserError, naming the flag (with dashes), unless a `Variant` has the authors' layers."""
+    if not is_authors(variant):
+        raise UserError(f"{flag}: expected one of the authors' networks (cct_..., cvt_..., vit_..., "
+                        f"--norm_order=authors), found {variant.name} with --norm_order={variant.norm_order}")
 
 
 def weights(variant, num_classes=10):
     """Every weight of one of the authors' networks (CCT, CVT, ViT-Lite), a list of `Weight`.
 
-    Sine positions are in their state dicts, as a constant (`POSITIONS`), but are no weight here.
+    Sine positions are not in the list: in a state dict they are a constant, called `POSITIONS`.
 
     Args:
         variant: a `Variant` with the authors' layers.
@@ -72,7 +80,7 @@ def weights(variant, num_classes=10):
 
 
 def _tokenizer(variant):
-    widths = [3] + [INNER_DIM] * (variant.num_convs - 1) + [variant.embed_dim]
+    widths = [3, *variant.conv_widths]
     shapes = [(after, before, variant.kernel_size, variant.kernel_size)
               for before, after in zip(widths, widths[1:], strict=False)]
     if variant.tokenizer == "patch":

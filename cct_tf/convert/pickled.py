@@ -1,8 +1,8 @@
-"""Pickles of PyTorch's files, read as data: a machine of our own that has no way to call anything.
+"""Reads the pickles in PyTorch's files as data: a pickle machine of our own, which can't call anything.
 
-`pickle.Unpickler` with a table of allowed names would still call what is in the table, with arguments out of the file,
-and keep its own, unbounded, memo. Here `pickletools` cuts the bytes into opcodes, and each opcode makes plain values or
-inert descriptions (`Tensor`, `Storage`, `Opaque`). A name outside the table is refused where it stands, called or not.
+`pickle.Unpickler` with a table of allowed names would still call those names, with arguments from the file, and its
+memo has no bound. Here `pickletools` splits the bytes into opcodes, and each opcode makes plain values or inert
+descriptions (`Tensor`, `Storage`, `Opaque`). A name outside the table is refused as soon as it occurs, called or not.
 """
 
 import pickletools
@@ -10,7 +10,7 @@ import pickletools
 from cct_tf.convert.entries import Refused, Storage, Tensor, shown
 
 MAX_BYTES = 4 * 2**20  # of the pickles of a file; those of a training run of CCT-14 take 0.3 MB
-MAX_OPCODES = 250_000  # theirs take 30,000
+MAX_OPCODES = 250_000  # those of CCT-14 have 30,000
 
 _STORAGES = {"Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64",
              "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool",
@@ -22,7 +22,7 @@ _KINDS = ({f"torch {name}Storage": "storage" for name in _STORAGES} | dict.fromk
           | {"torch.storage UntypedStorage": "storage", "torch UntypedStorage": "storage",
              "collections OrderedDict": "dict", "torch Size": "size", "torch._utils _rebuild_tensor": "tensor",
              "torch._utils _rebuild_tensor_v2": "tensor", "torch._utils _rebuild_parameter": "parameter"})
-_PLAIN = (str, int, float, bool, bytes, type(None))  # keys: the hash of nested tuples has no bound
+_PLAIN = (str, int, float, bool, bytes, type(None))  # types of dict keys: hashing nested tuples could take for ever
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _ARGUMENTS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
               "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}
@@ -30,14 +30,14 @@ _DAMAGED = "expected a whole pickle, found a damaged one"
 
 
 class _Name:
-    """A name of the table, on the stack."""
+    """A name of the table `_KINDS`, on the stack."""
 
     def __init__(self, name):
         self.name, self.kind = name, _KINDS[name]
 
 
 class Opaque:
-    """A value whose content is of no interest, such as an argparse.Namespace."""
+    """Stands for an object whose content is not read, such as an argparse.Namespace."""
 
     def __init__(self, name):
         self.name = name
@@ -54,11 +54,11 @@ def read(file):
         file: io.BytesIO, read up to the pickle's end.
 
     Returns:
-        (value, storages): plain values, lists, tuples, dicts, `Tensor`, `Storage`, `Opaque`; and the dict key ->
-        `Storage` of all of them. Values may refer to one another in circles.
+        (value, storages): the pickled value, made of plain values, lists, tuples, dicts, `Tensor`, `Storage` and
+        `Opaque`, which may refer to one another in circles; and a dict key -> `Storage` of all its storages.
 
     Raises:
-        Refused: a name or opcode outside the tables, a damaged pickle, or one beyond the bounds.
+        Refused: a name or opcode outside the tables, a damaged pickle, or one that exceeds the bounds.
     """
     machine = _Machine()
     opcodes, size = pickletools.genops(file), file.getbuffer().nbytes
@@ -103,7 +103,7 @@ class _Machine:
         return self.stack.pop()
 
     def take(self):
-        """What lies above the last mark, a list; the mark goes."""
+        """Pop everything above the last mark, a list, and the mark."""
         if not self.marks:
             raise Refused(_DAMAGED)
         start = self.marks.pop()
@@ -175,7 +175,7 @@ class _Machine:
         self.stack.append(found)
 
     def call(self, _):
-        """REDUCE: an inert value for the few names that may stand there."""
+        """REDUCE: instead of the call, an inert value; only for names of the table."""
         arguments, name = self.pop(), self.pop()
         if not isinstance(name, _Name) or not isinstance(arguments, tuple):
             raise Refused(f"expected a name and arguments, found a call of {_kind(name)}")
@@ -200,7 +200,7 @@ class _Machine:
         self.stack.append(Opaque(name.name))
 
     def build(self, _):
-        """BUILD: the state of an object, which nobody here needs. Other states than usual are refused, not set."""
+        """BUILD: drop the state of an object if it is of the usual kind; refuse any other."""
         state, target = self.pop(), self.pop()
         if isinstance(target, _OrderedDict):
             usual = type(state) is dict and set(state) <= {"_metadata"}
@@ -215,7 +215,7 @@ class _Machine:
 
 
 def _kind(value):
-    """What a value is, for a message; never its content."""
+    """The type of a value for a message, without its content."""
     if isinstance(value, _Name | Opaque):
         return value.name.replace(" ", ".")
     return type(value).__name__.lstrip("_")

@@ -1,4 +1,4 @@
-"""The safetensors format: the header's length, a header in JSON, then the tensors' bytes, one after the other.
+"""The safetensors format: the header's length, the header in JSON, then the bytes of the tensors without gaps.
 
 The format is described at huggingface.co/docs/safetensors. Little-endian throughout.
 """
@@ -103,7 +103,7 @@ def _tensor(name, entry):
 
 
 def write(path, arrays):
-    """Write arrays as a safetensors file, whole or not at all.
+    """Write arrays as a safetensors file, atomically.
 
     Args:
         path: pathlib.Path of the file; one that is there is replaced.
@@ -114,7 +114,7 @@ def write(path, arrays):
         header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [position, position + array.nbytes]}
         position += array.nbytes
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # aligned, as the format asks of its writers
+    text += b" " * (-len(text) % 8)  # the format asks writers to align the data
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         with open(partial, "wb") as file:

@@ -1,7 +1,7 @@
-"""The state dict in a file of PyTorch's, as NumPy arrays. No PyTorch, and nothing in the file is run.
+"""Reads the state dict in a PyTorch file as NumPy arrays. Needs no PyTorch and runs nothing in the file.
 
-A reading allocates at most three times the file's size (once, but for bfloat16, which becomes float32) plus 256 MiB:
-storages are read once, whole, and must lie uncompressed in the file; pickles, headers and directories are bounded.
+Memory: the file's size (three times that for bfloat16, which becomes float32) plus at most 256 MiB. Each storage is
+read once, as a whole, and must be stored uncompressed; the sizes of pickles, headers and directories are bounded.
 """
 
 import contextlib
@@ -16,6 +16,8 @@ from cct_tf.errors import UserError
 
 STATES = ("auto", "model", "ema")
 _KEYS = {"state_dict": "model", "model": "model", "state_dict_ema": "ema", "model_ema": "ema"}
+# What a user gives to name one of the two state dicts that a file may hold.
+_ARGUMENTS = {"model": "--state=model", "ema": "--state=ema"}
 _LONGEST_NAME = 500
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
 
@@ -26,10 +28,10 @@ class StateDict:
 
     Attributes:
         path: str, the file.
-        arrays: dict name -> NumPy array, bfloat16 as float32; not to be written to.
+        arrays: dict name -> read-only NumPy array, bfloat16 as float32.
         dtypes: dict name -> str, the type in the file.
-        key: str, under which it lay in the file, or "" where it is the file's whole content.
-        prefix: str, what was taken off all names.
+        key: str, its key in the file's dict, or "" if it is the file's whole content.
+        prefix: str, what was removed from the beginning of all names.
     """
 
     path: str
@@ -39,12 +41,13 @@ class StateDict:
     prefix: str
 
 
-def read_state(path, state="auto"):
+def read_state(path, state="auto", arguments=_ARGUMENTS):
     """Read the state dict of a .pth file (zip or legacy format) or a .safetensors file.
 
     Args:
         path: the file.
-        state: which, where a file has several: "model", "ema" (the average) or "auto" (there is only one).
+        state: which one of several in a file: "model", "ema" (the moving average) or "auto" (the only one).
+        arguments: dict of "model" and "ema" -> the argument by which the user asks for it, for messages.
 
     Returns:
         StateDict.
@@ -55,7 +58,7 @@ def read_state(path, state="auto"):
     with _open(path) as file:
         try:
             form = _form(file)
-            key, tensors = _choose(form.content, state)
+            key, tensors = _choose(form.content, state, arguments)
             prefix, tensors = _without_prefix(tensors)
             arrays = {name: form.arrays(tensor) for name, tensor in tensors.items()}
         except Refused as error:
@@ -77,7 +80,7 @@ def _open(path):
 
 
 def _form(file):
-    """The reader of the file's format, made by its first bytes."""
+    """The reader of the file's format, which its first bytes tell."""
     size = os.fstat(file.fileno()).st_size
     head = file.read(512)
     file.seek(0)
@@ -91,18 +94,19 @@ def _form(file):
     raise Refused(f"expected a .pth file in PyTorch's zip or legacy format or a .safetensors file, found neither{tar}")
 
 
-def _choose(content, state):
-    """(key, {name: Tensor}) of the state dict that is asked for."""
+def _choose(content, state, arguments):
+    """(key, {name: Tensor}) of the state dict that `state` means."""
     if not isinstance(content, dict):
         raise Refused(f"expected a state dict, found a {type(content).__name__}")
     found = [key for key in _KEYS if isinstance(content.get(key), dict)]
     wanted = [key for key in found if state in ("auto", _KEYS[key])]
     if len(wanted) > 1:
-        hint = "; name it with --state=model or --state=ema" if {_KEYS[key] for key in wanted} == {"model", "ema"} \
-            else ""
+        both = {_KEYS[key] for key in wanted} == {"model", "ema"}
+        hint = f"; name it with {arguments['model']} or {arguments['ema']}" if both else ""
         raise Refused(f"expected one state dict, found {' and '.join(wanted)}{hint}")
     if not wanted and (found or state == "ema"):
-        raise Refused(f"expected the state dict of --state={state}, found {' and '.join(found) or 'none of that kind'}")
+        raise Refused(f"expected the state dict of {arguments[state]}, found "
+                      f"{' and '.join(found) or 'none of that kind'}")
     key = wanted[0] if wanted else ""
     return key, _checked(content[key] if key else content)
 
@@ -120,9 +124,9 @@ def _checked(tensors):
 
 
 def _without_prefix(tensors):
-    """(prefix, tensors): what wrappers put before every name, and the tensors without it."""
+    """(prefix, tensors): what wrappers of a module put before every name, and the tensors without it."""
     prefix = ""
-    for common in _PREFIXES * 2:  # one inside the other, in any order
+    for common in _PREFIXES * 2:  # wrappers may be nested, in any order
         if not all(name.startswith(common) for name in tensors):
             continue
         prefix += common

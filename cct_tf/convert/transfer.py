@@ -1,6 +1,7 @@
-"""Trained weights for a network of another image size or other classes. No TensorFlow here.
+"""Pretrained weights for a network of another image size or with other classes. No TensorFlow here.
 
-All other weights must fit, each and exactly: what only resembles a network is no start for it.
+Position embeddings are resized, and the head is left out if the number of classes differs. Every other weight must be
+there with exactly the network's shape.
 """
 
 import dataclasses
@@ -17,21 +18,21 @@ from cct_tf.models.variants import Variant
 
 POSITIONS = "positions/embedding"
 _HEAD = ("head/kernel", "head/bias")
-# What two networks may differ in and still take each other's weights.
+# Fields in which two networks may differ and still take each other's weights.
 _FREE = ("name", "image_size", "positional_embedding", "initializer", "dropout_rate", "attention_dropout_rate",
          "drop_path_rate", "dropout_places")
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """Trained weights.
+class PretrainedWeights:
+    """Trained weights, as they were read.
 
     Attributes:
-        name: str, where they are from, for a person.
+        name: str, the file or checkpoint, for messages.
         arrays: dict of our path (without the model's name) -> NumPy float array.
-        sines: the fixed positions they were trained with, [N, D], or None.
-        variant: `Variant` of their network; None where it is known by its shapes alone.
-        classes: tuple of class names, or () where they are not known.
+        sines: NumPy [N, D], the sine positions that they were trained with, or None.
+        variant: `Variant` of their network; None if only the shapes are known.
+        classes: tuple of class names, or () if they are not known.
     """
 
     name: str
@@ -50,13 +51,13 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
-    """Weights as a network takes them.
+class AdaptedWeights:
+    """Pretrained weights in the shapes of the network that takes them.
 
     Attributes:
-        arrays: dict of our path -> NumPy array of the variable's shape; what is not in it keeps its initial value.
-        changes: list of str, what is not as it was trained.
-        warnings: list of str, which of that a person has to know.
+        arrays: dict of our path -> NumPy array of the variable's shape; a variable without one keeps its initial value.
+        changes: list of str, what differs from the pretrained weights.
+        warnings: list of str, those of the changes that the user has to know.
     """
 
     arrays: dict
@@ -64,11 +65,19 @@ class Fit:
     warnings: list
 
 
-def of_state(state, variant):
-    """`Source` of a `state.StateDict` in the authors' names, for a network whose `Variant` is given.
+def from_state_dict(state, variant):
+    """The weights of a state dict in the authors' names.
+
+    Args:
+        state: `state.StateDict`.
+        variant: `Variant` of the network that is to take them; image size and classes may differ.
+
+    Returns:
+        PretrainedWeights.
 
     Raises:
-        UserError: the network is none of the authors', or names are left over.
+        UserError: the network is none of the authors', a name is not one of its weights, or an array has another number
+            of axes.
     """
     if not names.is_authors(variant):
         raise UserError(f"--init_from: expected weights of {variant.name}, which is none of the authors' networks, "
@@ -91,15 +100,15 @@ def of_state(state, variant):
         hint = nearest(left[0], [name for name in table if name not in state.arrays] or table, 1)
         raise UserError(f"--init_from: expected the weights of {variant.name} alone, found {listed(left)} in "
                         f"{state.path}{hint}")
-    return Source(state.path, arrays, sines)
+    return PretrainedWeights(state.path, arrays, sines)
 
 
-def of_arrays(name, arrays, variant, classes=()):
-    """`Source` of a network of ours; see there."""
+def from_arrays(name, arrays, variant, classes=()):
+    """The weights of one of our own networks; arguments as the attributes of `PretrainedWeights`."""
     sines = None
     if variant.positional_embedding == "sine":
         sines = sine_positions(variant.num_tokens, variant.embed_dim)
-    return Source(name, arrays, sines, variant, tuple(classes))
+    return PretrainedWeights(name, arrays, sines, variant, tuple(classes))
 
 
 def shapes_of(variant):
@@ -110,39 +119,45 @@ def shapes_of(variant):
 
 
 def check_network(name, theirs, variant):
-    """Raise UserError if weights of one `Variant` mean something else in another, whatever their shapes."""
+    """Raise UserError if two networks differ in more than weights can be adapted to, even where all shapes are equal.
+
+    Args:
+        name: where the weights are from, for the message.
+        theirs: `Variant` that the weights were trained in.
+        variant: `Variant` that is to take them.
+    """
     differing = [f"{field.name} {getattr(theirs, field.name)} instead of {getattr(variant, field.name)}"
                  for field in dataclasses.fields(Variant)
                  if field.name not in _FREE and getattr(theirs, field.name) != getattr(variant, field.name)]
     positions = theirs.positional_embedding, variant.positional_embedding
-    if positions[0] != positions[1] and positions != ("sine", "learnable"):  # which may learn on
+    if positions[0] != positions[1] and positions != ("sine", "learnable"):  # sines may be trained further
         differing.append(f"positional_embedding {positions[0]} instead of {positions[1]}")
     if differing:
         raise UserError(f"--init_from: expected the weights of a network like {variant.name}, found {theirs.name} in "
                         f"{name} ({', '.join(differing)})")
 
 
-def fit(source, shapes, variant, classes=()):
-    """Bring weights to a network: positions resized, the head left out if it is for another number of classes.
+def adapt(pretrained, shapes, variant, classes=()):
+    """Adapt weights to a network: resize the positions, and leave out a head for another number of classes.
 
     Args:
-        source: Source.
-        shapes: dict of our path -> tuple, every weight of the network; of the head None, if its classes are not known
-            yet.
+        pretrained: PretrainedWeights.
+        shapes: dict of our path -> tuple, every weight of the network; None for those of the head if its classes are
+            not known yet.
         variant: `Variant` of the network.
         classes: names of its classes, if they are known.
 
     Returns:
-        Fit.
+        AdaptedWeights.
 
     Raises:
         UserError: naming what is missing, left over, of another shape, or not finite.
     """
-    if source.variant is not None:
-        check_network(source.name, source.variant, variant)
-    found, arrays, changes, problems = dict(source.arrays), {}, [], {}
-    if POSITIONS in shapes and POSITIONS not in found and source.sines is not None:
-        found[POSITIONS] = source.sines
+    if pretrained.variant is not None:
+        check_network(pretrained.name, pretrained.variant, variant)
+    found, arrays, changes, problems = dict(pretrained.arrays), {}, [], {}
+    if POSITIONS in shapes and POSITIONS not in found and pretrained.sines is not None:
+        found[POSITIONS] = pretrained.sines
         changes.append("sine positions, learned from here on")
     for path, shape in shapes.items():
         array = found.pop(path, None)
@@ -169,13 +184,13 @@ def fit(source, shapes, variant, classes=()):
         problems["a head of two numbers of classes"] = list(_HEAD)
     if problems:
         raise UserError(f"--init_from: expected the weights of {variant.name} ({variant.positional_embedding} "
-                        f"positions), found in {source.name} "
+                        f"positions), found in {pretrained.name} "
                         + "; ".join(f"{what}: {listed(paths)}" for what, paths in problems.items()))
-    return Fit(arrays, *_judged(source, shapes, arrays, variant, classes, changes))
+    return AdaptedWeights(arrays, *_with_sines_and_head(pretrained, shapes, arrays, variant, classes, changes))
 
 
 def _resized(array, shape, variant, changes):
-    """Positions for the network's grid, or as they are if they have none."""
+    """Positions resized to the network's grid; as they are if they form no square grid of the same width."""
     class_token = not variant.seq_pool
     old, new = (grid_side(size, class_token) for size in (array.shape[0], shape[0]))
     if old is None or array.shape[1] != shape[1]:
@@ -184,17 +199,17 @@ def _resized(array, shape, variant, changes):
     return resize_positions(array, old, new, class_token)
 
 
-def _judged(source, shapes, arrays, variant, classes, changes):
-    """(changes, warnings) with those of sines and head."""
-    changes, warnings = list(changes), []
-    if variant.positional_embedding == "sine" and source.sines is not None and len(source.sines) != variant.num_tokens:
-        changes.append(f"sine positions of {variant.num_tokens} tokens instead of {len(source.sines)}")
+def _with_sines_and_head(pretrained, shapes, arrays, variant, classes, changes):
+    """(changes, warnings), with what happens to sine positions and to the head."""
+    changes, warnings, sines = list(changes), [], pretrained.sines
+    if variant.positional_embedding == "sine" and sines is not None and len(sines) != variant.num_tokens:
+        changes.append(f"sine positions of {variant.num_tokens} tokens instead of {len(sines)}")
     if shapes[_HEAD[0]] is not None and _HEAD[0] not in arrays:
         changes.append("a new head")
         warnings.append(f"--init_from: the weights of the head are new, for {shapes[_HEAD[0]][1]} classes; those in "
-                        f"{source.name} are for {source.arrays[_HEAD[0]].shape[1]}")
-    elif source.classes and classes and tuple(classes) != source.classes:
+                        f"{pretrained.name} are for {pretrained.arrays[_HEAD[0]].shape[1]}")
+    elif pretrained.classes and classes and tuple(classes) != pretrained.classes:
         changes.append("the head of other classes")
-        warnings.append(f"--init_from: the head in {source.name} was trained for other classes ("
-                        f"{listed(list(source.classes))}); it is kept, for it has as many")
+        warnings.append(f"--init_from: the head in {pretrained.name} was trained for other classes ("
+                        f"{listed(list(pretrained.classes))}); it is kept, for it has as many")
     return changes, warnings

@@ -11,14 +11,14 @@ import numpy as np
 from cct_tf.convert import pickled
 from cct_tf.convert.entries import Arrays, Refused, shown
 
-_MAX_DIRECTORY = 2**20  # bytes of the list of entries, each of which becomes an object
+_MAX_DIRECTORY = 2**20  # bytes of the list of entries; each entry becomes an object
 _BLOCK = 2**18
 _FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, KeyError, IndexError, RuntimeError,
            NotImplementedError, OverflowError)
 
 
 class _Bounded:
-    """A file that is read in small pieces only: zipfile asks for as much as the file's numbers say."""
+    """A file whose `read` is bounded: zipfile would read as many bytes as the archive claims to have."""
 
     def __init__(self, file):
         self._file, self.seek, self.tell = file, file.seek, file.tell
@@ -97,7 +97,7 @@ class ZipFormat:
 
 
 def _check(entries, size):
-    """Refuse archives that would unpack to more than themselves."""
+    """Refuse archives whose entries would take more memory than the file."""
     if len({entry.filename for entry in entries}) != len(entries):
         raise Refused("expected entries of different names, found two of one name")
     for entry in entries:

@@ -6,8 +6,9 @@ Handwritten Digits" (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 19
 
 import numpy as np
 
-from cct_tf.data import source, splits
-from cct_tf.readers import loading
+from cct_tf.data import splits
+from cct_tf.readers import tensors
+from cct_tf.readers.held import Held
 
 _TEST_FRACTION = 0.2
 _TEST_SEED = 1797  # written out: the test split is part of the data set, whatever --split_seed
@@ -32,11 +33,11 @@ def open_digits(config, rules):
     """
     images, labels = arrays()
     pixels = (images.astype(np.int32) * 255 + 8) // 16  # rounded
-    held = loading.on_cpu(np.repeat(pixels.astype(np.uint8)[..., None], 3, axis=-1))  # [1797, 8, 8, 3]
+    held = tensors.on_cpu(np.repeat(pixels.astype(np.uint8)[..., None], 3, axis=-1))  # [1797, 8, 8, 3]
     train, test = splits.stratified(labels, _TEST_FRACTION, _TEST_SEED, rule=1)  # whatever the rules of the run
 
-    def part(indices):
-        return splits.Part(lambda chosen: source.Held(held, chosen), indices, labels[indices])
+    def subset(indices):
+        return splits.Subset(lambda chosen: Held(held, chosen), indices, labels[indices])
 
     return splits.indexed_source(config, rules, [str(digit) for digit in range(10)],
-                                 {"train": part(train), "test": part(test)})
+                                 {"train": subset(train), "test": subset(test)})

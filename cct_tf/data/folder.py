@@ -1,8 +1,8 @@
 """`--dataset=folder`: images in class folders, held decoded, held as bytes, or read from disk.
 
-    all of one size, and fits in --in_memory_gib as pixels    source.Held
-    fits as it is, encoded                                    source.Encoded, bytes held
-    neither                                                   source.Encoded, on disk
+    all of one size, and fits in --in_memory_gib as pixels    held.Held
+    fits as it is, encoded                                    encoded.Encoded, bytes held
+    neither                                                   encoded.Encoded, on disk
 """
 
 import dataclasses
@@ -12,7 +12,8 @@ import numpy as np
 
 from cct_tf.data import source, splits, tree
 from cct_tf.errors import UserError
-from cct_tf.readers import decode, loading, progress
+from cct_tf.readers import decode, loading, progress, tensors
+from cct_tf.readers.held import Held
 
 
 def open_folder(config, rules, stream=None):
@@ -39,15 +40,15 @@ def open_folder(config, rules, stream=None):
     images = loading.whole(paths, names, True, rules.bit_depth)
     make_reader, good = open_images(images, num_bytes, config, f"decoding {config.data_dir}", stream)
     labels = np.array([label for _, label, _ in files], np.int32)
-    parts, start = {}, 0
+    subsets, start = {}, 0
     known = np.array([source.File(os.fsencode(path), size) for path, _, size in files], object)
     for split, split_files in listing.files.items():
         indices = np.arange(start, start + len(split_files))
         start += len(split_files)
-        parts[split] = splits.without_broken(splits.Part(make_reader, indices, labels[indices], known[indices]),
+        subsets[split] = splits.without_broken(splits.Subset(make_reader, indices, labels[indices], known[indices]),
                                               good)
     return splits.indexed_source(
-        config, rules, listing.class_names, parts, notes=listing.notes + notes,
+        config, rules, listing.class_names, subsets, notes=listing.notes + notes,
         broken=loading.broken_images(images, good),
         extra=[f"file {tree.shown(path)} {size}" for path, _, size in files])
 
@@ -56,7 +57,7 @@ def open_images(images, num_bytes, config, what, stream):
     """Decide how to hold image files, and read them.
 
     Args:
-        images: source.Encoded on disk, of `loading.whole`.
+        images: encoded.Encoded on disk, of `loading.whole`.
         num_bytes: size of all the files.
         config: DataConfig (in_memory_gib, on_bad_image).
         what, stream: progress.
@@ -64,7 +65,7 @@ def open_images(images, num_bytes, config, what, stream):
     Returns:
         (function of indices -> reader, bool [n] False where the image is broken).
     """
-    limit, on_bad, number = config.in_memory_gib * loading.GIB, config.on_bad_image, len(images.names)
+    limit, on_bad, number = config.in_memory_gib * tensors.GIB, config.on_bad_image, len(images.names)
     shape = loading.first_shape(images, on_bad)
     if shape is None:
         raise UserError(f"{config.data_dir}: expected images that can be decoded, found {number} broken ones")
@@ -72,13 +73,13 @@ def open_images(images, num_bytes, config, what, stream):
     if pixels <= limit:
         try:
             pixels, good = loading.decode_uniform(images, shape, on_bad, what, stream)
-            held = loading.as_tensor(pixels)
-            return lambda indices: source.Held(held, indices, names=images.names), good
+            held = tensors.as_tensor(pixels)
+            return lambda indices: Held(held, indices, names=images.names), good
         except loading.MixedSizes:
             progress.say(stream, "images of mixed sizes: each is decoded when it is used")
     on_disk = num_bytes > limit
     if not on_disk:
-        loading.require_memory(2 * num_bytes, config.data_dir)  # twice: TensorFlow copies them
+        tensors.require_memory(2 * num_bytes, config.data_dir)  # twice: TensorFlow copies them
         images = dataclasses.replace(images, contents=_read(images.contents, on_bad), on_disk=False)
     good = _verify(images, on_bad, what, stream)
     return lambda indices: dataclasses.replace(images, indices=indices), good
@@ -94,7 +95,7 @@ def _read(paths, on_bad):
             if on_bad == "stop":
                 raise
             contents.append(b"")
-    return loading.on_cpu(contents)
+    return tensors.on_cpu(contents)
 
 
 def _verify(images, on_bad, what, stream):

@@ -10,6 +10,7 @@ MedMNIST's names are read too: train_images, train_labels, val_images ... (arXiv
 `check` looks at the file without TensorFlow and without reading the images.
 """
 
+import contextlib
 import dataclasses
 import os
 import zipfile
@@ -90,21 +91,22 @@ def check(config, with_validation=True):
 
 def open_npz(config, rules):
     """Open an archive: source.Source, held. Args and errors: as for `check`; `rules` is source.Rules."""
-    from cct_tf.data import source, splits
-    from cct_tf.readers import loading
+    from cct_tf.data import splits
+    from cct_tf.readers import tensors
+    from cct_tf.readers.held import Held
 
     contents = check(config, rules.npz_validation)
-    loading.require_memory(2 * contents.num_bytes, config.data_dir)  # twice: NumPy reads an array as a whole
-    parts = {}
+    tensors.require_memory(2 * contents.num_bytes, config.data_dir)  # twice: NumPy reads an array as a whole
+    subsets = {}
     for split, labels in contents.labels.items():
         with _reading(config.data_dir), _open(config.data_dir) as archive:
             images = archive[contents.images[split]]
-        held = loading.empty_images([*images.shape[:3], 3])
+        held = tensors.empty_images([*images.shape[:3], 3])
         held[:] = images[..., None] if images.ndim == 3 else images
-        held = loading.as_tensor(held)
-        parts[split] = splits.Part(lambda indices, held=held: source.Held(held, indices),
-                                   np.arange(len(labels)), labels)
-    return splits.indexed_source(config, rules, contents.class_names, parts, notes=contents.notes)
+        held = tensors.as_tensor(held)
+        subsets[split] = splits.Subset(lambda indices, held=held: Held(held, indices),
+                                       np.arange(len(labels)), labels)
+    return splits.indexed_source(config, rules, contents.class_names, subsets, notes=contents.notes)
 
 
 def _keys(path, present, config, with_validation):
@@ -130,19 +132,14 @@ def _open(path):
     return archive
 
 
-class _reading:  # noqa: N801 (a context manager, used like a function)
+@contextlib.contextmanager
+def _reading(path):
     """Turn what NumPy and zipfile raise on a file that is no sound archive into a UserError."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)):
-            raise UserError(f"{self.path}: expected a sound .npz archive without pickled objects, found: "
-                            f"{' '.join(str(error).split())[:120]}") from error
+    try:
+        yield
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: expected a sound .npz archive without pickled objects, found: "
+                        f"{' '.join(str(error).split())[:120]}") from error
 
 
 def _header(archive, key):

@@ -1,81 +1,12 @@
-"""What a data set is to the rest: splits, labels, class names, and one of three ways to read images.
+"""What a data set is to the rest: splits, labels, class names, and a reader of images for each split.
 
-    Held       all images of one size in one tensor            tf.gather               -> [B, H, W, 3] uint8
-    Encoded    images of mixed sizes, bytes held or on disk    decode.load_encoded     -> [H, W, 3] uint8
-    Windowed   streamed TFDS records, shuffled in windows      windowed_examples, ...  -> tf.data.Dataset
-
-`Held` and `Encoded` give random access by index; the pipeline orders them by `rng.permutation`. `Windowed` brings its
-own order, a function of (seed, epoch) alone.
-
-Legend: B batch, H height, W width, n examples of the split.
+Legend: n examples of the split.
 """
 
 import dataclasses
 import hashlib
 
 import numpy as np
-import tensorflow as tf
-
-
-@dataclasses.dataclass(frozen=True)
-class Held:
-    """Decoded images of one size.
-
-    Attributes:
-        images: uint8 [n, H, W, 3], one eager tensor on the CPU (captured by reference; a NumPy array would be
-            copied into the graph).
-        indices: int64 [n'] NumPy array, the images of the tensor that belong to this split (splits share tensors).
-        fitted: whether they are what the network takes already (`pipeline.hold_at_size`).
-        names: list of n paths, for messages; None where the images were no files.
-    """
-
-    images: tf.Tensor
-    indices: np.ndarray
-    fitted: bool = False
-    names: list | None = None
-
-    @property
-    def image_shape(self):
-        """(H, W) of every image."""
-        return tuple(self.images.shape[1:3])
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """Images of mixed sizes, decoded one at a time.
-
-    Attributes:
-        contents: string [n], eager: the encoded bytes, or the paths of the files if `on_disk`.
-        names: list of n paths, for error messages.
-        indices: int64 [n'] NumPy array, the entries of `contents` that belong to this split.
-        on_disk: whether `contents` holds paths.
-        bit_depth: int, see `decode`.
-    """
-
-    contents: tf.Tensor
-    names: list
-    indices: np.ndarray
-    on_disk: bool
-    bit_depth: int = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Windowed:
-    """Records of a sharded TFDS set in the order shards -> windows, streamed.
-
-    Attributes:
-        paths: list of the shards' TFRecord files.
-        lengths: list of int, the records of each shard that belong to this split.
-        skips: list of int, records at the start of each shard that belong to another split.
-        decode: function of one serialized record (string scalar) -> (image uint8 [H, W, 3], label int64 scalar).
-        window: int, records shuffled at a time.
-    """
-
-    paths: list
-    lengths: list
-    skips: list
-    decode: object
-    window: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +28,12 @@ class Rules:
 
 
 def rules_of(resolved):
-    """The `Rules` of a run, from `resolved` of its record; new ones where that is empty."""
-    if not resolved:
+    """The `Rules` of a run, from the `resolved.Resolved` of its record; new ones for None, a new run."""
+    if resolved is None:
         return Rules()
-    # What version 0 did, without recording.
-    first = {"split": 1, "bit_depth": 16, "npz_validation": False, "resize_block": 256}
-    return Rules(**resolved.get("data_rules", first))
+    if resolved.data_rules is None:  # what version 0 did, without recording
+        return Rules(split=1, bit_depth=16, npz_validation=False, resize_block=256)
+    return Rules(**resolved.data_rules)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)  # there may be a million
@@ -124,9 +55,9 @@ class Split:
 
     Attributes:
         name: "train", "validation" or "test".
-        reader: Held, Encoded or Windowed.
+        reader: `readers.reader.Reader` of its images.
         num_examples: int n.
-        labels: int32 [n] NumPy array in the order of the reader's indices; None if windowed.
+        labels: int32 [n] NumPy array in the order of the reader; None where the reader alone knows them.
         files: object [n] NumPy array of `File`s in the same order; None where the images are no files.
     """
 
@@ -135,6 +66,18 @@ class Split:
     num_examples: int
     labels: np.ndarray | None
     files: np.ndarray | None = None
+
+    def images(self, places):
+        """Yield (uint8 NumPy array [H, W, 3], int label) of the images at some places, one after the other."""
+        for place, (image, label) in zip(places, self.reader.images(places), strict=True):
+            yield image, int(self.labels[place] if label is None else label)
+
+    def select(self, places):
+        """The split of some of its images: int64 [k] of `Reader.spread`."""
+        return dataclasses.replace(
+            self, reader=self.reader.select(places), num_examples=len(places),
+            labels=None if self.labels is None else self.labels[places],
+            files=None if self.files is None else self.files[places])
 
 
 @dataclasses.dataclass(frozen=True)

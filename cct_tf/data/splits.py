@@ -12,12 +12,12 @@ from cct_tf.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Subset:
     """Images as the data set itself splits them.
 
     Attributes:
-        make_reader: function of indices (int64 NumPy array) -> Held or Encoded.
-        indices: int64 [m], the part's images among those of the reader.
+        make_reader: function of indices (int64 NumPy array) -> `readers.reader.Reader`.
+        indices: int64 [m], the subset's images among those of the reader.
         labels: int32 [m], their labels.
         files: object [m], the `source.File` of each; None where the images are no files.
     """
@@ -28,8 +28,8 @@ class Part:
     files: np.ndarray | None = None
 
     def of(self, chosen):
-        """The part of the images at these places: int [m'], or bool [m]."""
-        return Part(self.make_reader, self.indices[chosen], self.labels[chosen],
+        """The subset of the images at these places: int [m'], or bool [m]."""
+        return Subset(self.make_reader, self.indices[chosen], self.labels[chosen],
                     None if self.files is None else self.files[chosen])
 
 
@@ -60,16 +60,16 @@ def stratified(labels, fraction, seed, rule, files=None):
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def _hold_out(part, config, rule):
-    """Part -> (training part, validation part) by --validation_fraction and --split_seed."""
-    holding_out.check(np.bincount(part.labels), config.validation_fraction, rule)
-    kept, held_out = stratified(part.labels, config.validation_fraction, config.split_seed, rule, part.files)
-    return part.of(kept), part.of(held_out)
+def _hold_out(subset, config, rule):
+    """Subset -> (training subset, validation subset) by --validation_fraction and --split_seed."""
+    holding_out.check(np.bincount(subset.labels), config.validation_fraction, rule)
+    kept, held_out = stratified(subset.labels, config.validation_fraction, config.split_seed, rule, subset.files)
+    return subset.of(kept), subset.of(held_out)
 
 
-def without_broken(part, good):
-    """The part less the images for which `good` (bool, by the reader's index) is False."""
-    return part.of(good[part.indices])
+def without_broken(subset, good):
+    """The subset less the images for which `good` (bool, by the reader's index) is False."""
+    return subset.of(good[subset.indices])
 
 
 def _lacking(class_names, splits, limit=3):
@@ -84,7 +84,7 @@ def _lacking(class_names, splits, limit=3):
     return notes
 
 
-def indexed_source(config, rules, class_names, parts, *, notes=(), known=None, extra=(), broken=(),
+def indexed_source(config, rules, class_names, subsets, *, notes=(), known=None, extra=(), broken=(),
                    every_class=True):
     """The Source of a data set with random access, with the validation split held out if one is asked for.
 
@@ -92,7 +92,7 @@ def indexed_source(config, rules, class_names, parts, *, notes=(), known=None, e
         config: DataConfig.
         rules: source.Rules.
         class_names: sequence of K strings.
-        parts: dict of Part: "train", and "validation", "test" where the data set has them.
+        subsets: dict of Subset: "train", and "validation", "test" where the data set has them.
         notes: lines for the plan.
         known: (mean, std) of the training images, or None.
         extra: strings that count towards the fingerprint.
@@ -102,26 +102,26 @@ def indexed_source(config, rules, class_names, parts, *, notes=(), known=None, e
     Raises:
         UserError: a split without images; a class without a training image; nothing to evaluate on.
     """
-    parts = dict(parts)
+    subsets = dict(subsets)
     if len(class_names) < 2:
         raise UserError(f"--dataset={config.dataset}: expected at least two classes, found {len(class_names)}")
-    for name, part in parts.items():
-        if not len(part.indices):
+    for name, subset in subsets.items():
+        if not len(subset.indices):
             raise UserError(f"--dataset={config.dataset}: expected images in the {name} split, found none")
-    missing = np.setdiff1d(np.arange(len(class_names)), parts["train"].labels)
+    missing = np.setdiff1d(np.arange(len(class_names)), subsets["train"].labels)
     if len(missing) and every_class:
         raise UserError(f"--dataset={config.dataset}: expected at least one training image of every class, found none "
                         f"of {class_names[missing[0]]!r} (class {missing[0]})")
     if config.validation_fraction:
-        if rules.split >= 2 and parts["train"].files is not None:  # of which labels and files alone do not tell
+        if rules.split >= 2 and subsets["train"].files is not None:  # of which labels and files alone do not tell
             extra = [*extra, f"held out by rule {rules.split}, seed {config.split_seed}"]
-        parts["train"], parts["validation"] = _hold_out(parts["train"], config, rules.split)
-    if len(parts) < 2:
+        subsets["train"], subsets["validation"] = _hold_out(subsets["train"], config, rules.split)
+    if len(subsets) < 2:
         raise UserError(f"--validation_fraction: expected above 0, for --dataset={config.dataset} has neither a test "
                         "nor a validation split, found 0")
-    splits = {name: source.Split(name, parts[name].make_reader(parts[name].indices), len(parts[name].indices),
-                                 np.asarray(parts[name].labels, np.int32), parts[name].files)
-              for name in ("train", "validation", "test") if name in parts}
+    splits = {name: source.Split(name, subsets[name].make_reader(subsets[name].indices), len(subsets[name].indices),
+                                 np.asarray(subsets[name].labels, np.int32), subsets[name].files)
+              for name in ("train", "validation", "test") if name in subsets}
     mean, std = known or (None, None)
     return source.Source(
         name=config.dataset, class_names=tuple(class_names), splits=splits, mean=mean, std=std,

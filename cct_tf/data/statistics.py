@@ -1,14 +1,11 @@
 """Mean and standard deviation of the training pixels, exactly, and the known ones."""
 
-import math
 from fractions import Fraction
 
-import numpy as np
 import tensorflow as tf
 
-from cct_tf.data import source
 from cct_tf.errors import UserError
-from cct_tf.readers import decode, loading, progress
+from cct_tf.readers import decode, progress
 
 # Of the training images in [0, 1]. CIFAR, Flowers: the authors' data modules (SHI-Labs/Compact-Transformers,
 # configs/*.yml); ImageNet: timm's IMAGENET_DEFAULT_MEAN and _STD.
@@ -19,8 +16,6 @@ KNOWN = {
     "imagenet2012": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
-_BLOCK_BYTES = 16 * 2**20  # of held images summed by a thread
-_PARALLEL_BYTES = 256 * 2**20  # of all threads
 _PIECE = 2**17  # pixels summed at a time; as int64, twice, they take 6 MiB
 
 
@@ -30,7 +25,7 @@ def channel_statistics(split, stream=None):
     Sums are integers, so the result depends on neither order nor threads.
 
     Args:
-        split: source.Split, held or encoded.
+        split: source.Split.
         stream: text stream for progress, or None.
 
     Returns:
@@ -39,14 +34,10 @@ def channel_statistics(split, stream=None):
     Raises:
         UserError: a streamed split; a constant channel, whose deviation is 0; a broken image on disk.
     """
-    if isinstance(split.reader, source.Windowed):
-        raise UserError("--mean: expected --mean and --std, for a streamed data set is not read to compute them, found "
-                        "neither")
-    blocks = _held_blocks if isinstance(split.reader, source.Held) else _encoded_blocks
     count, total, squares = 0, [0, 0, 0], [0, 0, 0]
     with progress.count(split.num_examples, "mean and deviation", stream) as advance:
         try:
-            for number, pixels, sums, square_sums in blocks(split.reader).as_numpy_iterator():
+            for number, pixels, sums, square_sums in _sums(split.reader).as_numpy_iterator():
                 count += int(pixels)
                 total = [a + int(b) for a, b in zip(total, sums, strict=True)]
                 squares = [a + int(b) for a, b in zip(squares, square_sums, strict=True)]
@@ -79,27 +70,9 @@ def _moments(pixels):
     return number, sums, squares
 
 
-def _held_blocks(reader):
-    images, indices = reader.images, loading.on_cpu(np.asarray(reader.indices, np.int64))
-    block_size = loading.batch_within(_BLOCK_BYTES, math.prod(images.shape[1:]))
-    starts = tf.data.Dataset.range(0, len(reader.indices), block_size)
-
-    def block(start):
-        rows = indices[start:start + block_size]
-        return tf.size(rows), *_moments(tf.gather(images, rows))
-
-    threads = loading.threads_within(_PARALLEL_BYTES, block_size * math.prod(images.shape[1:]))
-    return loading.by_reference(starts.map(block, num_parallel_calls=threads).prefetch(2))
-
-
-def _encoded_blocks(reader):
-    indices = tf.data.Dataset.from_tensor_slices(loading.on_cpu(np.asarray(reader.indices, np.int64)))
-
-    def block(index):
-        return tf.constant(1), *_moments(decode.load_encoded(reader, index))
-
+def _sums(reader):
+    """Dataset of (images, pixels, sums [3], sums of squares [3]), of some of a reader's images each."""
     def added(*columns):
         return tuple(tf.reduce_sum(column, axis=0) for column in columns)
 
-    threads = min(loading.num_threads(), loading.MOST_DECODERS)
-    return loading.by_reference(indices.map(block, num_parallel_calls=threads).batch(256).map(added).prefetch(2))
+    return reader.map_pixels(_moments).batch(16).map(added)

@@ -1,7 +1,7 @@
 """`--dataset=<TFDS name>`: image-classification sets of TensorFlow Datasets.
 
-Up to --in_memory_gib a set is read once: images of one size as pixels (source.Held), others encoded
-(source.Encoded). Larger ones stream (source.Windowed). All three read the prepared shards themselves, in file order,
+Up to --in_memory_gib a set is read once: images of one size as pixels (held.Held), others encoded
+(encoded.Encoded). Larger ones stream (windowed.Windowed). All three read the prepared shards themselves, in file order,
 and decode with `decode`.
 """
 
@@ -15,14 +15,16 @@ import tensorflow_datasets as tfds
 
 from cct_tf.data import source, splits, statistics, tfds_prepare
 from cct_tf.errors import UserError, nearest
-from cct_tf.readers import decode, loading, progress, windowed
+from cct_tf.readers import decode, loading, progress, tensors
+from cct_tf.readers.held import Held
+from cct_tf.readers.windowed import Windowed
 
 # Sets whose test split has no labels: theirs is the validation split.
 _UNLABELLED_TEST = ("imagenet2012",)
 
 
 class RecordReader:
-    """Reads serialized examples of one set; the `decode` of source.Windowed.
+    """Reads serialized examples of one set; the `decode` of windowed.Windowed.
 
     Args:
         info: tfds.core.DatasetInfo.
@@ -77,9 +79,9 @@ def open_tfds(config, rules, stream=None):
     image_shape = info.features[keys[0]].shape
     uniform = None not in image_shape[:2]
     size = _size(readers, image_shape[:2] if uniform else None)
-    if size > config.in_memory_gib * loading.GIB:
+    if size > config.in_memory_gib * tensors.GIB:
         return _streamed(config, rules, class_names, readers, notes, known)
-    loading.require_memory(2 * size, config.dataset)  # twice: TensorFlow copies what it is given
+    tensors.require_memory(2 * size, config.dataset)  # twice: TensorFlow copies what it is given
     return _held(config, rules, class_names, readers, notes, known, stream)
 
 
@@ -131,7 +133,7 @@ def _windowed(config, info, spec, reader):
         if not os.path.exists(shard.filename):
             raise UserError(f"--dataset={config.dataset}: expected the shard {shard.filename}, found nothing; copy it "
                             "or delete the folder and prepare the set again")
-    return source.Windowed([os.fspath(shard.filename) for shard in shards], [shard.take for shard in shards],
+    return Windowed([os.fspath(shard.filename) for shard in shards], [shard.take for shard in shards],
                            [shard.skip for shard in shards], reader, config.shuffle_window)
 
 
@@ -152,42 +154,30 @@ def _require_disjoint(config, readers):
 def _size(readers, shape):
     """Bytes of a set held in memory: pixels if all images have one `shape` (H, W), else as encoded in the shards."""
     if shape:
-        return sum(sum(reader.lengths) for reader in readers.values()) * shape[0] * shape[1] * 3
+        return sum(len(reader) for reader in readers.values()) * shape[0] * shape[1] * 3
     return sum(os.path.getsize(path) for path in {path for reader in readers.values() for path in reader.paths})
 
 
 def _streamed(config, rules, class_names, readers, notes, known):
     """A Source of Windowed readers; the validation split is the tail of the training records."""
     if config.validation_fraction:
-        total = sum(readers["train"].lengths)
+        total = len(readers["train"])
         number = int(config.validation_fraction * total + 0.5)
         if not 0 < number < total:
             raise UserError(f"--validation_fraction: expected a share that leaves images on both sides of "
                             f"{total:,} records, found {config.validation_fraction:g}")
-        readers["train"], readers["validation"] = _cut(readers["train"], total - number)
+        readers["train"], readers["validation"] = readers["train"].cut(total - number)
         notes += (f"validation split unstratified: the last {number:,} of {total:,} records of {config.train_split}, "
                   "which may lack classes",)
-    parts = {name: source.Split(name, readers[name], sum(readers[name].lengths), None)
+    found = {name: source.Split(name, readers[name], len(readers[name]), None)
              for name in ("train", "validation", "test") if name in readers}
     # Labels stay unread; the shards' names and records stand for them.
-    extra = [f"shard {name} {os.path.basename(path)} {skip} {length}" for name, split in parts.items()
+    extra = [f"shard {name} {os.path.basename(path)} {skip} {length}" for name, split in found.items()
              for path, skip, length in zip(split.reader.paths, split.reader.skips, split.reader.lengths, strict=True)]
     mean, std = known or (None, None)
-    return source.Source(name=config.dataset, class_names=class_names, splits=parts, mean=mean, std=std,
-                         fingerprint=source.fingerprint(class_names, list(parts.values()), extra), notes=notes,
+    return source.Source(name=config.dataset, class_names=class_names, splits=found, mean=mean, std=std,
+                         fingerprint=source.fingerprint(class_names, list(found.values()), extra), notes=notes,
                          order="windowed", rules=dataclasses.replace(rules, bit_depth=16))
-
-
-def _cut(reader, number):
-    """Windowed reader -> (its first `number` records, the others)."""
-    first, rest = [], []
-    for path, skip, length in zip(reader.paths, reader.skips, reader.lengths, strict=True):
-        head = min(length, number)
-        number -= head
-        first += [(path, head, skip)] if head else []
-        rest += [(path, length - head, skip + head)] if length > head else []
-    return tuple(source.Windowed(*(list(column) for column in zip(*part, strict=True)), reader.decode, reader.window)
-                 for part in (first, rest))
 
 
 def _held(config, rules, class_names, readers, notes, known, stream):
@@ -202,13 +192,13 @@ def _held(config, rules, class_names, readers, notes, known, stream):
         start = len(contents)
     labels = np.concatenate(labels)
     _require_labels(config, labels, members, len(class_names))
-    contents = loading.on_cpu(contents)
+    contents = tensors.on_cpu(contents)
     rules, wide = loading.settle_bit_depth(rules, contents, names, False, f"looking at {config.dataset}", stream)
     images = loading.whole(contents, names, False, rules.bit_depth)
     make_reader, good = _hold(images, config, stream)
-    parts = {split: splits.without_broken(splits.Part(make_reader, indices, labels[indices].astype(np.int32)), good)
-             for split, indices in members.items()}
-    return splits.indexed_source(config, rules, class_names, parts, known=known, every_class=False,
+    subsets = {split: splits.without_broken(splits.Subset(make_reader, indices, labels[indices].astype(np.int32)), good)
+               for split, indices in members.items()}
+    return splits.indexed_source(config, rules, class_names, subsets, known=known, every_class=False,
                                  notes=notes + wide, broken=loading.broken_images(images, good))
 
 
@@ -218,11 +208,11 @@ def _hold(images, config, stream):
     shape, number = loading.first_shape(images, on_bad), len(images.names)
     if shape is None:
         raise UserError(f"--dataset={config.dataset}: expected images that can be decoded, found {number} broken ones")
-    if number * shape[0] * shape[1] * 3 <= config.in_memory_gib * loading.GIB:
+    if number * shape[0] * shape[1] * 3 <= config.in_memory_gib * tensors.GIB:
         try:
             pixels, good = loading.decode_uniform(images, shape, on_bad, what, stream)
-            held = loading.as_tensor(pixels)
-            return lambda indices: source.Held(held, indices, names=images.names), good
+            held = tensors.as_tensor(pixels)
+            return lambda indices: Held(held, indices, names=images.names), good
         except loading.MixedSizes:
             progress.say(stream, "images of mixed sizes: each is decoded when it is used")
     good = loading.find_broken(images, on_bad, what, stream)
@@ -232,8 +222,8 @@ def _hold(images, config, stream):
 def _encoded_shards(config, reader):
     """Yield (path, list of encoded images, int64 labels) for the shards of a Windowed reader."""
     for path, skip, length in zip(reader.paths, reader.skips, reader.lengths, strict=True):
-        one = source.Windowed([path], [length], [skip], reader.decode, reader.window)
-        examples = windowed.windowed_in_order(one).map(reader.decode.encoded, num_parallel_calls=loading.num_threads())
+        one = Windowed([path], [length], [skip], reader.decode, reader.window)
+        examples = one.records().map(reader.decode.encoded, num_parallel_calls=tensors.num_threads())
         try:
             pairs = list(examples.batch(1024).as_numpy_iterator())
         except tf.errors.OpError as error:

@@ -1,5 +1,6 @@
 """The training step: what happens to one global batch.
 
+    per replica   prepare the images: the stages on the device
     per replica   forward and backward of each micro-batch (compiled by XLA if asked), summed
     together      all-reduce sum over the replicas, once
     per replica   in float16 divide by the loss scale; clip by the global norm
@@ -35,6 +36,8 @@ class TrainStep:
         max_skipped_updates: int, `run` returns early after this many skipped updates in a row.
         jit, fast_forms, recompute: how gradients are computed, see `gradients.Gradients`.
         ema: `optim.ema.Ema` of the weights, or None.
+        prepare: function of a replica's batch dict -> its images as the network takes them, float32 [b, S, S, 3]; None
+            where "image" holds them already.
 
     Attributes:
         wait_seconds: float64 variable, time spent waiting for input since it was last set to zero. Deterministic
@@ -43,7 +46,7 @@ class TrainStep:
 
     def __init__(self, devices, model, optimizer, state, *, batch_size, accumulate_steps=1, clip_norm=None,
                  example_loss=losses.cross_entropy, max_skipped_updates=20, jit="off", fast_forms=True,
-                 recompute=False, ema=None):
+                 recompute=False, ema=None, prepare=None):
         self._devices = devices
         self._model = model
         self._variables = model.trainable_variables
@@ -54,6 +57,7 @@ class TrainStep:
         self._clip_norm = clip_norm
         self._max_skipped_updates = max_skipped_updates
         self._ema = ema
+        self._prepare = prepare or (lambda batch: batch["image"])
         self.wait_seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="wait_seconds")
         self._gradients = Gradients(model, example_loss, batch_size, jit, devices.kind, fast_forms, recompute)
         self._micro_size, rest = divmod(batch_size, devices.num_replicas * accumulate_steps)
@@ -68,7 +72,7 @@ class TrainStep:
             (gradients, loss, accuracy, global norm before clipping), equal on all replicas.
         """
         weights = [tf.convert_to_tensor(variable.value) for variable in self._gradients.variables]
-        parts = (batch["image"], batch["label"], batch["seed"])
+        parts = (self._prepare(batch), batch["label"], batch["seed"])
         if self._accumulate_steps == 1:
             gradients, loss, accuracy = self._micro_batch(weights, *parts, scale)
         else:

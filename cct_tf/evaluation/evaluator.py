@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from cct_tf.assembly import inputs, networks, recorded_data
 from cct_tf.assembly.devices import make_devices
+from cct_tf.augment import stages
 from cct_tf.data import pipeline
 from cct_tf.engine import losses
 from cct_tf.evaluation.forward import Forward
@@ -39,17 +40,18 @@ class Evaluator:
         self._models = models
         self._num_classes = num_classes
         self._examples = split.num_examples
+        self._stages = transform.evaluation_stages(num_classes)
         self._batch_size = pipeline.padded_batch_size(batch_size, split.num_examples, devices.num_replicas)
         with tf.device("CPU:0"):
-            self._batches = pipeline.evaluation_batches(pipeline.hold_at_size(split, transform), transform,
-                                                        num_classes=num_classes, batch_size=self._batch_size,
-                                                        part=devices.part)
+            self._batches = pipeline.evaluation_batches(split, self._stages, batch_size=self._batch_size,
+                                                        share=devices.share)
 
     def _replica(self, batch):
-        return {name: self._judged(model, batch) for name, model in self._models.items()}
+        images = stages.on_device(batch, self._stages)
+        return {name: self._judged(model, images, batch) for name, model in self._models.items()}
 
-    def _judged(self, model, batch):
-        logits = tf.cast(model(batch["image"], training=False), tf.float32)
+    def _judged(self, model, images, batch):
+        logits = tf.cast(model(images, training=False), tf.float32)
         labels = batch["label"]
         return {"label": tf.argmax(labels, axis=1, output_type=tf.int32),
                 "prediction": tf.argmax(logits, axis=1, output_type=tf.int32),

@@ -9,11 +9,10 @@ import textwrap
 import numpy as np
 import tensorflow as tf
 
-from cct_tf.data.source import Windowed
 from cct_tf.machine.console import shortened
 from cct_tf.pictures import contact_sheet, fonts
 from cct_tf.pictures.contact_sheet import GAP, LETTER, LINE, write
-from cct_tf.readers import decode, windowed
+from cct_tf.readers import decode
 
 _COLUMNS, _NARROWEST, _CAPTION = 8, 128, 3  # pixels of a column; lines below an image
 _PIXELS_PER_LETTER = 6.0  # of a caption
@@ -32,14 +31,6 @@ def worst(evaluation, count):
     wrong = np.flatnonzero(~evaluation.is_right)
     losses = np.nan_to_num(evaluation.losses[wrong], nan=np.inf)
     return wrong[np.argsort(-losses, kind="stable")[:count]]
-
-
-def origin_of(split, place):
-    """Where an image of a `source.Split` comes from: a path, with the record if it holds several; None if unknown."""
-    reader = split.reader
-    if isinstance(reader, Windowed) or reader.names is None:
-        return None
-    return str(reader.names[reader.indices[place]])
 
 
 def sheet(evaluated, places, heading):
@@ -79,7 +70,7 @@ def _caption(evaluated, place, letters):
     """The lines below an image, (text, colour) each; an image that is no file is called by its place in the split."""
     result, names = evaluated.plain, fonts.readable(evaluated.class_names)
     confidence, loss = f"{100 * result.confidences[place]:.1f}% ", f"loss {result.losses[place]:.2f}, "
-    origin = origin_of(evaluated.split, place)
+    origin = evaluated.split.reader.origin(place)
     name = os.path.basename(origin) if origin else f"image {place}"
     return ((f"is {shortened(names[result.labels[place]], letters - 3)}", "black"),
             (confidence + shortened(names[result.predictions[place]], letters - len(confidence)), "firebrick"),
@@ -88,11 +79,4 @@ def _caption(evaluated, place, letters):
 
 def _images(split, transform, places):
     """What the network saw of a split's images, before normalising: uint8 [m, S, S, 3]."""
-    if not isinstance(split.reader, Windowed):
-        return contact_sheet.unchanged(split, transform, {"index": tf.constant(places)})[0]
-    wanted, records = set(places.tolist()), {}
-    for place, record in enumerate(windowed.windowed_in_order(split.reader).take(max(wanted) + 1)):
-        if place in wanted:
-            records[place] = record
-    return contact_sheet.unchanged(split, transform, {"index": tf.constant(places),
-                                                      "record": [records[place] for place in places.tolist()]})[0]
+    return np.stack([contact_sheet.at_network_size(split, transform, image) for image, _ in split.images(places)])

@@ -1,4 +1,4 @@
-"""What a trained network says of image files. The run's data set is not opened.
+"""Predictions of a trained network for images. The run's data set is not opened.
 
 Legend: B batch, S side of the network's input, K classes, h w tokens of the image.
 """
@@ -21,12 +21,12 @@ from cct_tf.readers import decode
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What was found for one file.
+    """The prediction for one image.
 
     Attributes:
         path: as it was named; None of an image that was given as an array.
-        broken: None, or `decode.BrokenImage`; then there is nothing else.
-        image: uint8 [S, S, 3], what the network saw.
+        broken: None, or `decode.BrokenImage`; then the fields below are empty.
+        image: uint8 [S, S, 3], as the network got it.
         probabilities: float32 [K], softmax of the logits.
         maps: dict of float32 [h, w], see `attention_maps`; empty if they were not asked for.
     """
@@ -38,24 +38,24 @@ class Prediction:
     maps: dict = dataclasses.field(default_factory=dict)
 
     def top(self, count):
-        """The `count` most probable classes, [(index, probability)]; of equal ones the first come first."""
+        """The `count` most probable classes, [(index, probability)]; of equal ones, the lower index first."""
         order = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(int(index), float(self.probabilities[index])) for index in order]
 
 
 class Network:
-    """A trained network on images as they were decoded, prepared as the evaluation prepares them.
+    """A trained network that takes images as they were decoded, and prepares them as the evaluation does.
 
     Args:
         model: `models.classifier.TransformerClassifier`.
         transform: `transform.Transform`.
         kind: "CPU" or "GPU", what the model runs on.
-        batch_size: int B, most images of a call; fewer are padded.
-        with_maps: bool, attention maps too.
+        batch_size: int B, most images in a call; fewer are padded.
+        with_maps: bool, whether to compute attention maps too.
         bit_depth: int, of the images of its data set, see `decode`.
 
     Attributes:
-        pools: bool, whether the network pools the sequence; else it has a class token.
+        pools: bool, whether the network pools the sequence; if not, it has a class token.
 
     Call: list of at most B uint8 [S, S, 3], of `prepare` -> {"probabilities": float32 [b, K]}, and the maps.
     """
@@ -65,7 +65,7 @@ class Network:
         self.pools, self.bit_depth = model.pooling is not None, bit_depth
         self._forward = Forward(model, kind)
         self._batch = np.zeros([batch_size, transform.size, transform.size, 3], np.uint8)
-        self._fit = tf.function(transform.fit, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
+        self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
         self._step = tf.function(self._of_batch, input_signature=[tf.TensorSpec(self._batch.shape, tf.uint8)],
                                  autograph=False)
 
@@ -87,7 +87,7 @@ class Network:
 def read_image(path, bit_depth):
     """The pixels of a file, uint8 [H, W, 3]; `bit_depth` as for `decode`. Raises `decode.BrokenImage`."""
     name = tree.shown(path)
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would block
         raise decode.BrokenImage(f"broken image: {name}: expected a file")
     return decode.decode_file(decode.read_bytes(path), name, bit_depth)
 
@@ -153,7 +153,7 @@ def load(config, record, choose, weights, batch_size, with_maps):
         UserError: the checkpoint can't be read.
     """
     devices = runtime.make_devices(1)
-    loaded = networks.load_model(config, len(record.resolved["classes"]), choose, weights)
+    loaded = networks.load_model(config, record.resolved.num_classes, choose, weights)
     transform = inputs.make_transform(config, inputs.recorded_images(record.resolved), loaded.model)
     bit_depth = rules_of(record.resolved).bit_depth
     return Network(loaded.model, transform, devices.kind, batch_size, with_maps, bit_depth), loaded

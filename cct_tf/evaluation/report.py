@@ -25,10 +25,10 @@ def _finite(value):
 
 
 def lines(evaluated, split, tta):
-    """An `evaluation.Evaluated` of the split of that name for a person: list of strings.
+    """An `evaluator.Evaluated` of the split of that name for a person: list of strings.
 
     Args:
-        evaluated: `evaluation.Evaluated`.
+        evaluated: `evaluator.Evaluated`.
         split: its name.
         tta: kind of test-time augmentation, or "none".
     """

@@ -4,17 +4,15 @@ import json
 import pathlib
 import sys
 
-from cct_tf.assembly import checks
+from cct_tf.assembly import checks, selection
 from cct_tf.data import listing
 from cct_tf.errors import UserError
 from cct_tf.export import formats
 from cct_tf.machine import runtime
 from cct_tf.machine.console import Console
-from cct_tf.runs import run_record
-from cct_tf.runs.workdir import Workdir
 from cct_tf.settings import command, config, flags
 
-_USAGE = """usage: python -m cct_tf.export --workdir=DIR --format=saved_model|keras|litert|onnx --output=PATH
+USAGE = """usage: python -m cct_tf.export --workdir=DIR --format=saved_model|keras|litert|onnx --output=PATH
            [--quantize=int8 [--calibration_images=200]] [--data_dir=DIR | IMAGE|FOLDER|PATTERN ...] [--json]
 
 Writes the network of a run of cct_tf.train as a SavedModel (a folder: images of any size in), a Keras file (.keras),
@@ -22,11 +20,10 @@ or for LiteRT (.tflite) or ONNX (.onnx; both take images prepared to the network
 again in a process of its own and compared with the network on the run's test images; if it differs, nothing is left of
 it and the exit status is 2. Where the data set of the run is not at hand, name images instead."""
 
-_FIELDS = [
+FIELDS = [
     config.FIELDS["workdir"],
-    flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder", path=True),
-    flags.command_field("weights", str, "auto", "raw, ema (their moving average), or auto: ema where the run kept one",
-                        choices=("auto", "raw", "ema")),
+    command.CHECKPOINT,
+    command.WEIGHTS,
     flags.command_field("format", str, None, "what to write", choices=tuple(formats.FORMATS)),
     flags.command_field("output", str, None, "a new or empty folder for saved_model, else a file that ends in .keras, "
                         ".tflite or .onnx, which is replaced", path=True),
@@ -37,7 +34,7 @@ _FIELDS = [
     flags.command_field("check_images", int, 500, "test images (or of those named) to compare on, evenly spread; at "
                         "most all", minimum=1),
     config.FIELDS["data_dir"],
-    flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout"),
+    command.JSON,
     config.FIELDS["debug"],
 ]
 
@@ -92,19 +89,12 @@ def _as_dict(written, request):
 
 def main(given):
     """Export as the flags say."""
-    values = {field.name: field.default for field in _FIELDS} | given
+    values = {field.name: field.default for field in FIELDS} | given
     kind = _check(values, given)
     paths = listing.list_images(values["images"]) if values["images"] else []
-
-    def choose():
-        return run_record.find_checkpoint(Workdir(values["workdir"]), values["checkpoint"])
-
-    _, record = choose()
-    run_record.require_data(record, values["workdir"])
-    run_record.choose_weights(record, values["weights"])
-    changed = {"workdir": values["workdir"], "num_replicas": None, "accumulate_steps": None}
-    changed |= {"data_dir": given["data_dir"]} if "data_dir" in given else {}
-    settings = config.from_dict(record.config | changed)
+    changed = {"workdir": values["workdir"]} | ({"data_dir": given["data_dir"]} if "data_dir" in given else {})
+    selected = selection.select(values["workdir"], values["checkpoint"], values["weights"], changed=changed)
+    settings = selected.settings
     checks.check_model(settings.model, settings.augment.image_size)
     if not paths:
         with formats.images_help():
@@ -115,7 +105,7 @@ def main(given):
         from cct_tf.export import writing
     request = writing.Request(kind, pathlib.Path(values["output"]), values["quantize"], values["calibration_images"],
                               values["check_images"], paths)
-    written = writing.export(settings, record, choose, values["weights"], request, console)
+    written = writing.export(settings, selected.record, selected.find, values["weights"], request, console)
     _say(written, request, console)
     if values["json"]:
         print(json.dumps(_as_dict(written, request)))
@@ -123,7 +113,7 @@ def main(given):
 
 def run():
     """Entry point of `cct-export`."""
-    command.run(main, sys.argv[1:], _USAGE, _FIELDS, positional="images")
+    command.run(main, sys.argv[1:], USAGE, FIELDS, positional="images")
 
 
 if __name__ == "__main__":

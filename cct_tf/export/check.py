@@ -1,4 +1,4 @@
-"""Is an export what the network is? Both are asked about real images, in batches of several sizes."""
+"""Compares an export with its network, on real images in batches of several sizes."""
 
 import dataclasses
 import itertools
@@ -8,21 +8,21 @@ import numpy as np
 from cct_tf.errors import UserError
 from cct_tf.export.isolated import Broken
 
-_BATCHES = (1, 3, 8)  # then 8 again, and what is left
+_BATCHES = (1, 3, 8)  # then batches of 8, and the rest
 BATCH = max(_BATCHES)
-_LOST = 0.01  # of the accuracy, at most, by int8
-_SAME = 0.8  # of the predictions, at least, where there are no labels to tell the accuracy
+_MOST_LOST = 0.01  # accuracy that int8 may lose
+_LEAST_SAME = 0.8  # share of equal predictions that int8 needs, if there are no labels to measure the accuracy by
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What was found.
+    """How an export compares with its network.
 
     Attributes:
-        count: int, images.
-        difference: float, the largest of a probability; NaN if one is not finite.
-        same: float, share of the images with the same most probable class.
-        accuracies: (the network's, the export's) in [0, 1], or None without labels.
+        count: int, images compared.
+        difference: float, largest difference of a probability; NaN if a probability is not finite.
+        same: float, share of images in [0, 1] for which both predict the same class.
+        accuracies: (network's, export's) in [0, 1], or None without labels.
     """
 
     count: int
@@ -32,10 +32,10 @@ class Comparison:
 
 
 def compare(network, export, sample):
-    """Ask both about the images of a sample.
+    """Run both on the images of a sample.
 
     Args:
-        network: `prediction.Network` of at least BATCH images.
+        network: `prediction.Network` with a batch size of at least BATCH.
         export: `reading.Export`.
         sample: `samples.Sample`.
 
@@ -43,7 +43,7 @@ def compare(network, export, sample):
         Comparison.
 
     Raises:
-        Broken: the export can't be run, or answers in another form.
+        Broken: the export can't be run, or its outputs have another form.
     """
     expected, found = [], []
     for images in _batches(sample.images):
@@ -68,7 +68,7 @@ def _batches(images):
 
 
 def _checked(answer, shape, classes):
-    """The probabilities of an answer whose parts agree."""
+    """The probabilities among an export's outputs. Raises Broken if they, or the classes beside them, are malformed."""
     probabilities = answer["probabilities"]
     if probabilities.shape != shape or probabilities.dtype != np.float32:
         raise Broken(f"gave {probabilities.dtype} {list(probabilities.shape)} for float32 {list(shape)}")
@@ -99,9 +99,9 @@ def judge(comparison, kind, quantize, sample):
     more = "try more --calibration_images, or --quantize=none; nothing was written"
     if comparison.accuracies:
         ours, theirs = comparison.accuracies
-        if theirs < ours - _LOST:
+        if theirs < ours - _MOST_LOST:
             raise UserError(f"--quantize={quantize}: expected at most 1 point below the network's accuracy of "
                             f"{100 * ours:.2f}%, found {100 * theirs:.2f}% {on}; {more}")
-    elif comparison.same < _SAME:
-        raise UserError(f"--quantize={quantize}: expected the network's prediction for at least {100 * _SAME:.0f}%, "
-                        f"found it for {100 * comparison.same:.1f}% {on}; {more}")
+    elif comparison.same < _LEAST_SAME:
+        raise UserError(f"--quantize={quantize}: expected the network's prediction for at least "
+                        f"{100 * _LEAST_SAME:.0f}%, found it for {100 * comparison.same:.1f}% {on}; {more}")

@@ -1,4 +1,4 @@
-"""The kinds of files that a network is exported to: suffixes, packages, tolerances. No TensorFlow here."""
+"""The formats of exports: suffixes, packages, tolerances. No TensorFlow here."""
 
 import contextlib
 import dataclasses
@@ -11,14 +11,15 @@ from cct_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """One kind of export.
+    """One format of exports.
 
     Attributes:
-        name: as --format calls it.
-        suffix: of the file; "" is a folder.
-        writes_with, reads_with: packages beyond those of training, names to import, that it takes to make and check
-            one, and to run one.
-        tolerance: largest difference of a probability from the network's, where nothing is quantised.
+        name: the value of --format.
+        suffix: of the file; "" for a folder.
+        writes_with: packages, by the names to import, that writing and checking an export needs beside those of
+            training.
+        reads_with: those that running an export needs.
+        tolerance: largest allowed difference of a probability from the network's, if nothing is quantised.
     """
 
     name: str
@@ -37,14 +38,14 @@ FORMATS = {each.name: each for each in (
 
 
 def of_path(flag, path):
-    """The Format of an export that is there.
+    """The Format of an existing export, by its path.
 
     Args:
         flag: the flag that names it, with dashes.
         path: text.
 
     Raises:
-        UserError: there is nothing, or something else.
+        UserError: there is nothing, or no export.
     """
     found = pathlib.Path(path)
     if not os.path.exists(path):
@@ -62,7 +63,7 @@ def of_path(flag, path):
 
 @contextlib.contextmanager
 def images_help():
-    """Say in errors about the data set that images will do."""
+    """Context manager that adds to errors about the data set that images can be named instead."""
     try:
         yield
     except UserError as error:
@@ -70,7 +71,7 @@ def images_help():
 
 
 def require(flag, packages):
-    """Raise UserError if a package is not installed; `flag` is what asks for it, `packages` names to import."""
+    """Raise UserError if one of `packages` (names to import) is not installed; `flag` is the flag that needs them."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"{flag}: expected {', '.join(packages)} to be installed, found no {', '.join(missing)}; pip "

@@ -1,4 +1,4 @@
-"""An export that runs in a process of its own, without cct_tf: see `running`."""
+"""Runs an export in a process of its own, without cct_tf: see `running`."""
 
 import os
 import pickle
@@ -11,17 +11,17 @@ from cct_tf.export import running
 
 
 class Broken(Exception):
-    """The export can't be run; the message says why, in part of a line."""
+    """The export can't be run. The message, part of a line, says why."""
 
 
-class Apart:
-    """Stands in for a runner of `running`.
+class IsolatedRunner:
+    """A runner of `running` in a process of its own. Use it in a `with` block, which ends the process.
 
     Args:
         kind: `formats.Format`.
-        path: pathlib.Path.
+        path: pathlib.Path of the export.
 
-    Call: as that of the runner. Raises Broken if its process ends.
+    Call: as the runner. Raises Broken if its process has ended.
     """
 
     def __init__(self, kind, path):

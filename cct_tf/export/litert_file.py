@@ -8,21 +8,21 @@ from cct_tf.export import metadata as metadata_lib
 from cct_tf.export import network
 from cct_tf.machine import runtime
 
-# Left in float32, for it is slow in int8 on CPUs, attention's products above all: CCT-7/3x1 takes 36 ms an image with
-# all in int8, 9 with these in float32, 13 with all in float32. Nearly all weights are in what remains.
+# Operations left in float32, since they are slow in int8 on CPUs, above all attention's products: CCT-7/3x1 takes 36 ms
+# an image with all in int8, 9 with these in float32, 13 with all in float32. The others hold nearly all weights.
 _FLOAT32 = ["MEAN", "SQUARED_DIFFERENCE", "RSQRT", "NEG", "MUL", "ADD", "SUB", "SOFTMAX", "BATCH_MATMUL"]
 
 
 def write(model, metadata, path, calibration=None):
-    """Write a network as a flatbuffer, see `network.of_fitted_images`.
+    """Write a network as a flatbuffer, see `network.of_prepared_images`.
 
     Args:
         model: `models.classifier.TransformerClassifier`, float32, on one device.
         metadata: `metadata.Metadata`.
         path: pathlib.Path that ends in .tflite.
-        calibration: uint8 [n, S, S, 3], by which the ranges of int8 are chosen; None keeps float32.
+        calibration: uint8 [n, S, S, 3], images by which the ranges of int8 are chosen; None keeps float32.
     """
-    # The second argument keeps what the constants came from alive, and the converter from its deprecated path.
+    # The second argument keeps the variables alive; without it the converter takes a deprecated path.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([network.frozen(model, metadata)], model)
     with runtime.quiet_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -38,7 +38,7 @@ def _quantized(converter, calibration):
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = images
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
-    # The converter itself has no list of operations to leave out; its debugger has, and gives plain models too.
+    # The converter itself can't leave operations out; its debugger can, and it also gives models without debug outputs.
     options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=_FLOAT32)
     debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_dataset=images,
                                                          debug_options=options)

@@ -1,10 +1,10 @@
-"""What an export says of itself: classes, how images are prepared, and where the weights come from. No TensorFlow here.
+"""The description in every export: classes, how to prepare images, where the weights are from. No TensorFlow here.
 
-The same JSON object lies in every kind of export, where tools that do not know it leave it alone:
+It is one JSON object, stored where other tools ignore it:
 
     SavedModel       assets.extra/cct_tf.json
     .keras           cct_tf.json, another entry of the zip archive
-    .tflite          cct_tf.json and labels.txt in a zip archive behind the flatbuffer, as TFLite Metadata puts labels
+    .tflite          cct_tf.json and labels.txt in a zip archive behind the flatbuffer, as in TFLite Metadata
     .onnx            metadata_props: cct_tf, and the class names as JSON under `classes`
 """
 
@@ -23,7 +23,7 @@ LABELS = "labels.txt"
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """An export, described.
+    """The description of an export.
 
     Attributes:
         classes: list of K names, in the order of the probabilities.
@@ -35,7 +35,7 @@ class Metadata:
         step: int, of the checkpoint.
         weights: "raw" or "ema".
         quantize: "none" or "int8".
-        cct_tf: version that wrote it.
+        cct_tf: version of cct_tf that wrote the export.
         bit_depth: int, bits per channel that images of more than 8 bits use, see `cct_tf.readers.decode`.
     """
 
@@ -57,7 +57,7 @@ class Metadata:
 
 
 def parse(text):
-    """Metadata of `as_json`'s text. Raises ValueError or TypeError if it is none."""
+    """The Metadata in a text of `as_json`. Raises ValueError or TypeError for any other text."""
     values = json.loads(text)
     if not isinstance(values, dict) or values.pop("format", None) != 1:
         raise ValueError("not of format 1")
@@ -76,7 +76,7 @@ def parse(text):
 
 
 def add_to_zip(metadata, path, labels=False):
-    """Put it into a zip archive, or behind a file that is none; `labels` adds the class names, one a line."""
+    """Add the description to a zip archive, or append an archive to another file; `labels` adds the class names."""
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(NAME, metadata.as_json())
         if labels:
@@ -92,11 +92,11 @@ def read(flag, path, kind):
         kind: `formats.Format` of it.
 
     Raises:
-        UserError: it can't be read, or is none of `cct_tf.export`.
+        UserError: it can't be read, or `cct_tf.export` did not write it.
     """
     try:
         return parse(_text(pathlib.Path(path), kind))
-    except Exception as error:  # zipfile, json and onnxruntime have many
+    except Exception as error:  # zipfile, json and onnxruntime raise many kinds
         reason = str(error).splitlines() or [type(error).__name__]
         raise UserError(f"{flag}: expected what cct_tf.export wrote, found {path!r} without a description of its own "
                         f"that can be read ({reason[0][:200]})") from None

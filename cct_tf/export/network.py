@@ -11,8 +11,8 @@ from cct_tf.augment import image_ops
 OUTPUT = "probabilities"
 
 
-def of_fitted_images(model, metadata):
-    """tf.function: images uint8 [B, S, S, 3] -> {"probabilities": float32 [B, K]}.
+def of_prepared_images(model, metadata):
+    """tf.function of images of the network's size: uint8 [B, S, S, 3] -> {"probabilities": float32 [B, K]}.
 
     Args:
         model: `models.classifier.TransformerClassifier`, float32.
@@ -25,14 +25,16 @@ def of_fitted_images(model, metadata):
     return _traced(run, metadata.image_size)
 
 
-def of_any_images(model, metadata):
-    """tf.function: images uint8 [B, H, W, 3], prepared as in evaluation -> {"probabilities": float32 [B, K],
-    "classes": string [B, K], "label": string [B]}; arguments as `of_fitted_images`.
+def of_raw_images(model, metadata):
+    """tf.function of images of any size, which it prepares as the evaluation does.
+
+    uint8 [B, H, W, 3] -> {"probabilities": float32 [B, K], "classes": string [B, K], "label": string [B]}. Arguments as
+    for `of_prepared_images`.
     """
-    names, fitted = tf.constant(metadata.classes), of_fitted_images(model, metadata)
+    names, classify = tf.constant(metadata.classes), of_prepared_images(model, metadata)
 
     def run(images):
-        found = fitted(image_ops.center_fit(images, metadata.image_size, metadata.crop_pct))
+        found = classify(image_ops.center_fit(images, metadata.image_size, metadata.crop_pct))
         label = tf.gather(names, tf.argmax(found[OUTPUT], axis=1))
         return found | {"classes": tf.tile(names[None], [tf.shape(images)[0], 1]), "label": label}
 
@@ -45,8 +47,8 @@ def _traced(run, side):
 
 
 def frozen(model, metadata):
-    """The concrete function of `of_fitted_images` with the weights as constants.
+    """The concrete function of `of_prepared_images` with the weights as constants.
 
-    A converter that finds variables instead may leave them uninitialised, and the result is NaN without an error.
+    A converter that is given variables may leave them uninitialised; the export then gives NaN, without an error.
     """
-    return convert_variables_to_constants_v2(of_fitted_images(model, metadata).get_concrete_function())
+    return convert_variables_to_constants_v2(of_prepared_images(model, metadata).get_concrete_function())

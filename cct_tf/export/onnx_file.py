@@ -14,17 +14,17 @@ OPSET = 18  # the newest that tf2onnx 1.17 writes
 
 
 def write(model, metadata, path):
-    """Write a network as an ONNX graph, see `network.of_fitted_images`.
+    """Write a network as an ONNX graph, see `network.of_prepared_images`.
 
-    An operation that tf2onnx does not know it leaves as it is, and only logs it: whether the file can be run is for
-    `check` to find out.
+    tf2onnx leaves an operation that it does not know in the file and only logs it; `check` finds out whether the file
+    can be run.
 
     Args:
         model: `models.classifier.TransformerClassifier`, float32, on one device.
         metadata: `metadata.Metadata`.
         path: pathlib.Path that ends in .onnx.
     """
-    function = network.of_fitted_images(model, metadata)
+    function = network.of_prepared_images(model, metadata)
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     with runtime.quiet_stderr():
         found, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)

@@ -1,4 +1,4 @@
-"""Exports that are there, each prepared for and run as it needs."""
+"""Opens an export and runs it on images as they were decoded."""
 
 import contextlib
 
@@ -9,24 +9,24 @@ from cct_tf.assembly import keras_file
 from cct_tf.augment.transform import Transform
 from cct_tf.errors import UserError
 from cct_tf.export import network, running
-from cct_tf.export.isolated import Apart
+from cct_tf.export.isolated import IsolatedRunner
 from cct_tf.machine import runtime
 
 
 class Export:
-    """An export on images as they were decoded; stands in for `prediction.Network`.
+    """An export that takes images as they were decoded; stands in for `prediction.Network`.
 
     Args:
-        runner: of `running`, or `apart.Apart`.
+        runner: a class of `running`, made for the export, or an `isolated.IsolatedRunner`.
         metadata: `metadata.Metadata`.
-        prepares: bool, whether it does inside what the evaluation does to images.
+        prepares: bool, whether the export itself resizes and crops images as the evaluation does.
     """
 
     def __init__(self, runner, metadata, prepares):
         self.metadata, self.bit_depth = metadata, metadata.bit_depth
         self._runner, self._prepares = runner, prepares
         transform = Transform(metadata.image_size, tuple(metadata.mean), tuple(metadata.std), metadata.crop_pct)
-        self._fit = tf.function(transform.fit, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
+        self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
 
     def prepare(self, image):
         """uint8 [H, W, 3] -> the same, or uint8 [S, S, 3]."""
@@ -36,57 +36,57 @@ class Export:
             return self._fit(image[None])[0].numpy()
 
     def __call__(self, images):
-        """List of uint8 images of `prepare` -> {"probabilities": float32 [B, K]}, and what else it says."""
+        """List of B images of `prepare` -> {"probabilities": float32 [B, K]}, and the export's other outputs."""
         return self._runner(images)
 
 
 class _Keras:
-    """Runner of a .keras file, in this process, for it needs cct_tf. Call: as `running.LiteRt`."""
+    """Runner of a .keras file; it needs cct_tf, so it runs in this process. Call: as `running.LiteRt`."""
 
     def __init__(self, path, metadata):
         self._model = keras_file.load(path)
         if self._model.image_size != metadata.image_size or self._model.num_classes != len(metadata.classes):
             raise UserError(f"{path}: expected the network that its {len(metadata.classes)} classes and "
                             f"{metadata.image_size} pixels belong to, found another")
-        self._function = network.of_fitted_images(self._model, metadata)
+        self._function = network.of_prepared_images(self._model, metadata)
 
     def __call__(self, images):
         return {name: value.numpy() for name, value in self._function(np.stack(images)).items()}
 
 
 def _tried(flag, path, kind, metadata):
-    """The runner of an export that answers as its description says."""
+    """The runner of an export, tried on one black image."""
     try:
         runner = running.RUNNERS[kind.name](str(path))
         found = runner([np.zeros([metadata.image_size, metadata.image_size, 3], np.uint8)])["probabilities"].shape
         if found != (1, len(metadata.classes)):
             raise ValueError(f"probabilities {list(found)} for {len(metadata.classes)} classes")
-    except Exception as error:  # each library has its own
+    except Exception as error:  # each library raises its own
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{flag}: expected an export that can be run, found {str(path)!r} ({reason})") from None
     return runner
 
 
 @contextlib.contextmanager
-def opened(flag, path, kind, metadata, apart=False):
-    """An Export of a file or folder, as long as the block lasts.
+def opened(flag, path, kind, metadata, isolated=False):
+    """Context manager of the Export of a file or folder.
 
     Args:
         flag: the flag that names it, with dashes.
         path: pathlib.Path.
         kind: `formats.Format` of it.
         metadata: `metadata.Metadata` of it.
-        apart: whether it runs in a process without cct_tf, where it can.
+        isolated: whether it runs in a process of its own without cct_tf; a .keras file never does.
 
     Raises:
-        UserError: it can't be run (apart: `Broken`, at the first call).
+        UserError: it can't be run. If isolated, the first call raises `isolated.Broken` instead.
     """
     with contextlib.ExitStack() as stack:
         if kind.name == "keras":
             runner = _Keras(path, metadata)
-        elif apart:
-            runner = stack.enter_context(Apart(kind, path))
+        elif isolated:
+            runner = stack.enter_context(IsolatedRunner(kind, path))
         else:
-            with runtime.quiet_stderr():  # LiteRT speaks of its delegate
+            with runtime.quiet_stderr():  # LiteRT reports its delegate
                 runner = _tried(flag, path, kind, metadata)
         yield Export(runner, metadata, prepares=kind.name == "saved_model")

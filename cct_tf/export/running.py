@@ -1,8 +1,8 @@
-"""Runs exports with nothing of cct_tf: NumPy, and TensorFlow, LiteRT or onnxruntime.
+"""Runs exports without cct_tf: by NumPy and TensorFlow, LiteRT or onnxruntime.
 
-As a program, `python -P running.py KIND PATH`, it answers every list of images on stdin by the outputs on stdout (both
-pickled), until stdin ends: so an export is tried in a process that has no cct_tf, and one that ends its process, as
-LiteRT does on what it does not like, ends only that.
+It is also a program, `python -P running.py KIND PATH`, which reads pickled lists of images from stdin and writes the
+pickled outputs to stdout, until stdin ends. So an export is tried in a process without cct_tf; if it aborts that
+process, as LiteRT does with some files, nothing else ends.
 
 Legend: B batch, H W image, S side of the network's input, K classes.
 """
@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 
-_LARGE = 2**25  # bytes: photographs are resized one at a time, in float32
+_LARGE = 2**25  # bytes of a batch; larger images are run one at a time, for resizing them in float32 takes memory
 
 
 class SavedModel:
@@ -24,11 +24,11 @@ class SavedModel:
 
     def __init__(self, path):
         import tensorflow as tf
-        self._tf, self._loaded = tf, tf.saved_model.load(path)  # kept: its functions do not hold its variables
+        self._tf, self._loaded = tf, tf.saved_model.load(path)  # kept alive: its functions don't hold its variables
 
     def __call__(self, images):
-        together = len({image.shape for image in images}) == 1 and sum(image.size for image in images) <= _LARGE
-        batches = [np.stack(images)] if together else [image[None] for image in images]
+        as_one = len({image.shape for image in images}) == 1 and sum(image.size for image in images) <= _LARGE
+        batches = [np.stack(images)] if as_one else [image[None] for image in images]
         found = [self._loaded.signatures["serving_default"](images=self._tf.constant(batch)) for batch in batches]
         return {name: np.concatenate([part[name].numpy() for part in found]) for name in found[0]}
 
@@ -69,9 +69,9 @@ class Onnx:
 RUNNERS = {"saved_model": SavedModel, "litert": LiteRt, "onnx": Onnx}
 
 
-def _answer(kind, path):
+def _serve(kind, path):
     sink = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print
+    os.dup2(2, 1)  # libraries print to stdout
     sys.modules["cct_tf"] = None  # importing it is an error, wherever it is installed
     run = RUNNERS[kind](path)
     while True:
@@ -84,4 +84,4 @@ def _answer(kind, path):
 
 
 if __name__ == "__main__":
-    _answer(*sys.argv[1:])
+    _serve(*sys.argv[1:])

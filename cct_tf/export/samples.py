@@ -1,17 +1,15 @@
-"""Real images to calibrate and to compare with: of the run's data set, or files that the user names."""
+"""Real images to calibrate int8 with and to compare on: from the run's data set, or files that the user names."""
 
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
 from cct_tf.assembly import inputs, recorded_data
-from cct_tf.data.source import Held, Windowed
 from cct_tf.errors import UserError
 from cct_tf.evaluation.prediction import read_image
 from cct_tf.export import formats
 from cct_tf.machine import runtime
-from cct_tf.readers import decode, windowed
+from cct_tf.readers import decode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +17,10 @@ class Sample:
     """Some images.
 
     Attributes:
-        images: iterable of uint8 [H, W, 3], as decoded; may be gone through again.
-        labels: int [n], or None where they are unknown.
+        images: iterable of uint8 [H, W, 3], as decoded; can be iterated more than once.
+        labels: int [n], or None if they are unknown.
         count: int n.
-        name: what they are, such as "test images".
+        name: what they are, such as "test images", for messages.
     """
 
     images: object
@@ -32,7 +30,7 @@ class Sample:
 
 
 def of_run(config, record, console):
-    """The data set of a run: `source.Source`. Raises UserError if it can't be opened, or is another one."""
+    """The data set of a run: `source.Source`. Raises UserError if it can't be opened, or differs from the run's."""
     with formats.images_help():
         images = inputs.open_images(config, console, record.resolved)
         recorded_data.check_recorded_data(images, record, config)
@@ -40,20 +38,18 @@ def of_run(config, record, console):
 
 
 def of_split(split, count):
-    """`count` images of a `source.Split`, or all, evenly spread; of a streamed one the first."""
-    count = min(count, split.num_examples)
-    if isinstance(split.reader, Windowed):
+    """At most `count` images of a `source.Split`, evenly spread; the first ones of a streamed split."""
+    places = split.reader.spread(count)
+    labels = None if split.reader.knows_labels else split.labels[places]
+    if labels is None:  # they come with the images
         with decode.broken_images_named():
-            decoded = [split.reader.decode(record) for record in windowed.windowed_in_order(split.reader).take(count)]
-        images = [image.numpy() for image, _ in decoded]
-        return Sample(images, np.array([int(label) for _, label in decoded]), count, f"{split.name} images")
-    places = _spread(split.num_examples, count)
-    return Sample(_Read(split.reader, split.reader.indices[places]), split.labels[places], count,
-                  f"{split.name} images")
+            images, labels = zip(*split.images(places), strict=True)
+        return Sample(images, np.array(labels), len(places), f"{split.name} images")
+    return Sample(_Read(split, places), labels, len(places), f"{split.name} images")
 
 
 def of_files(paths, count, bit_depth, console):
-    """`count` of the image files, or all, evenly spread. Broken ones are named and left out.
+    """At most `count` of the image files, evenly spread. Broken ones are named and left out.
 
     Raises:
         UserError: none can be read.
@@ -61,7 +57,7 @@ def of_files(paths, count, bit_depth, console):
     good = []
     for place in _spread(len(paths), min(count, len(paths))):
         try:
-            # And forgotten: 500 photographs may be more than the memory holds.
+            # Decoded only to see whether it can be, and not kept: 500 photographs may exceed the memory.
             next(iter(_Files([paths[place]], bit_depth)))
             good.append(paths[place])
         except decode.BrokenImage as error:
@@ -71,8 +67,8 @@ def of_files(paths, count, bit_depth, console):
     return Sample(_Files(good, bit_depth), None, len(good), "images")
 
 
-def fitted(sample, network):
-    """What a network sees of a Sample: uint8 [n, S, S, 3]; `network` as `prediction.Network`."""
+def prepared(sample, network):
+    """The images of a Sample at the network's size: uint8 [n, S, S, 3]; `network` is a `prediction.Network`."""
     return np.stack([network.prepare(image) for image in sample.images])
 
 
@@ -94,15 +90,12 @@ class _Files:
 
 
 class _Read:
-    """Images of a reader, one after the other."""
+    """Images of a split, one after the other."""
 
-    def __init__(self, reader, rows):
-        self._reader, self._rows = reader, rows
+    def __init__(self, split, places):
+        self._split, self._places = split, places
 
     def __iter__(self):
         with decode.broken_images_named():
-            for row in self._rows:
-                with tf.device("CPU:0"):
-                    image = (self._reader.images[row] if isinstance(self._reader, Held)
-                             else decode.load_encoded(self._reader, tf.constant(row)))
-                yield image.numpy()
+            for image, _ in self._split.images(self._places):
+                yield image

@@ -7,16 +7,16 @@ from cct_tf.export import network
 
 
 def write(model, metadata, path):
-    """Write a network as a SavedModel with the signature `serving_default`, see `network.of_any_images`.
+    """Write a network as a SavedModel with the signature `serving_default`, see `network.of_raw_images`.
 
     Args:
         model: `models.classifier.TransformerClassifier`, float32, on one device.
         metadata: `metadata.Metadata`.
         path: pathlib.Path of a folder, which is made.
     """
-    function = network.of_any_images(model, metadata)
+    function = network.of_raw_images(model, metadata)
     module = tf.Module()
-    # By these the function's variables are saved; by the model itself, all of its Python methods would be too.
+    # The function's variables are enough. With the whole model, its Python methods would be traced and saved too.
     module.weights = [variable.value for variable in model.variables]
     tf.saved_model.save(module, str(path), signatures={"serving_default": function.get_concrete_function()})
     folder = path / "assets.extra"

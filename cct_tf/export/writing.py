@@ -1,4 +1,4 @@
-"""From a checkpoint to a checked export: written under a hidden name, tried on real images, then renamed."""
+"""From a checkpoint to a checked export: written under a hidden name, compared on real images, then renamed."""
 
 import contextlib
 import dataclasses
@@ -21,14 +21,14 @@ from cct_tf.readers import decode
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is asked for.
+    """What the user asks for.
 
     Attributes:
         kind: `formats.Format`.
         output: pathlib.Path.
         quantize: "none" or "int8".
-        calibration_images, check_images: ints, at most so many.
-        paths: list of image files to use instead of the run's data set; may be empty.
+        calibration_images, check_images: ints, the most images to calibrate with and to compare on.
+        paths: list of image files to use instead of the run's data set; empty for the data set.
     """
 
     kind: object
@@ -41,13 +41,13 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """What became of it.
+    """A finished export.
 
     Attributes:
         loaded: `networks.Loaded`, the checkpoint.
         comparison: `check.Comparison`.
         sample: `samples.Sample` that was compared.
-        num_bytes: int, of the file or of all in the folder.
+        num_bytes: int, size of the file, or of all files in the folder.
     """
 
     loaded: networks.Loaded
@@ -70,21 +70,21 @@ def export(config, record, choose, weights, request, console):
         Written.
 
     Raises:
-        UserError: the checkpoint or the images can't be read, or the export is not what the network is; then nothing
-            is left of it.
+        UserError: the checkpoint or the images can't be read, or the export differs too much from the network; nothing
+            of it is left then.
     """
-    # Whatever the run computed in: converters know no bfloat16, and what is compared is to be the same to 1e-5.
+    # Whatever the run's precision: converters don't support bfloat16, and the comparison allows 1e-5.
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, precision="float32"))
     bit_depth = rules_of(record.resolved).bit_depth
     calibration, sample = _samples(config, record, request, bit_depth, console)
     with console.phase("loading the weights"), tf.device("CPU:0"):
-        loaded = networks.load_model(config, len(record.resolved["classes"]), choose, weights)
+        loaded = networks.load_model(config, record.resolved.num_classes, choose, weights)
     transform = inputs.make_transform(config, inputs.recorded_images(record.resolved), loaded.model)
     network = Network(loaded.model, transform, "CPU", check.BATCH, bit_depth=bit_depth)
     metadata = _metadata(config, loaded, request.quantize, bit_depth)
     with _hidden(request.output) as path:
         with console.phase(f"converting to {request.kind.name}"):
-            ranges = None if calibration is None else samples.fitted(calibration, network)
+            ranges = None if calibration is None else samples.prepared(calibration, network)
             _write(request.kind, loaded.model, metadata, path, ranges)
         with console.phase(f"comparing on {sample.count} {sample.name}"):
             comparison = _compared(network, request, path, sample)
@@ -95,7 +95,7 @@ def export(config, record, choose, weights, request, console):
 
 
 def _samples(config, record, request, bit_depth, console):
-    """The Samples to calibrate with (None if nothing is quantised) and to compare on."""
+    """Two Samples: to calibrate with (None unless the export is quantised) and to compare on."""
     quantized = request.quantize != "none"
     if request.paths:
         counts = request.calibration_images if quantized else None, request.check_images
@@ -109,8 +109,8 @@ def _samples(config, record, request, bit_depth, console):
 def _metadata(config, loaded, quantize, bit_depth):
     resolved = loaded.record.resolved
     return metadata_lib.Metadata(
-        classes=list(resolved["classes"]), image_size=loaded.model.image_size, crop_pct=config.augment.crop_pct,
-        mean=list(resolved["mean"]), std=list(resolved["std"]), model=loaded.model.variant.name,
+        classes=list(resolved.classes), image_size=loaded.model.image_size, crop_pct=config.augment.crop_pct,
+        mean=list(resolved.mean), std=list(resolved.std), model=loaded.model.variant.name,
         checkpoint=loaded.path.name, step=loaded.record.step, weights=loaded.weights, quantize=quantize,
         cct_tf=cct_tf.__version__, bit_depth=bit_depth)
 
@@ -134,7 +134,7 @@ def _compared(network, request, path, sample):
     flag = f"--format={request.kind.name}"
     try:
         metadata = metadata_lib.read(flag, str(path), request.kind)
-        with reading.opened(flag, path, request.kind, metadata, apart=True) as found, tf.device("CPU:0"):
+        with reading.opened(flag, path, request.kind, metadata, isolated=True) as found, tf.device("CPU:0"):
             return check.compare(network, found, sample)
     except decode.BrokenImage:
         raise  # of the images, not of the export
@@ -145,8 +145,9 @@ def _compared(network, request, path, sample):
 
 @contextlib.contextmanager
 def _hidden(output):
-    """A path to write to, beside `output` or in it if it is a folder, with its suffix; what is there at the end, be it
-    by SIGTERM or SIGHUP, is removed.
+    """Context manager of a hidden path to write to: in `output` if that is a folder, else beside it, with its suffix.
+
+    On leaving, also after SIGTERM or SIGHUP, whatever is still at the hidden path is removed.
 
     Raises:
         OutsideFault: the storage is full, or the folder gone.
@@ -178,12 +179,13 @@ def _stop(number, frame):
 
 
 def _rename(path, output):
-    """Give an export its name. An empty folder stays: it may be a link, or the root of another file system."""
+    """Move an export to `output`. A folder there is filled, not replaced: it may be a link or a file system's root."""
     if not output.is_dir():
         os.replace(path, output)
         return
     if any(not each.name.startswith(".") for each in output.iterdir()):
         raise UserError(f"--output: expected a folder that stays empty, found files in {str(output)!r} since; nothing "
                         "was written")
-    for each in sorted(path.iterdir(), key=lambda each: each.name == "saved_model.pb"):  # which makes it one, last
+    # saved_model.pb last: with it the folder counts as a SavedModel.
+    for each in sorted(path.iterdir(), key=lambda each: each.name == "saved_model.pb"):
         os.replace(each, output / each.name)

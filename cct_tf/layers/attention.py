@@ -8,12 +8,12 @@ from cct_tf.machine.backend import keras
 
 
 def wide_dtype(dtype):
-    """float64 for float64, else float32: where sums are taken whatever the precision of the rest."""
+    """The dtype of a softmax and its sums: float64 for float64, float32 for every narrower dtype."""
     return tf.float64 if tf.as_dtype(dtype) == tf.float64 else tf.float32
 
 
 def _softmax(query, key):
-    """Scaled queries and keys [B, h, N, K] -> shares [B, h, N, N] in `wide_dtype`."""
+    """Scaled queries and keys [B, h, N, K] -> attention weights [B, h, N, N] in `wide_dtype`."""
     scores = tf.matmul(query, key, transpose_b=True)
     return tf.nn.softmax(tf.cast(scores, wide_dtype(scores.dtype)))
 
@@ -55,7 +55,7 @@ class Attention(keras.layers.Layer):
             raise ValueError(f"num_heads: expected a divisor of the width {D}, found {h}")
         K = self.head_dim or D // h
         options = {"initializer": self.initializer, "seed": self.seed, "dtype": self.dtype_policy}
-        # The fans of one of the three kernels: how they are stored must not change their scale.
+        # Queries, keys and values are stored as one kernel but scaled as three: by the fans of one of them.
         self.qkv = Linear(3 * h * K, use_bias=self.qkv_bias, fans=(D, h * K), name="qkv", **options)
         self.projection = Linear(D, name="projection", **options)
         self.qkv.build(input_shape)
@@ -78,7 +78,7 @@ class Attention(keras.layers.Layer):
         return self.projection_dropout(y, seeds=seeds, training=training)
 
     def attention(self, x):
-        """How much each token (row) takes of each other (column), without dropout.
+        """Attention weights without dropout: how much each token (row) takes from each token (column).
 
         [B, N, D] -> [B, h, N, N], rows with sum 1; float32 (float64 for float64 tokens).
         """

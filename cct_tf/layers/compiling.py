@@ -1,6 +1,6 @@
-"""Whether what is being traced will be compiled by XLA, and for what: some layers then take a form that it is fast at.
+"""Tells layers, while they are traced, that XLA will compile them, and for which kind of device.
 
-Results are the same up to rounding in either form.
+Some layers have a second form that XLA makes faster programs of. Both forms give the same results up to rounding.
 """
 
 import contextlib
@@ -13,10 +13,10 @@ _compiling = contextvars.ContextVar("compiling", default=None)
 
 @contextlib.contextmanager
 def compiling(kind):
-    """Put it around a call that `tf.function(jit_compile=True)` traces.
+    """A context for code that `tf.function(jit_compile=True)` traces: layers called in it take their forms for XLA.
 
     Args:
-        kind: "CPU" or "GPU", what it will run on; None for the layers' plain forms.
+        kind: "CPU" or "GPU", where the program will run; None keeps the layers' plain forms.
     """
     token = _compiling.set(kind)
     try:
@@ -26,11 +26,11 @@ def compiling(kind):
 
 
 def is_compiling(kind=None):
-    """Whether this is inside `compiling(kind)`, or inside any if kind is None."""
+    """Whether the caller is within `compiling(kind)`; with kind None, within `compiling` for any device."""
     found = _compiling.get()
     return found is not None if kind is None else found == kind
 
 
 def barrier(x):
-    """The tensor as it is. XLA stores it, and changes nothing across: for code that XLA compiles alone."""
+    """The tensor, unchanged: XLA stores it and simplifies nothing across it. Only for code that XLA compiles."""
     return gen_xla_ops.xla_optimization_barrier(input=[x])[0]

@@ -44,7 +44,7 @@ def check_rate(name, rate):
 
 
 def keep_mask(seeds, site, rate, shape):
-    """What `drop` leaves: bool [B, *shape]. Arguments and errors as there."""
+    """True for the elements that `drop` keeps: bool [B, *shape]. Arguments and errors as there."""
     if seeds is None:
         raise ValueError("seeds: expected example seeds, uint32 [B], in training with a rate above 0; found None "
                          "(the model draws them if called without, a layer doesn't)")
@@ -96,9 +96,14 @@ class Dropout(keras.layers.Layer):
         return drop(x, seeds, self.site, self.rate, x.shape[1:])
 
     def mask(self, shape, seeds):
-        """For those who drop by themselves, in training: (bool [B, *shape] or None, what multiplies the rest).
+        """What `call` does in training, for code that applies the mask itself (`features_first`).
 
-        `shape` is one example's, as `call` would take it.
+        Args:
+            shape: sizes of one example's mask, see `drop`.
+            seeds: uint32 [B], example seeds.
+
+        Returns:
+            (keep, scale): bool [B, *shape], or None if nothing is dropped; the factor of the elements that are kept.
         """
         if self.rate == 0.0:
             return None, 1.0

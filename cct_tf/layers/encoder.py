@@ -1,11 +1,9 @@
 """The transformer block."""
 
-from cct_tf.layers import drop
+from cct_tf.layers import drop, spec
 from cct_tf.layers.attention import Attention
 from cct_tf.layers.mlp import MLP
 from cct_tf.machine.backend import keras
-
-NORM_ORDERS = ("authors", "pre")
 
 
 @keras.saving.register_keras_serializable("cct_tf")
@@ -23,7 +21,7 @@ class TransformerBlock(keras.layers.Layer):
         norm_order: "authors" or "pre".
         layer_norm_epsilon: added to the variance.
         attention_dropout_rate, projection_dropout_rate, mlp_dropout_rate, drop_path_rate: probabilities.
-        block: index of the block, from 0; with it go the sites of its random numbers.
+        block: index of the block, from 0. Required, for it keys the dropout masks: two blocks of one index share them.
         initializer, seed: initial weights, see `cct_tf.layers.initializers`.
 
     Call: x [B, N, D], seeds uint32 [B] or None, training -> [B, N, D].
@@ -31,11 +29,11 @@ class TransformerBlock(keras.layers.Layer):
 
     def __init__(self, num_heads, mlp_dim, head_dim=None, qkv_bias=False, gelu="exact", mlp_output_activation=False,
                  norm_order="authors", layer_norm_epsilon=1e-5, attention_dropout_rate=0.0,
-                 projection_dropout_rate=0.0, mlp_dropout_rate=0.0, drop_path_rate=0.0, block=0,
+                 projection_dropout_rate=0.0, mlp_dropout_rate=0.0, drop_path_rate=0.0, *, block,
                  initializer="authors", seed=0, **kwargs):
         super().__init__(**kwargs)
-        if norm_order not in NORM_ORDERS:
-            raise ValueError(f"norm_order: expected one of {', '.join(NORM_ORDERS)}, found {norm_order!r}")
+        if norm_order not in spec.NORM_ORDERS:
+            raise ValueError(f"norm_order: expected one of {', '.join(spec.NORM_ORDERS)}, found {norm_order!r}")
         self.norm_order = norm_order
         self._options = {
             "num_heads": num_heads, "mlp_dim": mlp_dim, "head_dim": head_dim, "qkv_bias": qkv_bias, "gelu": gelu,

@@ -1,10 +1,10 @@
 """The training pass of the encoder in the layout that XLA is fast at on CPUs: features first, [D, B N].
 
-XLA's products of matrices on CPUs run at half the speed where the left factor is transposed. With tokens as rows, as
-the layers have them, three of a layer's products are of that kind: the gradient of every kernel, and in attention those
-of keys and values. With features as rows the left factor is always a kernel, which is small, or stored as it is needed;
-attention transposes queries and one gradient, which are narrow. Sums over features run over rows, which vectorises.
-Values and gradients are the layers' up to rounding, and so are the dropout masks, to the bit.
+On CPUs XLA multiplies matrices at half the speed where the left factor is transposed. The layers have tokens as rows.
+In their backward pass three kinds of products are then slow: the gradient of every kernel, and in attention the
+gradients of keys and values. Here features are the rows. The left factor is a kernel, which is small, or a matrix that
+is stored in the order needed; attention transposes only queries and one gradient, which are narrow. Sums over features
+run over rows, which vectorises. Values and gradients equal the layers' up to rounding, dropout masks to the bit.
 
 Legend: B batch, N tokens, R = B N, D width, M width of the MLP, h heads, K width of a head.
 """
@@ -14,16 +14,16 @@ import tensorflow as tf
 from cct_tf.layers import recompute
 from cct_tf.layers.compiling import barrier
 
-_FEWEST_TOKENS = 128  # with 64, CCT-2/3x2 lost 2 to 4% by what turning costs at both ends; with 256, CCT-7/3x1 won 8%
+_FEWEST_TOKENS = 128  # transposing at both ends costs CCT-2/3x2 (64 tokens) 2 to 4%; CCT-7/3x1 (256) gains 8%
 
 
-def pays(tokens):
-    """Whether `encode` is there for these tokens, float [B, N, D], and faster than the layers one by one."""
+def is_faster(tokens):
+    """Whether `encode` takes these tokens, float [B, N, D], and is faster with them than the layers one by one."""
     return tokens.dtype in (tf.float32, tf.float64) and tokens.shape[1] >= _FEWEST_TOKENS
 
 
 def encode(blocks, tokens, seeds):
-    """What the blocks do in training.
+    """The forward pass of the blocks in training, with gradients.
 
     Args:
         blocks: `encoder.TransformerBlock`s, built.
@@ -44,8 +44,8 @@ def encode(blocks, tokens, seeds):
     return tf.reshape(_tokens_first(x), [B, N, D])
 
 
-# Products with the unit matrix: XLA stores what a product gives, but would read a transposed tensor in strides wherever
-# it is used.
+# Transposing by a product with the unit matrix: XLA stores the result of a product. It would merge a
+# plain transposition into each operation that reads the tensor, which then reads it in strides.
 @tf.custom_gradient
 def _features_first(x):
     """[R, D] -> [D, R]."""
@@ -129,7 +129,7 @@ def _kept(weights, keep):
 
 @tf.custom_gradient
 def _turned(x):
-    """The transposed matrices, stored: XLA would else fold the transposition into what comes next, and slow it."""
+    """The transposed matrices, stored. Otherwise XLA merges the transposition into the next product and slows that."""
     return barrier(tf.linalg.matrix_transpose(x)), _turned
 
 
@@ -187,6 +187,6 @@ def _drop_path(layer, x, seeds, grid):
     keep, scale = layer.mask([1, 1], seeds)
     if keep is None:
         return x
-    # One number a token, stored: XLA would else hash the seed again for every element, wherever the sum is read.
+    # One factor per token, stored: otherwise XLA hashes the seed again for every element that reads it.
     factor = tf.where(keep, tf.constant(scale, x.dtype), tf.zeros([], x.dtype))  # [B, 1, 1]
     return x * barrier(tf.reshape(tf.broadcast_to(factor, [B, N, 1]), [1, B * N]))

@@ -1,8 +1,8 @@
 """Max-pooling of 3 x 3 with stride 2 whose gradient XLA computes fast.
 
 TensorFlow's gradient scatters, which XLA turns into a slow loop. Here the forward pass keeps the place of the first
-maximum of each window (0 to 8, row by row); a pixel's gradient is then the sum over the windows it lies in, 1, 2, 2 or
-4 of them by the parity of its row and column, of those whose place it is. Values and gradients are TensorFlow's.
+maximum of each window (0 to 8, row by row). A pixel lies in 1, 2 or 4 windows, by the parity of its row and column; its
+gradient is the sum over those of them whose maximum it is. Values and gradients equal TensorFlow's.
 
 Legend: B batch, H W image, h w pooled image, C channels.
 """
@@ -31,7 +31,7 @@ def max_pool_for_xla(padded):
         if pooled is None:
             pooled, place = pixel, tf.zeros_like(pixel, tf.uint8)
             continue
-        larger = pixel > pooled  # the first of equals stays
+        larger = pixel > pooled  # of equal pixels the first counts
         place = tf.where(larger, tf.constant(number, tf.uint8), place)
         pooled = tf.where(larger, pixel, pooled)
 
@@ -44,15 +44,15 @@ def max_pool_for_xla(padded):
 def _gradient(upstream, place, height, width):
     """[B, h, w, C] of the pooled image, and the places of the maxima -> [B, H, W, C]."""
     h, w = upstream.shape[1:3]
-    # One window more on every side, whose place is none: pixel (y, x) lies in windows y // 2 and, if y is even, the one
-    # before; likewise x.
+    # One more window on every side, whose place (9) is no pixel's. Row y then lies in the windows of row y // 2 and, if
+    # y is even, in those of the row before; columns likewise.
     frame = [[0, 0], [1, 1], [1, 1], [0, 0]]
     upstream, place = tf.pad(upstream, frame), tf.pad(place, frame, constant_values=9)
 
     def of_parity(y, x):
         """Gradient of the pixels of one parity, [B, h + 1, w + 1, C]."""
         total = 0.0
-        # Windows in their order, as TensorFlow adds them: the last one in holds the pixel in its first row.
+        # In the order in which TensorFlow adds the windows, row by row: dy and dx, the pixel's place, fall.
         for dy, dx in ((dy, dx) for dy in range(2 - y, -1, -2) for dx in range(2 - x, -1, -2)):
             rows, columns = (slice(1 - d // 2, 1 - d // 2 + size + 1) for d, size in ((dy, h), (dx, w)))
             chosen = place[:, rows, columns] == 3 * dy + dx

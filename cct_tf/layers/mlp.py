@@ -72,7 +72,7 @@ class MLP(keras.layers.Layer):
         return self.output_dropout(x, seeds=seeds, training=training)
 
     def activation(self, x):
-        """GELU, of any shape. Within, in float32: 1 + erf(x) cancels for negative x, in bfloat16 to 30% off."""
+        """GELU, of any shape, computed in float32: in bfloat16 1 + erf(x) cancels for negative x and was 30% off."""
         return tf.cast(GELUS[self.gelu](tf.cast(x, wide_dtype(x.dtype))), x.dtype)
 
     def compute_output_shape(self, input_shape):

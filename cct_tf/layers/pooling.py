@@ -50,7 +50,7 @@ class ClassToken(keras.layers.Layer):
     """
 
     def build(self, input_shape):
-        # Two axes, as the authors' has three: so that it is decayed like their weights of more than one axis.
+        # Of two axes (the authors' has three): weight decay spares variables of one axis, and theirs is decayed.
         self.embedding = self.add_weight(name="embedding", shape=(1, input_shape[-1]), initializer="zeros")
 
     def call(self, tokens):

@@ -1,9 +1,9 @@
 """Computing a block's activations again in the backward pass instead of keeping them (arXiv:1604.06174 Sec. 4).
 
-The forward pass keeps what goes into each block; the backward pass runs the block once more, for its gradients. The
-results are the same, for it computes the same thing, dropout masks included, which are hashes of the same seeds. Seen:
-with XLA to the bit; without, up to rounding, since grappler multiplies two constant factors into one where the
-backward pass doesn't need the product with one of them.
+The forward pass keeps only the input of each block; the backward pass runs the block once more and takes its gradients.
+The second run computes the same values, dropout masks included, because these are hashes of the same seeds. With XLA
+the results were equal to the bit. Without, they were equal up to rounding: grappler merges two constant factors into
+one where the backward pass does not need the product with one of them.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ _recomputing = contextvars.ContextVar("recomputing", default=None)
 
 @contextlib.contextmanager
 def recomputing(scope):
-    """Put it around a network's forward pass to have its blocks computed again in the backward pass.
+    """A context for a network's forward pass: its blocks are computed again in the backward pass.
 
     Args:
-        scope: keras.StatelessScope with a tensor for each variable of the blocks: gradients flow to these. Or None,
-            to compute them once.
+        scope: keras.StatelessScope with a tensor for each variable of the blocks; gradients flow to these tensors.
+            None: the blocks are computed once.
     """
     token = _recomputing.set(scope)
     try:
@@ -32,7 +32,7 @@ def recomputing(scope):
 
 
 def run(function, block, x, seeds):
-    """`function(block, x, seeds)`, which inside `recomputing` the backward pass computes again.
+    """`function(block, x, seeds)`. Within `recomputing`, the backward pass computes it again.
 
     Args:
         function: gives a float tensor, from nothing but its arguments and the block's variables.
@@ -59,16 +59,17 @@ def run(function, block, x, seeds):
 
         return of_weights(x, seeds, weights), gradient
 
-    # From the scope: a variable that is read within a layer comes in the layer's precision.
+    # Read from the scope: a variable that is read within a layer is rounded to the layer's precision.
     return computed(x, *[scope.get_current_value(variable) for variable in block.variables])
 
 
 def _after(upstream, x, seeds):
-    """x and seeds as they are, computed from `upstream`.
+    """x and seeds, unchanged, but depending on `upstream`, the gradient that arrives from the next block.
 
-    So nothing of the block can be computed again before it is needed, nor be found to have been computed already. A
-    barrier is not enough: XLA on CPUs takes it away before it chooses the order, and computed both times at once, which
-    kept everything. Where `upstream` is NaN the gradients are too.
+    Without this dependency the compiler may run the second computation early, or see that it equals the first and keep
+    the activations of that. Either way nothing is saved. A barrier does not help: XLA on CPUs removes barriers before
+    it chooses the order of operations. So x is selected by whether the first element of `upstream` is NaN. If it is,
+    zeros take the place of x; the gradients are NaN anyway.
     """
     is_nan = tf.math.is_nan(tf.reshape(upstream, [-1])[0])
 

@@ -1,4 +1,4 @@
-"""The fixed positions, in NumPy: what judges a file of weights has no TensorFlow."""
+"""The fixed position embeddings, in NumPy: `convert` compares files of weights with them, without TensorFlow."""
 
 import numpy as np
 

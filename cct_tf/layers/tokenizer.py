@@ -2,16 +2,14 @@
 
 import tensorflow as tf
 
+from cct_tf.layers import spec
 from cct_tf.layers.initializers import keyed
 from cct_tf.layers.max_pool import max_pool
 from cct_tf.machine.backend import keras
 
-INNER_DIM = 64  # width of every convolution but the last
-PADDINGS = ("authors", "keras")
-
 
 def pad_sides(x, size):
-    """[B, H, W, C] -> [B, H + 2 size, W + 2 size, C]. The same on all sides, which "SAME" isn't for even sizes."""
+    """`size` zeros on all four sides: [B, H, W, C] -> [B, H + 2 size, W + 2 size, C]."""
     return tf.pad(x, [[0, 0], [size, size], [size, size], [0, 0]]) if size else x
 
 
@@ -21,11 +19,11 @@ class ConvTokenizer(keras.layers.Layer):
 
     Args:
         embed_dim: width of the tokens, D.
-        num_convs: convolutions; all but the last are 64 wide.
+        num_convs: convolutions; all but the last have 64 channels.
         kernel_size, stride: of the convolutions.
         padding: zeros on each side of a convolution's input.
-        pool_padding: "authors": 1 on each side, never the maximum; "keras" (the tutorial's): zeros on each side, then
-            "same" pooling.
+        pool_padding: of the pooling's input. "authors": 1 on each side, which never becomes the maximum; "keras" (as
+            in the tutorial): 1 zero on each side, then "same" padding.
         initializer, seed: initial weights, see `cct_tf.layers.initializers`.
 
     Call: images [B, H, W, C] -> tokens [B, N, D], row by row.
@@ -34,8 +32,8 @@ class ConvTokenizer(keras.layers.Layer):
     def __init__(self, embed_dim, num_convs=1, kernel_size=3, stride=1, padding=1, pool_padding="authors",
                  initializer="authors", seed=0, **kwargs):
         super().__init__(**kwargs)
-        if pool_padding not in PADDINGS:
-            raise ValueError(f"pool_padding: expected one of {', '.join(PADDINGS)}, found {pool_padding!r}")
+        if pool_padding not in spec.POOL_PADDINGS:
+            raise ValueError(f"pool_padding: expected one of {', '.join(spec.POOL_PADDINGS)}, found {pool_padding!r}")
         self.embed_dim = embed_dim
         self.num_convs = num_convs
         self.kernel_size = kernel_size
@@ -46,7 +44,7 @@ class ConvTokenizer(keras.layers.Layer):
         self.seed = seed
 
     def build(self, input_shape):
-        widths = [input_shape[-1]] + [INNER_DIM] * (self.num_convs - 1) + [self.embed_dim]
+        widths = [input_shape[-1], *spec.conv_widths(self.num_convs, self.embed_dim)]
         area = self.kernel_size**2
         for i in range(self.num_convs):
             name = f"conv_{i}_kernel"
@@ -59,8 +57,8 @@ class ConvTokenizer(keras.layers.Layer):
     def call(self, images):
         x = images
         for i in range(self.num_convs):
-            # ReLU after the maximum, which it doesn't change, has a quarter of the work. Gradients are the same too:
-            # where they would go to another element, ReLU stops them.
+            # ReLU after the pooling gives the same values with a quarter of the work. The gradients are the same too:
+            # the two orders choose different elements only where none is positive, and there ReLU's gradient is 0.
             x = tf.nn.relu(self._pool(self._convolve(x, tf.convert_to_tensor(getattr(self, f"conv_{i}_kernel")))))
         return tf.reshape(x, [-1, x.shape[1] * x.shape[2], self.embed_dim])  # [B, h, w, D] -> [B, N, D]
 
@@ -68,8 +66,8 @@ class ConvTokenizer(keras.layers.Layer):
         sides = []
         for side in input_shape[1:3]:
             for _ in range(self.num_convs):
-                side = (side + 2 * self.padding - self.kernel_size) // self.stride + 1
-                side = (side + 3) // 2 if self.pool_padding == "keras" else (side - 1) // 2 + 1
+                side = spec.conv_side(side, self.kernel_size, self.stride, self.padding)
+                side = spec.pool_side(side, self.pool_padding)
             sides.append(side)
         return (input_shape[0], sides[0] * sides[1], self.embed_dim)
 
@@ -79,12 +77,12 @@ class ConvTokenizer(keras.layers.Layer):
         return tf.nn.conv2d(pad_sides(x, self.padding), kernel, self.stride, "VALID")
 
     def _pool(self, x):
-        # Padding that must never be the maximum is zeros too: ReLU follows, to which they are as good as the lowest
-        # number. That would be part of the range which an export to int8 spreads over 256 levels.
+        # Zeros, not the lowest number, although the padding must not become the maximum: the ReLU that follows makes
+        # both the same. The lowest number would widen the range that an export to int8 divides into 256 levels.
         x = pad_sides(x, 1)
         if self.pool_padding == "authors":
             return max_pool(x)
-        # "Same" by hand: an even side has nothing before and one after it, an odd one has one on each.
+        # "Same" padding by hand: 0 before and 1 after an even side, 1 on each side of an odd one.
         frame = [[side % 2, 1] for side in x.shape[1:3]]
         return max_pool(tf.pad(x, [[0, 0], *frame, [0, 0]]))
 
@@ -96,7 +94,7 @@ class ConvTokenizer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("cct_tf")
 class PatchTokenizer(keras.layers.Layer):
-    """A linear layer on patches that don't overlap, bias included (arXiv:2010.11929 Eq. 1).
+    """A linear layer with bias on patches that don't overlap (arXiv:2010.11929 Eq. 1).
 
     Args:
         embed_dim: width of the tokens, D.

@@ -1,8 +1,8 @@
-"""The gate to Keras: our layers are TensorFlow's, and Keras settles its backend for good when it is first imported.
+"""Keras with TensorFlow's backend, or an error that says so. Keras chooses its backend for good at its first import.
 
-    from cct_tf.machine.backend import keras    in place of `import keras`, in what users import: layers and models
+    from cct_tf.machine.backend import keras    instead of `import keras`, in what users import: layers and models
 
-`import cct_tf` has set KERAS_BACKEND where it was not set, so that a keras.json changes nothing (`prefer_tensorflow`).
+`import cct_tf` sets KERAS_BACKEND where it is not set (`prefer_tensorflow`), so a keras.json has no effect.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from cct_tf.errors import UserError
 
 
 def prefer_tensorflow():
-    """Name TensorFlow's backend where nobody has named one and Keras is yet to be imported."""
+    """Set KERAS_BACKEND to tensorflow if it is not set and Keras is not imported yet."""
     if "keras" not in sys.modules and not os.environ.get("KERAS_BACKEND"):
         os.environ["KERAS_BACKEND"] = "tensorflow"
 

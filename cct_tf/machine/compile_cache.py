@@ -1,16 +1,16 @@
 """What XLA has compiled, kept from one process to the next. No TensorFlow here.
 
-TensorFlow can keep compiled programs in a folder, but it trusts what it finds there: a truncated entry ends the run,
-a file deleted between its look and its reading too, and a changed one is run as machine code (all seen with 2.21). So
-each process gets a folder of its own, filled with links to entries whose checksum has been verified, and what it
-compiles is kept under a name that holds the checksum:
+TensorFlow can keep compiled programs in a folder, but it trusts what it finds there. A truncated entry ends the run,
+and so does a file that is deleted between the listing and the reading; a changed one is run as machine code (all seen
+with 2.21). So each process gets a folder of its own, filled with links to entries whose checksum was verified. What the
+process compiles is kept under a name that holds the checksum:
 
     FOLDER/tensorflow-2.21.0-5f0c9a1e/        one for each build of TensorFlow and kind of machine: homes are shared
                                               on clusters, compiled code is not
         xla_compile_cache__..._JIT.pb.9c2b41d7  an entry and its CRC-32; written once, never changed
         process-k3x9/ and process-k3x9.lock     of a process that runs
 
-The bits of a run are the same with and without. XLA's programs for CPUs only are kept: nothing was seen on GPUs yet.
+A run has the same bits with and without the cache. Only programs for CPUs are kept: GPUs were not tried yet.
 """
 
 import atexit
@@ -53,7 +53,7 @@ def start(value, warn):
     """
     global _cache
     flags = os.environ.get("TF_XLA_FLAGS", "")
-    # Flags that do not begin with a dash are the name of a file that holds them: nothing can be added to those.
+    # A value without a dash in front is the name of a file that holds the flags: nothing can be added to that.
     users_own = "persistent_cache" in flags or (flags and not flags.startswith("-"))
     if value == "off" or users_own or _cache is not None or "tensorflow" in sys.modules:
         return
@@ -71,22 +71,23 @@ def start(value, warn):
 
 
 def keep():
-    """Keep what this process has compiled so far, should it be killed later."""
+    """Keep what this process has compiled so far, in case it is killed later."""
     if _cache is not None:
         _cache.keep()
 
 
 def close():
-    """What the end of the process does with the cache, for one that ends at once."""
+    """Close the cache, as the normal end of a process does; for a process that ends by os._exit."""
     if _cache is not None:
         _cache.close()
 
 
 def steady_names():
-    """Let the functions traced next have names that do not depend on what was traced before.
+    """Give the functions that are traced next names that do not depend on what was traced before.
 
-    TensorFlow numbers functions with a counter of the process and looks entries up by these names: after a resume,
-    which draws no pictures, it found nothing. So the counter moves on to a round number (0.03 s at most).
+    TensorFlow numbers functions with a counter of the process and looks entries up by these names. After a resume,
+    which draws no pictures and so traces less, it would find nothing. So the counter is moved on to a round number
+    (0.03 s at most).
     """
     if _cache is None:
         return
@@ -145,7 +146,7 @@ class Cache:
                 + ("" if self.has_room else " --tf_xla_persistent_cache_read_only=true"))
 
     def _link(self, path):
-        """Let TensorFlow see an entry, if it is whole."""
+        """Link an entry into the private folder, if it is whole."""
         try:
             data, used = path.read_bytes(), path.stat().st_mtime_ns
             if f"{zlib.crc32(data):08x}" != path.suffix[1:]:
@@ -153,14 +154,14 @@ class Cache:
                 return
             own = self.private / path.stem
             _link_or_copy(path, own)
-            # Most systems note a read only if it is the first since the last write, so this makes the next one seen.
+            # Most systems note a read only if it is the first since the last write: after this they note the next.
             os.utime(own, ns=(used, used))
             self._linked[own.name] = used
         except OSError:
             return  # another process has pruned it, or it is not ours to read
 
     def _find_room(self):
-        """Whether entries can be added, by the quota too, which the system tells only to those who write."""
+        """Whether entries can be added. A quota shows only in writing, so this writes."""
         probe = self.private / "room"
         try:
             with open(probe, "wb") as file:

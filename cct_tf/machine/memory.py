@@ -1,4 +1,4 @@
-"""What a user reads when memory runs out. No TensorFlow is imported with this module."""
+"""The error that a user reads when memory runs out. No TensorFlow is imported with this module."""
 
 import contextlib
 import re
@@ -17,7 +17,7 @@ PREDICTION = ("batch_size", "a batch that fits in memory", "a smaller --batch_si
 
 
 def is_out(error):
-    """Whether memory ran out. TensorFlow says the same of a full disk."""
+    """Whether an error says that memory ran out. TensorFlow raises the same type for a full disk, which is excluded."""
     if isinstance(error, MemoryError):
         return True
     return type(error).__name__ == "ResourceExhaustedError" and storage_fault(error) is None
@@ -32,10 +32,10 @@ def data_named_when_out(config):
 
 @contextlib.contextmanager
 def named_when_out(part, found):
-    """Name the flags to turn if memory runs out in the block.
+    """If memory runs out in the block, raise an error that names the flags to change.
 
-    A block within another speaks first. Linux lends more memory than there is, so a process may also be killed
-    (status 137) without a word.
+    Of nested blocks the innermost raises. Linux promises more memory than there is, so a process may also be killed
+    without a message (status 137).
 
     Args:
         part: DATA, ARCHIVE, TRAINING, EVALUATION or PREDICTION.

@@ -1,4 +1,4 @@
-"""The machine: a quiet start of TensorFlow, the strategy, logical devices.
+"""What a run computes on: a quiet start of TensorFlow, logical devices, the distribution strategy.
 
 TensorFlow is imported inside functions only, so that the checks before it stay fast.
 """
@@ -19,7 +19,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 @contextlib.contextmanager
 def quiet_stderr():
-    """Hold back what native code writes to file descriptor 2; show it after all if the block raises a bug of ours.
+    """Hold back what native code writes to file descriptor 2; show it if the block ends by an unexpected error.
 
     TensorFlow's start, and libjpeg on a broken image, write lines there that no log level silences.
     """
@@ -30,7 +30,7 @@ def quiet_stderr():
         try:
             yield
         except (UserError, OutsideFault, Interrupted):
-            raise  # with a line of its own
+            raise  # these have a line of their own
         except BaseException:
             os.dup2(kept, 2)
             held.seek(0)
@@ -43,7 +43,7 @@ def quiet_stderr():
 
 @contextlib.contextmanager
 def _absent(*modules):
-    """Let modules seem not to be installed: Keras imports these two for parts of it that nobody here uses (0.8 s)."""
+    """Make modules seem not installed in the block: Keras imports them (0.8 s) for parts that are not used here."""
     hidden = [name for name in modules if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))
     try:
@@ -76,10 +76,11 @@ def start_tensorflow(cache="off", warn=None):
 
 
 def _keep_freed_memory():
-    """Have the C library keep the memory of large arrays, which else goes back to the system and comes anew, zeroed.
+    """Have the C library keep the memory of freed large arrays. Otherwise the system takes it back, and zeroes it anew.
 
     A step asks for the same arrays over and over. CCT-7/3x1 under XLA at batch 64 met 26,000 to 70,000 page faults a
-    step, and with this next to none: 42.3 images/s for 38.5 in a quiet hour, no clear difference in a busy one.
+    step, and with this next to none: 42.3 images/s instead of 38.5 on an idle machine, no clear difference on a busy
+    one.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to do
         libc = ctypes.CDLL("libc.so.6")
@@ -118,7 +119,7 @@ class Devices:
         return self.num_replicas // self.num_workers
 
     @property
-    def part(self):
+    def share(self):
         """(worker, number of workers), as the pipelines take it."""
         return self.worker, self.num_workers
 
@@ -150,14 +151,14 @@ def make_devices(num_replicas=None, deterministic=False, strategy="auto", cluste
     """
     import tensorflow as tf
     if deterministic:
-        tf.random.set_seed(0)  # nothing of ours draws from it, but op determinism insists on a seed
+        tf.random.set_seed(0)  # nothing here draws from it, but op determinism requires a seed
         tf.config.experimental.enable_op_determinism()
     kind, count = local_devices(num_replicas, strategy, cluster)
     gpus = tf.config.list_physical_devices("GPU")
     with contextlib.suppress(RuntimeError):  # set already by an earlier run in this process
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
-    # One process may hold strategies of different sizes (tests do); the default collectives can't.
+    # The default collectives fail where one process has strategies of different sizes, as the tests do.
     cross_device_ops = tf.distribute.ReductionToOneDevice() if kind == "CPU" else None
     if cluster is not None:
         return _multi_worker(cluster, kind, gpus[:count], deterministic, collectives)
@@ -172,7 +173,7 @@ def make_devices(num_replicas=None, deterministic=False, strategy="auto", cluste
 
 
 def local_devices(num_replicas=None, strategy="auto", cluster=None):
-    """The kind and number of devices that this process is to use: ("GPU" or "CPU", int). Makes none.
+    """The kind and number of devices that this process will use: ("GPU" or "CPU", int). Makes none of them.
 
     Raises:
         UserError: --num_replicas asks for others than there are.
@@ -197,7 +198,7 @@ def _multi_worker(cluster, kind, gpus, deterministic, collectives):
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.workers)}), task_type="worker", task_id=cluster.index,
         rpc_layer="grpc")
-    # Without its timeout_seconds: for that two threads sleep so long for each sum, tens of thousands of them.
+    # No timeout_seconds: it keeps two threads asleep that long for each sum, tens of thousands of threads.
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=getattr(tf.distribute.experimental.CommunicationImplementation, collectives.upper()))
     with quiet_stderr():
@@ -235,6 +236,6 @@ def distribute(devices, dataset, batch_size):
     per_replica = batch_size // devices.num_replicas
     dataset = dataset.rebatch(per_replica, drop_remainder=True)
     if devices.num_workers > 1:
-        # Of a dataset that ends, the workers would ask one another before each batch whether there is one.
+        # For a distributed dataset that ends, the workers would ask one another before each batch whether there is one.
         dataset = dataset.repeat()
     return iter(devices.strategy.distribute_datasets_from_function(lambda context: dataset))

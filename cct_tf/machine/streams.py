@@ -1,4 +1,4 @@
-"""stdout and stderr without a reader: closed from the start, a pipe closed since, a terminal that has hung up."""
+"""stdout and stderr that nobody reads: closed from the start, a pipe whose reader left, a terminal that hung up."""
 
 import contextlib
 import errno
@@ -7,7 +7,7 @@ import sys
 
 
 def open_closed():
-    """Give stdin, stdout and stderr somewhere to go if they came closed, else the next file opened would be one."""
+    """Open /dev/null for each of stdin, stdout and stderr that is closed; else the next file opened would become it."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -20,19 +20,19 @@ def open_closed():
 
 
 def silence(stream):
-    """Let go nowhere what is still written to a stream, and what it holds already."""
+    """Discard what is written to a stream from now on, and what it has buffered."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 class Watched:
-    """A text stream that goes silent where another raises because nobody reads it.
+    """A text stream that discards its text, instead of raising, once nobody reads it.
 
     Args:
         stream: text stream, of a file descriptor.
-        on_closed: function without arguments, called if the reader has closed the pipe. That a terminal has hung up is
-            no reason to call it: SIGHUP says so to those whom it concerns.
+        on_closed: function without arguments, called if the reader has closed the pipe. A terminal that has hung up is
+            no reason to call it: SIGHUP tells of that.
     """
 
     def __init__(self, stream, on_closed):
@@ -62,7 +62,7 @@ class Watched:
 
 @contextlib.contextmanager
 def watched(on_closed):
-    """Watch stdout and stderr while the block runs; `on_closed` is called for stdout alone, as `Watched` tells."""
+    """Wrap stdout and stderr in `Watched` while the block runs; `on_closed` is called for stdout alone."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = Watched(sys.stdout, on_closed), Watched(sys.stderr, lambda: None)
     try:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 def attention_maps(model, images):
-    """What the vector that the head classifies is made of, by place.
+    """Maps of how much each place of the image contributes to the vector that the head classifies.
 
     Rollout (arXiv:2005.00928 Section 3) follows attention down to the first block's tokens: a block's output is taken
     for (A + I) / 2 of its input, A its attention with the heads averaged, so that all blocks together are the product
@@ -27,7 +27,7 @@ def attention_maps(model, images):
             one with a class token, that token's attention in the last block, heads averaged.
         "rollout": the same weights, or of a class token the row of that token, times the product of all blocks.
 
-        What a class token takes of itself has no place in the image; it is left out, and the rest scaled to sum 1.
+        A class token's attention to itself has no place in the image: it is left out, and the rest scaled to sum 1.
     """
     tokens, attentions = model.embed(images), []
     for block in model.blocks:
@@ -39,7 +39,7 @@ def attention_maps(model, images):
     else:
         pooling = attentions[-1][:, 0]
         row = tf.one_hot(tf.zeros(tf.shape(tokens)[:1], tf.int32), model.variant.num_tokens)
-    for attention in reversed(attentions):  # a row times each matrix: their product itself is never needed
+    for attention in reversed(attentions):  # a row times each matrix; their product is never formed
         row = (tf.einsum("bn,bnm->bm", row, attention) + row) / 2.0
     return {"pooling": _on_grid(pooling, model), "rollout": _on_grid(row, model)}
 

@@ -45,14 +45,14 @@ class TransformerClassifier(keras.Model):
         self.token_dropout = drop.Dropout(variant.dropout_rate if variant.dropout_places == "all" else 0.0, drop.TOKENS,
                                           name="token_dropout", dtype=self.dtype_policy)
         for index in range(variant.depth):
-            # One attribute each: tf.train.Checkpoint doesn't see into Keras' lists and would leave them out in silence.
+            # One attribute each: tf.train.Checkpoint doesn't look into Keras' lists and would silently leave them out.
             setattr(self, f"block_{index}", _block(variant, index, options))
         self.norm = keras.layers.LayerNormalization(epsilon=variant.layer_norm_epsilon, name="norm",
                                                     dtype=self.dtype_policy)
         self.pooling = SequencePooling(name="pooling", **options) if variant.seq_pool else None
         head_dtype = "float64" if self.dtype_policy.variable_dtype == "float64" else "float32"
         self.head = Linear(num_classes, initializer=variant.initializer, seed=seed, name="head", dtype=head_dtype)
-        # Moves only when the model is called in training without seeds, as `fit` does.
+        # Advances only when the model is called in training without seeds, as `fit` does.
         self.seed_generator = keras.random.SeedGenerator(seed, name="seed_generator")
 
     @property
@@ -61,7 +61,7 @@ class TransformerClassifier(keras.Model):
         return tuple(getattr(self, f"block_{index}") for index in range(self.variant.depth))
 
     def build(self, input_shape):
-        """Makes every variable. A second call does nothing: loading a file builds a model that may be built."""
+        """Make every variable. A second call does nothing: loading a file builds a model that may be built already."""
         if self.built:
             return
         batch, width = input_shape[0], self.variant.embed_dim
@@ -125,7 +125,7 @@ class TransformerClassifier(keras.Model):
     def _encode_tokens(self, tokens, seeds, training):
         """The tokenizer's tokens -> tokens [B, N, D], class token included, before the final LayerNorm."""
         tokens = self._place_tokens(tokens, seeds, training)
-        if training and is_compiling("CPU") and features_first.pays(tokens):
+        if training and is_compiling("CPU") and features_first.is_faster(tokens):
             return features_first.encode(self.blocks, tokens, seeds)
 
         def run(block, tokens, seeds):
@@ -136,7 +136,7 @@ class TransformerClassifier(keras.Model):
         return tokens
 
     def _checked(self, images):
-        """The images, known to be [B, S, S, 3]: of another size they would be cut into tokens of other images."""
+        """The images, checked to be [B, S, S, 3]: from another size, tokens of several images would be mixed."""
         images = tf.convert_to_tensor(images)  # `features` takes arrays too
         expected = [None, self.image_size, self.image_size, 3]
         if not images.shape.is_compatible_with(expected):
@@ -164,8 +164,7 @@ def _tokenizer(variant, options):
         return PatchTokenizer(variant.embed_dim, variant.kernel_size, name="tokenizer", **options)
     return ConvTokenizer(
         variant.embed_dim, num_convs=variant.num_convs, kernel_size=variant.kernel_size, stride=variant.stride,
-        padding=variant.padding, pool_padding="keras" if variant.tokenizer == "conv_keras" else "authors",
-        name="tokenizer", **options)
+        padding=variant.padding, pool_padding=variant.pool_padding, name="tokenizer", **options)
 
 
 def _block(variant, index, options):

@@ -37,7 +37,7 @@ def count_macs(variant, num_classes, attention_products=True):
         variant: a `Variant`.
         num_classes: outputs of the head.
         attention_products: count attention's two products too, queries with keys and weights with values. Published
-            figures leave them out: counters of that kind see layers only.
+            figures leave them out, because their counters see layers only.
 
     Returns:
         int.
@@ -51,14 +51,13 @@ def count_macs(variant, num_classes, attention_products=True):
 
 
 def largest_activation(variant):
-    """Elements of the largest tensor that one image becomes in the encoder: an int."""
+    """Elements of the largest tensor that the encoder makes of one image: an int."""
     D, K, M, N = (variant.embed_dim, variant.inner_dim, variant.embed_dim * variant.mlp_ratio, variant.num_tokens)
     return N * max(variant.num_heads * N, 3 * K, M, D)
 
 
 def _convolutions(variant):
     """(elements of the kernel, side of the output) of each convolution of the tokenizer."""
-    inner = 64  # width of every convolution but the last
-    widths = [3] + [inner] * (variant.num_convs - 1) + [variant.embed_dim]
+    widths = [3, *variant.conv_widths]
     return [(variant.kernel_size**2 * before * after, side)
             for (before, after), side in zip(itertools.pairwise(widths), variant.conv_sides(), strict=True)]

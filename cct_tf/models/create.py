@@ -1,4 +1,4 @@
-"""Name -> built model."""
+"""From a network's name to a built model."""
 
 from cct_tf.errors import UserError
 from cct_tf.models import variants

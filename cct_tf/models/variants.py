@@ -15,9 +15,9 @@ import dataclasses
 import re
 
 from cct_tf.errors import UserError, nearest
+from cct_tf.layers import spec
 
 POSITIONAL_EMBEDDINGS = ("learnable", "sine", "none")
-NORM_ORDERS = ("authors", "pre")
 MIN_IMAGE_SIZE = 8
 
 
@@ -25,7 +25,7 @@ MIN_IMAGE_SIZE = 8
 class Variant:
     """One network, all but its number of classes. Rates and the like may differ from the published ones.
 
-    The networks of the paper are the defaults; what another one does differently is written in its row.
+    The defaults are those of the paper's networks; a row of the table says what its network does differently.
     """
 
     name: str
@@ -73,18 +73,26 @@ class Variant:
         """Width of the queries of all heads together."""
         return self.num_heads * self.head_dim if self.head_dim else self.embed_dim
 
+    @property
+    def pool_padding(self):
+        """Of the tokenizer's pooling, one of `layers.spec.POOL_PADDINGS`; None for patches, which are not pooled."""
+        return {"conv": "authors", "conv_keras": "keras", "patch": None}[self.tokenizer]
+
+    @property
+    def conv_widths(self):
+        """Output channels of each convolution of the tokenizer, a list of int."""
+        return spec.conv_widths(self.num_convs, self.embed_dim)
+
     def conv_sides(self):
         """Side of the output of each convolution of the tokenizer, before pooling; below 1: the input is too small."""
         sides, side = [], self.image_size
         for _ in range(self.num_convs):
-            sides.append((side + 2 * self.padding - self.kernel_size) // self.stride + 1)
+            sides.append(spec.conv_side(side, self.kernel_size, self.stride, self.padding))
             side = self._pooled(sides[-1])
         return sides
 
     def _pooled(self, side):
-        if self.tokenizer == "conv":  # 1 on each side, then windows of 3 with stride 2
-            return (side - 1) // 2 + 1
-        return (side + 3) // 2 if self.tokenizer == "conv_keras" else side  # 1 on each side, then "same"
+        return spec.pool_side(side, self.pool_padding) if self.pool_padding else side
 
     @property
     def grid_side(self):
@@ -104,7 +112,7 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """The part of a variant that its first number stands for."""
+    """What the first number of a name stands for: depth, heads, widths."""
 
     depth: int
     num_heads: int
@@ -198,7 +206,7 @@ def resolve(name, image_size=None, positional_embedding=None, norm_order=None, d
 
 
 def _check_choices(variant):
-    for field, known in (("positional_embedding", POSITIONAL_EMBEDDINGS), ("norm_order", NORM_ORDERS)):
+    for field, known in (("positional_embedding", POSITIONAL_EMBEDDINGS), ("norm_order", spec.NORM_ORDERS)):
         value = getattr(variant, field)
         if value not in known:
             raise UserError(f"{field}: expected one of {', '.join(known)}, found {value!r}")

@@ -12,4 +12,4 @@ class ViT(TransformerClassifier):
     """
 
     def _pool(self, tokens):
-        return self.norm(tokens[:, 0])  # [B, 1 + N, D] -> [B, D]: no other token's norm is needed
+        return self.norm(tokens[:, 0])  # [B, 1 + N, D] -> [B, D]: only the class token is normalised

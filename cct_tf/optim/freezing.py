@@ -4,7 +4,7 @@ import fnmatch
 
 from cct_tf.errors import UserError
 
-# A pattern fits a path as it is, or with all that lies below it.
+# A pattern fits a path itself, and everything below that path.
 _GROUPS = {"tokenizer": ("tokenizer",), "encoder": ("class_token", "positions", "block_*", "norm")}
 
 

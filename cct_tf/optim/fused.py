@@ -1,11 +1,11 @@
 """An update by one kernel a variable.
 
-Keras writes an update as some forty operations a variable, each of them traced, optimised and scheduled, and many a
-pass over the whole variable. Where TensorFlow has one kernel for the formula, on CPUs and GPUs, that takes their place
-here; what is the same for all variables is computed once. The optimizer's variables stay Keras' own, so a run can
-change between the two. They agree to rounding, of which there is one to know: in float32 a kernel forms 1 - beta_2
-from the rounded beta_2, Keras rounds the difference. At 0.999 that is 1.3e-5 of the second moment at most, and half of
-it of a step.
+Keras writes an update as some forty operations a variable. Each is traced, optimised and scheduled, and many of them
+pass over the whole variable. Where TensorFlow has one kernel for the formula, on CPUs and GPUs, the kernel takes their
+place here; what is the same for all variables is computed once. The optimizer's variables stay Keras' own, so a run can
+change between the two. Results agree up to rounding. The largest difference: in float32 a kernel computes 1 - beta_2
+from the rounded beta_2, where Keras rounds the difference. With beta_2 = 0.999 the second moment differs by a relative
+1.3e-5 at most, a step by half of that.
 """
 
 import functools
@@ -29,14 +29,14 @@ class FusedUpdate:
         return False
 
     def _constants(self, dtype):
-        """The arguments of the kernel that all variables of a type share: dict of scalars."""
+        """The kernel's arguments that are the same for all variables of a dtype: dict of scalars."""
         raise NotImplementedError
 
     def _kernel(self, variable, index, gradient, rate, constants):
         """Update this replica's copy of a tf.Variable; `rate` is its learning rate, a scalar of its type."""
         raise NotImplementedError
 
-    @tf.autograph.experimental.do_not_convert  # there is nothing in it to rewrite, and looking for it takes time
+    @tf.autograph.experimental.do_not_convert  # no control flow to convert; looking for it takes time
     def apply_gradients(self, grads_and_vars):
         """Update all variables. Call it in replica context, where it changes that replica's copies.
 
@@ -89,13 +89,16 @@ def adam_constants(iterations, beta_1, beta_2, epsilon, dtype):
 
 
 def adam(variable, momentum, velocity, gradient, rate, constants):
-    """Adam (arXiv:1412.6980, the formula before its section 2.1) on one replica's copies; the moments' are Keras'."""
+    """Adam (arXiv:1412.6980, the formula before its section 2.1) on one replica's copies.
+
+    The moments are keras.Variables.
+    """
     tf.raw_ops.ResourceApplyAdam(var=variable.handle, m=momentum.value.handle, v=velocity.value.handle, grad=gradient,
                                  lr=rate, **constants)
 
 
 def nesterov(variable, momentum, gradient, rate, constants):
-    """Nesterov's momentum, of steps, on one replica's copies; `momentum` is a keras.Variable."""
+    """Nesterov's momentum on one replica's copies; `momentum`, a keras.Variable, accumulates steps (not gradients)."""
     tf.raw_ops.ResourceApplyKerasMomentum(var=variable.handle, accum=momentum.value.handle, grad=gradient, lr=rate,
                                           use_nesterov=True, **constants)
 

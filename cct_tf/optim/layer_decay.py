@@ -5,15 +5,15 @@ _LAST = ("norm", "pooling", "head")
 
 
 def rate_factors(variables, decay, depth=None):
-    """What multiplies each variable's learning rate, and with it its weight decay: decay^(L + 1 - id).
+    """Factors of the variables' learning rates, and so of their weight decay: decay^(L + 1 - id), with L blocks.
 
-    The id of what makes tokens is 0, that of block i is i + 1, that of all behind the L blocks L + 1. So BEiT's
-    optim_factory.py (microsoft/unilm); timm counts the final norm as part of the last block.
+    The layer id is 0 for tokenizer, positions and class token, i + 1 for block i, and L + 1 for all that follows the
+    blocks. This is the rule of BEiT's optim_factory.py (microsoft/unilm); timm counts the final norm to the last block.
 
     Args:
         variables: list of keras.Variable, trainable ones of one model.
         decay: float in (0, 1].
-        depth: int, its blocks; None if the variables are of all of them.
+        depth: int, the model's number of blocks L; None counts those that the variables belong to.
 
     Returns:
         list of floats, one per variable.

@@ -1,4 +1,4 @@
-"""Keras' optimizers, told that their gradients are already summed over the replicas.
+"""Keras' optimizers, changed to take gradients that are already summed over the replicas.
 
 A Keras optimizer in replica context clips each replica's gradient and sums afterwards, which is wrong for more than
 one replica. Here the step sums first, once, then clips and checks; so the optimizer's own sum must not happen again.
@@ -21,7 +21,7 @@ _NOT_MUON = ["/head/", "/pooling/"]
 class SummedGradients(FusedUpdate):
     """Mix-in for a keras.optimizers.Optimizer whose gradients are the same on every replica.
 
-    What has no kernel, and all if `fused` is False, is updated by Keras' operations, with the decay before them.
+    Variables without a kernel (all of them if `fused` is False) are decayed, then updated by Keras' operations.
     """
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
@@ -55,7 +55,7 @@ class AdamW(SummedGradients, keras.optimizers.AdamW):
 
 
 class SGD(SummedGradients, keras.optimizers.SGD):
-    """SGD with momentum, likewise. The momentum holds steps, so a new learning rate acts on new gradients alone."""
+    """SGD with momentum, likewise. The momentum accumulates steps, so a new learning rate scales new gradients only."""
 
     def _has_kernel(self, index):
         return True
@@ -81,7 +81,7 @@ class Lamb(SummedGradients, keras.optimizers.Lamb):
 class Muon(SummedGradients, keras.optimizers.Muon):
     """Muon with the scale of arXiv:2502.16982, likewise: learning rate and decay are those of AdamW.
 
-    Keras' takes Adam for what has not two dimensions (biases, norms, convolution kernels) and for what is excluded.
+    Keras updates by Adam what has not two dimensions (biases, norms, convolution kernels) and what is excluded.
     """
 
     def _has_kernel(self, index):
@@ -103,8 +103,8 @@ def make_optimizer(optim, variables, fused=True, depth=None):
     Args:
         optim: `config.OptimConfig`.
         variables: list of trainable keras.Variable.
-        fused: bool, update by one kernel a variable where there is one; False: by Keras' operations.
-        depth: int, blocks of the network, where some of its variables are frozen; else None.
+        fused: bool, update a variable by one kernel where there is one; False: always by Keras' operations.
+        depth: int, the network's number of blocks, see `layer_decay.rate_factors`; needed where blocks are frozen.
 
     Returns:
         keras.optimizers.Optimizer.

@@ -3,7 +3,7 @@
 The cosine (arXiv:1608.03983 Eq. 5, one period) counts from step 0 and the warm-up covers its start, as in timm's
 `CosineLRScheduler` with `warmup_prefix=False`. With `warmup_prefix` it counts from the end of the warm-up and still
 ends at `epochs`, as in the authors' AutoAugment runs (SHI-Labs/Compact-Transformers, examples/main.py,
-`adjust_learning_rate`); timm's own prefix would end later, by the warm-up.
+`adjust_learning_rate`). With timm's own `warmup_prefix` the cosine would end later, by the length of the warm-up.
 """
 
 import math
@@ -34,7 +34,7 @@ def learning_rate(optim, plan, step):
     else:
         share = epoch / optim.warmup_epochs
         rate = optim.warmup_learning_rate + share * (optim.learning_rate - optim.warmup_learning_rate)
-    return rate_scale(optim) * rate  # of three rates, each scaled
+    return rate_scale(optim) * rate  # scales all three: learning rate, warm-up rate, minimum
 
 
 def _after_warmup(optim, plan, epoch):

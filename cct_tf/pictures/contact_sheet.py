@@ -14,10 +14,10 @@ from cct_tf import rng
 from cct_tf.augment import policy_ops
 from cct_tf.augment.policies import BICUBIC, BILINEAR, NEAREST, Op
 from cct_tf.augment.rand_augment import mean_colour
+from cct_tf.augment.stages import on_device
 from cct_tf.data import pipeline
-from cct_tf.data.source import Held, Windowed
 from cct_tf.pictures import fonts
-from cct_tf.readers import decode, windowed
+from cct_tf.readers import decode
 
 _CELL, _LARGEST_CELL = 96, 192  # pixels of the sheet that an image is enlarged to at least, or reduced to
 GAP, LINE = 8, 13
@@ -59,7 +59,7 @@ class Sheet:
     captions: tuple = ()
 
 
-def draw(split, class_names, transform, stream, rows, columns):
+def draw(split, class_names, transform, stages, sampling, rows, columns):
     """The first images of the training, and their draws in the first epochs.
 
     Without mixing a draw is the very one that the training sees. With it the partner is the neighbouring row, and the
@@ -69,7 +69,8 @@ def draw(split, class_names, transform, stream, rows, columns):
         split: `source.Split` to train on.
         class_names: sequence of K strings.
         transform: `transform.Transform`.
-        stream: `pipeline.Stream`.
+        stages: tuple of `stages.Stage`, of its `training_stages`.
+        sampling: `pipeline.Sampling`.
         rows: int R, at most n; even with mixing.
         columns: int C.
 
@@ -77,19 +78,20 @@ def draw(split, class_names, transform, stream, rows, columns):
         Sheet.
     """
     with tf.device("CPU:0"), decode.broken_images_named():
-        chosen = _first_images(split, stream.seed, rows)
-        originals, classes = unchanged(split, transform, chosen)
-        draws = [_draws_of(chosen, split, stream, epoch) for epoch in range(columns)]
+        chosen = _first_examples(split, sampling.seed, rows)
+        originals, classes = _originals(split, transform, chosen)
+        draws = [_draws_of(chosen, split, sampling, epoch) for epoch in range(columns)]
         # Not from a generator: TensorFlow keeps its function, and so the images, as long as the process lives.
         batches = tf.data.Dataset.from_tensor_slices({name: tf.stack([draw[name] for draw in draws])
                                                       for name in draws[0]})
-        batches = list(pipeline.prepared_batches(batches, split, transform, stream))
+        batches = list(pipeline.prepared_batches(batches, split, stages))
     class_names = fonts.readable(class_names)
-    draws = np.stack([transform.unfinish(batch["image"]) for batch in batches], axis=1).astype(np.float32)
+    draws = np.stack([transform.unfinish(on_device(batch, stages)) for batch in batches], axis=1).astype(np.float32)
     captions = ()
-    if stream.mix is not None:
+    if any(stage.name == "mix" for stage in stages):
         labels = np.stack([batch["label"] for batch in batches], axis=1)  # [R, C, K]
-        captions = _mixtures(labels, stream, classes, class_names)
+        smoothing = next(stage.smoothing for stage in stages if stage.name == "labels")
+        captions = _mixtures(labels, smoothing, classes, class_names)
     return Sheet(originals, draws, tuple(class_names[label] for label in classes),
                  tuple(f"epoch {epoch}" for epoch in range(columns)), captions)
 
@@ -97,55 +99,48 @@ def draw(split, class_names, transform, stream, rows, columns):
 def first_image(split, transform, seed):
     """The first image of the training as the evaluation would prepare it, uint8 [S, S, 3]."""
     with tf.device("CPU:0"), decode.broken_images_named():
-        return unchanged(split, transform, _first_images(split, seed, 1))[0][0]
+        return _originals(split, transform, _first_examples(split, seed, 1))[0][0]
 
 
-def _first_images(split, seed, count):
-    """{"index": int64 [count]} of the first images of the training; of a streamed split "record" too."""
-    if isinstance(split.reader, Windowed):
-        examples = windowed.windowed_examples(split.reader, seed, 0).unbatch().batch(count)
-        return {name: value for name, value in next(iter(examples)).items() if name != "epoch"}
-    return {"index": rng.permutation(split.num_examples, rng.fold_pair(seed, rng.Stream.ORDER, 0))[:count]}
+def _first_examples(split, seed, count):
+    """The first examples of the training: dict of tensors [count], without their epoch."""
+    examples = next(iter(split.reader.order(seed, count, 0, 1)))
+    return {name: value for name, value in examples.items() if name != "epoch"}
 
 
-def _draws_of(chosen, split, stream, epoch):
+def _draws_of(chosen, split, sampling, epoch):
     """The batch of one column, as `pipeline.prepared_batches` takes it."""
-    n, new = split.num_examples, stream.batch_size // stream.repeats
-    index = chosen["index"]
-    place = tf.range(tf.size(index, tf.int64), dtype=tf.int64)  # in the epoch's order; of a stream nobody knows it
-    if not isinstance(split.reader, Windowed):
-        order = rng.permutation(n, rng.fold_pair(stream.seed, rng.Stream.ORDER, epoch))
-        place = tf.cast(tf.gather(tf.argsort(order), index), tf.int64)
-    place += epoch * n
-    position = place // new * stream.batch_size + place % new  # of the first copy, where images are repeated
+    index, new = chosen["index"], sampling.num_images
+    place = split.reader.place_in_epoch(sampling.seed, epoch, index) + epoch * split.num_examples
+    position = place // new * sampling.batch_size + place % new  # of the first copy, where images are repeated
     return chosen | {"position": position, "epoch": tf.fill(tf.shape(index), tf.constant(epoch, tf.int64)),
-                     "seed": rng.fold(stream.seed, rng.Stream.EXAMPLE, position)}
+                     "seed": rng.fold(sampling.seed, rng.Stream.EXAMPLE, position)}
 
 
-def unchanged(split, transform, chosen):
-    """The images as the evaluation would prepare them, uint8 [R, S, S, 3], and their classes, list of R ints."""
-    reader, index = split.reader, chosen["index"].numpy()
-    if isinstance(reader, Windowed):
-        images, labels = zip(*(reader.decode(record) for record in chosen["record"]), strict=True)
-    else:
-        rows, labels = reader.indices[index], split.labels[index]
-        images = [reader.images[row] if isinstance(reader, Held) else decode.load_encoded(reader, tf.constant(row))
-                  for row in rows]
-    if not (isinstance(reader, Held) and reader.fitted):
-        images = [transform.fit(image[None])[0] for image in images]
-    return np.stack(images), [int(label) for label in labels]
+def _originals(split, transform, chosen):
+    """Examples as the evaluation would prepare them: uint8 [R, S, S, 3], and their classes, list of R ints."""
+    images, classes = [], []
+    for row in range(len(chosen["index"])):
+        image, label = split.reader.load({name: value[row] for name, value in chosen.items()})
+        images.append(at_network_size(split, transform, image))
+        classes.append(int(split.labels[int(chosen["index"][row])] if label is None else label))
+    return np.stack(images), classes
 
 
-def _mixtures(labels, stream, classes, class_names):
+def at_network_size(split, transform, image):
+    """An image of a split as the network sees it in evaluation: uint8 [H, W, 3] -> uint8 [S, S, 3]."""
+    return image if split.reader.at_network_size else transform.resize(image[None])[0]
+
+
+def _mixtures(labels, smoothing, classes, class_names):
     """Captions such as "60% cat", "40% dog", read from the labels of the batch: float32 [R, C, K]."""
-    smoothing = stream.label_smoothing
-    shares = (labels - smoothing / stream.num_classes) / (1.0 - smoothing)
+    shares = (labels - smoothing / labels.shape[-1]) / (1.0 - smoothing)
     captions = []
     for row, own in zip(shares, classes, strict=True):
         # The own class first, then the partner's, if it has another and its share is a whole percent.
-        parts = [[own, *(label for label in np.flatnonzero(share >= 0.005) if label != own)] for share in row]
+        mixed = [[own, *(label for label in np.flatnonzero(share >= 0.005) if label != own)] for share in row]
         captions.append(tuple("\n".join(f"{100 * share[label]:.0f}% {class_names[label]}" for label in names)
-                              for share, names in zip(row, parts, strict=True)))
+                              for share, names in zip(row, mixed, strict=True)))
     return tuple(captions)
 
 

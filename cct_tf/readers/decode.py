@@ -12,7 +12,6 @@
 
     decode(contents)                     string scalar -> [H, W, 3]
     decode_file(contents, name)          eager: bytes -> NumPy array; BrokenImage names the file
-    load_encoded(reader, index)          one example of a source.Encoded
 """
 
 import contextlib
@@ -25,7 +24,7 @@ import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps
 
 from cct_tf.errors import UserError
-from cct_tf.readers import damage
+from cct_tf.readers import damage, tensors
 
 # An orientation tag (0x0112, one value) other than 1, in either byte order, as EXIF of JPEG and PNG stores it, or the
 # same in XMP. \C is any byte. A chance match costs a slower decoder, never another result.
@@ -181,7 +180,7 @@ def decode(contents, bit_depth=16):
         BrokenImage: the same eagerly.
     """
     if tf.executing_eagerly():
-        return _on_cpu(decode_file(contents.numpy(), _NO_NAME, bit_depth))
+        return tensors.on_cpu(decode_file(contents.numpy(), _NO_NAME, bit_depth))
 
     def by_pillow():
         return tf.numpy_function(lambda found: _with_pillow_marked(found, bit_depth), [contents], tf.uint8,
@@ -194,11 +193,6 @@ def decode(contents, bit_depth=16):
         default=by_pillow)
     image.set_shape([None, None, 3])
     return image
-
-
-def _on_cpu(pixels):
-    with tf.device("CPU:0"):
-        return tf.constant(pixels)
 
 
 def _with_pillow_marked(contents, bit_depth):
@@ -244,7 +238,7 @@ def read_bytes(path):
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise BrokenImage(f"{_MARK}{_shown(path)}: {damage.of_file(path, error)}") from error
+        raise BrokenImage(f"{_MARK}{shown(path)}: {damage.of_file(path, error)}") from error
 
 
 def header_size(contents):
@@ -262,10 +256,10 @@ def check_header(path):
         with _open(path):
             pass  # opening read the header
     except Exception as error:
-        raise BrokenImage(f"{_MARK}{_shown(path)}: {damage.of_file(path, error)}") from error
+        raise BrokenImage(f"{_MARK}{shown(path)}: {damage.of_file(path, error)}") from error
 
 
-def _shown(path):
+def shown(path):
     return path.decode("utf-8", "backslashreplace") if isinstance(path, bytes) else path
 
 
@@ -277,7 +271,7 @@ def reason_of(error, name):
 def broken_image(error):
     """The BrokenImage inside an error that a graph raised, or None.
 
-    `load_encoded` and `require_label` raise inside tf.data, where the text arrives within a TensorFlow error.
+    `encoded.Encoded` and `require_label` raise inside tf.data, where the text arrives within a TensorFlow error.
 
     Args:
         error: any exception.
@@ -308,40 +302,3 @@ def require_label(label, num_classes, split):
     good = (label >= 0) & (label < num_classes)
     return tf.debugging.Assert(good, [f"{_LABEL_MARK}--dataset: expected labels from 0 to {num_classes - 1} in the "
                                       f"{split} split", label])
-
-
-def load_encoded(reader, index):
-    """One image of an Encoded reader, in a graph or eagerly.
-
-    Bytes that are held were decoded once when the set was opened, so they cannot fail in a graph. A file on disk that
-    fails there is decoded again by Python, because a TensorFlow operation cannot say which file it was.
-
-    Args:
-        reader: source.Encoded.
-        index: int64 scalar tensor, an index of `reader.contents`.
-
-    Returns:
-        uint8 [H, W, 3] tensor.
-
-    Raises:
-        tf.errors.OpError: in a graph, at run time, a broken file; `broken_image` finds the line with its path.
-        BrokenImage: the same eagerly.
-    """
-    contents = tf.gather(reader.contents, index)
-    if tf.executing_eagerly():
-        found = contents.numpy()
-        found = read_bytes(found) if reader.on_disk else found
-        return _on_cpu(decode_file(found, reader.names[int(index)], reader.bit_depth))
-    if not reader.on_disk:
-        return decode(contents, reader.bit_depth)
-
-    def read(path):
-        return decode_file(read_bytes(path), _shown(path), reader.bit_depth)
-
-    def named(path):
-        return tf.ensure_shape(tf.numpy_function(read, [path], tf.uint8), [None, None, 3])
-
-    # "Try, else" in a graph: a data set of one element that is empty if decoding fails, and then the next one.
-    path = tf.data.Dataset.from_tensors(contents)
-    image = path.map(lambda path: decode(tf.io.read_file(path), reader.bit_depth)).ignore_errors()
-    return image.concatenate(path.map(named)).take(1).get_single_element()

@@ -5,7 +5,6 @@ at a time, to learn what is wrong with it.
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import math
 import os
@@ -13,16 +12,11 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from cct_tf.data import source
-from cct_tf.errors import UserError
-from cct_tf.readers import decode, progress
+from cct_tf.readers import decode, progress, tensors
+from cct_tf.readers.encoded import Encoded
 
-GIB = 2**30
-_MOST_IMAGES = 256  # handed over at a time
 _BLOCK_BYTES = 64 * 2**20  # of images handed over at a time
 _PARALLEL_BYTES = 256 * 2**20  # of images being decoded
-MOST_DECODERS = 16  # threads, where nobody knows how large the images are: 16 of 12 million pixels take 0.6 GiB
-_ALIGNMENT = 64  # bytes; what TensorFlow's own tensors have
 _HEAD = 32  # bytes that tell PNGs of 16 bits from others
 
 
@@ -30,64 +24,14 @@ class MixedSizes(Exception):
     """The images are not all of one size."""
 
 
-def num_threads():
-    """Threads for decoding: the cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def require_memory(needed, what):
-    """Raise UserError if `needed` bytes for holding `what` exceed the free memory (where the system tells it)."""
-    try:
-        with open("/proc/meminfo") as file:
-            available = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return
-    if needed > available:
-        raise UserError(f"--in_memory_gib: expected at most the free memory, {available / GIB:.1f} GiB, found that "
-                        f"holding {what} takes {needed / GIB:.1f} GiB")
-
-
-def on_cpu(value):
-    """An eager tensor on the CPU, whatever the devices."""
-    with tf.device("CPU:0"):
-        return tf.constant(value)
-
-
-def empty_images(shape):
-    """A uint8 array of zeros for `as_tensor`. It takes memory only as it is written."""
-    size = math.prod(shape)
-    memory = np.zeros(size + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start:start + size].reshape(shape)
-
-
-def as_tensor(images):
-    """The eager tensor on the CPU whose memory is that of an array of `empty_images`. Nobody may write to it again.
-
-    `tf.constant` would hold the images twice.
-    """
-    with tf.device("CPU:0"):
-        return tf.experimental.dlpack.from_dlpack(images.__dlpack__())
-
-
-def by_reference(dataset):
-    """`dataset`, whose functions hold large tensors, without the rewriting that copies each of them.
-
-    tf.data's default optimizations make constants of captured tensors: a second copy, which stays.
-    """
-    options = tf.data.Options()
-    options.experimental_optimization.apply_default_optimizations = False
-    return dataset.with_options(options)
-
-
 def path_tensor(paths):
     """Paths (str) -> string [n] tensor of their bytes."""
-    return on_cpu([os.fsencode(path) for path in paths])
+    return tensors.on_cpu([os.fsencode(path) for path in paths])
 
 
 def whole(contents, names, on_disk, bit_depth=16):
-    """source.Encoded of all files of a set: string [n] tensor of bytes or paths, n names, whether they are paths."""
-    return source.Encoded(contents, names, np.arange(len(names)), on_disk, bit_depth)
+    """Encoded of all files of a set: string [n] tensor of bytes or paths, n names, whether they are paths."""
+    return Encoded(contents, names, np.arange(len(names)), on_disk, bit_depth)
 
 
 def settle_bit_depth(rules, contents, names, on_disk, what, stream):
@@ -129,7 +73,7 @@ def used_bits(contents, names, on_disk, what, stream):
         return 16, 0
     largest = []
     with progress.count(len(places), what, stream) as advance, \
-            concurrent.futures.ThreadPoolExecutor(min(num_threads(), MOST_DECODERS)) as pool:
+            concurrent.futures.ThreadPoolExecutor(min(tensors.num_threads(), tensors.MOST_DECODERS)) as pool:
         for value in pool.map(lambda place: _largest(contents, place, on_disk), places):
             largest += [] if value is None else [value]
             advance(1)
@@ -164,11 +108,6 @@ def _largest(contents, place, on_disk):
         return decode.largest_value(decode.read_bytes(value) if on_disk else value)
     except decode.BrokenImage:
         return None
-
-
-def threads_within(budget, call_bytes):
-    """How many threads to use where each takes so many bytes: as many as fit into `budget` bytes, at least one."""
-    return max(1, min(num_threads(), budget // call_bytes))
 
 
 def _in_parallel(images, function, threads):
@@ -207,14 +146,14 @@ def decode_uniform(images, shape, on_bad, what, stream):
     """Decode images of one size.
 
     Args:
-        images: source.Encoded, `whole`.
+        images: Encoded, `whole`.
         shape: (H, W) that every image must have.
         on_bad: "stop" or "skip".
         what: what the progress line says.
         stream: progress stream or None.
 
     Returns:
-        (uint8 [n, H, W, 3] array of `empty_images`, zeros where broken; bool [n], False where broken).
+        (uint8 [n, H, W, 3] array of `tensors.empty_images`, zeros where broken; bool [n], False where broken).
 
     Raises:
         MixedSizes: an image of another size.
@@ -227,18 +166,19 @@ def decode_uniform(images, shape, on_bad, what, stream):
         return tf.ensure_shape(image, [*shape, 3]), fits
 
     number = len(images.names)
-    pixels = empty_images((number, *shape, 3))
+    pixels = tensors.empty_images((number, *shape, 3))
     good = np.zeros(number, bool)
     # Sets of mixed sizes mostly show themselves in the first images, so the memory is not judged before.
     image_bytes = math.prod(shape) * 3
-    decoded = _in_parallel(images, fitted, threads_within(_PARALLEL_BYTES, 2 * image_bytes))
-    decoded = by_reference(decoded.batch(batch_within(_BLOCK_BYTES, image_bytes)).prefetch(1)).as_numpy_iterator()
+    decoded = _in_parallel(images, fitted, tensors.threads_within(_PARALLEL_BYTES, 2 * image_bytes))
+    decoded = decoded.batch(tensors.batch_within(_BLOCK_BYTES, image_bytes)).prefetch(1)
+    decoded = tensors.by_reference(decoded).as_numpy_iterator()
     with progress.count(number, what, stream) as advance:
         for place, (indices, (block, fits)) in enumerate(decoded):
             if not fits.all():
                 raise MixedSizes
             if place == 0:
-                require_memory(pixels.nbytes, what.removeprefix("decoding "))
+                tensors.require_memory(pixels.nbytes, what.removeprefix("decoding "))
             pixels[indices] = block
             good[indices] = True
             advance(len(indices))
@@ -261,8 +201,8 @@ def find_broken(images, on_bad, what, stream):
         bool [n], False where broken.
     """
     good = np.zeros(len(images.names), bool)
-    decoded = _in_parallel(images, tf.size, min(num_threads(), MOST_DECODERS))
-    decoded = by_reference(decoded.batch(_MOST_IMAGES).prefetch(2)).as_numpy_iterator()
+    decoded = _in_parallel(images, tf.size, min(tensors.num_threads(), tensors.MOST_DECODERS))
+    decoded = tensors.by_reference(decoded.batch(tensors.MOST_IMAGES).prefetch(2)).as_numpy_iterator()
     with progress.count(len(good), what, stream) as advance:
         for indices, _ in decoded:
             good[indices] = True
@@ -272,36 +212,11 @@ def find_broken(images, on_bad, what, stream):
     return good
 
 
-def image_sizes(reader, most=256):
-    """(height, width) of the images of a reader, float64 [k, 2], before any rotation by their orientation tags.
-
-    Args:
-        reader: source.Held, Encoded or Windowed.
-        most: int, so many at most, evenly spread; of a streamed one none, for that would read it.
-    """
-    if isinstance(reader, source.Windowed):
-        return np.zeros([0, 2])
-    if isinstance(reader, source.Held):
-        return np.array([reader.image_shape], np.float64)
-    number = min(most, len(reader.indices))
-    found = []
-    for index in reader.indices[np.arange(number) * len(reader.indices) // max(number, 1)]:
-        value = reader.contents[index].numpy()
-        with contextlib.suppress(decode.BrokenImage):
-            found.append(decode.header_size(decode.read_bytes(value) if reader.on_disk else value))
-    return np.array([size for size in found if size], np.float64).reshape(-1, 2)
-
-
-def batch_within(budget, image_bytes):
-    """How many images of so many bytes are handled at a time: as many as fit into `budget` bytes, from 1 to 256."""
-    return max(1, min(_MOST_IMAGES, budget // image_bytes))
-
-
 def broken_images(images, good):
     """What was left out: tuple of (name, reason).
 
     Args:
-        images: source.Encoded, `whole`.
+        images: Encoded, `whole`.
         good: bool [n], False where broken.
     """
     found = []

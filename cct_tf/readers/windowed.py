@@ -7,11 +7,147 @@ whole shards by their lengths without opening them, then serialized records, the
 Legend: n records of the split, W window, w records of one window (the last of an epoch may have fewer than W).
 """
 
+import dataclasses
+
+import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng
+from cct_tf.errors import UserError
+from cct_tf.readers.reader import Reader
 
 _BUFFER_BYTES = 8 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Windowed(Reader):
+    """Records of a sharded TFDS set, streamed: see the module's docstring.
+
+    Attributes:
+        paths: list of the shards' TFRecord files.
+        lengths: list of int, the records of each shard that belong to this split.
+        skips: list of int, records at the start of each shard that belong to another split.
+        decode: function of one serialized record (string scalar) -> (image uint8 [H, W, 3], label int64 scalar).
+        window: int W.
+    """
+
+    paths: list
+    lengths: list
+    skips: list
+    decode: object
+    window: int
+
+    knows_labels = True
+    own_columns = ("record",)  # string [B], serialized
+
+    def __len__(self):
+        return sum(self.lengths)
+
+    def describe(self):
+        return f"windowed (streamed, shuffled {self.window:,} records at a time)"
+
+    def sizes(self, most=256):
+        return np.zeros([0, 2])
+
+    def load(self, example):
+        return self.decode(example["record"])
+
+    def images(self, places):
+        wanted, found = set(map(int, places)), {}
+        left = list(map(int, places))
+        with tf.device("CPU:0"):
+            for place, record in enumerate(self.records().take(max(wanted) + 1 if wanted else 0)):
+                if place in wanted:
+                    found[place] = record
+                while left and left[0] in found:
+                    image, label = self.decode(found[left.pop(0)])
+                    yield image.numpy(), int(label)
+
+    def spread(self, count):
+        return np.arange(min(count, len(self)))
+
+    def select(self, places):
+        if not np.array_equal(places, np.arange(len(places))):
+            raise ValueError(f"places: expected the first {len(places)}, found others")
+        return self if len(places) == len(self) else self.cut(len(places))[0]
+
+    def cut(self, number):
+        """(Reader of the first `number` records, reader of the others)."""
+        first, rest = [], []
+        for path, skip, length in zip(self.paths, self.skips, self.lengths, strict=True):
+            head = min(length, number)
+            number -= head
+            first += [(path, head, skip)] if head else []
+            rest += [(path, length - head, skip + head)] if length > head else []
+        return tuple(Windowed(*(list(column) for column in zip(*shards, strict=True)), self.decode, self.window)
+                     for shards in (first, rest))
+
+    def place_in_epoch(self, seed, epoch, index):
+        return tf.range(tf.size(index, tf.int64), dtype=tf.int64)
+
+    def map_pixels(self, function):
+        raise UserError("--mean: expected --mean and --std, for a streamed data set is not read to compute them, found "
+                        "neither")
+
+    # Records.
+
+    def _shards(self):
+        """Eager tensors of the shards: paths string [S], skips, lengths, first images int64 [S]."""
+        with tf.device("CPU:0"):
+            lengths = tf.constant(self.lengths, tf.int64)
+            return (tf.constant(self.paths, tf.string), tf.constant(self.skips, tf.int64), lengths,
+                    tf.cumsum(lengths, exclusive=True))
+
+    def records(self):
+        """The records once, in the order of the files: Dataset of string scalars, serialized."""
+        dataset = _records(*self._shards()).map(lambda example: example["record"])
+        return dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
+
+    def in_order(self, batch_size):
+        n, records = len(self), self.records().enumerate()
+        # Cached: otherwise each repetition reads the whole split again to find its last record.
+        padding = records.skip(n - 1).take(1).cache().repeat(-n % batch_size)
+        batches = records.concatenate(padding).batch(batch_size, drop_remainder=True)
+        return batches.map(lambda index, record: {"index": index, "record": record})
+
+    def order(self, seed, batch_size, start, num_batches):
+        examples = self.examples(seed, start * batch_size)
+        return examples.rebatch(batch_size, drop_remainder=True).take(num_batches)
+
+    def examples(self, seed, start):
+        """The endless order of the training images from a place on.
+
+        Args:
+            seed: int, the run's seed.
+            start: int, the first order index wanted.
+
+        Returns:
+            tf.data.Dataset without end of {"record": string [w], "index": int64 [w], image of the split, "epoch": int64
+            [w]}, one window (or what is left of the first) each; `rebatch` makes batches of them.
+        """
+        n, window = len(self), self.window
+        num_windows = -(-n // window)
+        first_epoch, first_offset = divmod(start, n)
+        columns = self._shards()
+
+        def one_epoch(epoch):
+            offset = tf.where(epoch == first_epoch, tf.constant(first_offset, tf.int64), tf.constant(0, tf.int64))
+            first_window = offset // window
+            shards = rng.permutation(len(self.paths), rng.fold_pair(seed, rng.Stream.ORDER, epoch))
+            records = _records(*_remaining(*(tf.gather(column, shards) for column in columns), first_window * window))
+
+            def shuffled(index, batch):
+                number = first_window + index
+                key = rng.fold_pair(seed, rng.Stream.WINDOW, epoch * num_windows + number)
+                order = rng.permutation(tf.size(batch["index"]), key)
+                place = tf.maximum(offset - number * window, 0)  # inside the window in which the stream starts
+                shuffled = {name: tf.gather(column, order[place:]) for name, column in batch.items()}
+                return shuffled | {"epoch": tf.fill(tf.shape(shuffled["index"]), epoch)}
+
+            return records.batch(window).enumerate().map(shuffled)
+
+        epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+        return epochs.flat_map(one_epoch).prefetch(1)
 
 
 def _records(paths, skips, lengths, firsts):
@@ -25,64 +161,6 @@ def _records(paths, skips, lengths, firsts):
         return records.enumerate(first).map(lambda index, record: {"record": record, "index": index})
 
     return tf.data.Dataset.from_tensor_slices((paths, skips, lengths, firsts)).flat_map(shard)
-
-
-def _shards(reader):
-    """Eager tensors of a reader's shards: paths string [S], skips, lengths, first images int64 [S]."""
-    with tf.device("CPU:0"):
-        lengths = tf.constant(reader.lengths, tf.int64)
-        return (tf.constant(reader.paths, tf.string), tf.constant(reader.skips, tf.int64), lengths,
-                tf.cumsum(lengths, exclusive=True))
-
-
-def windowed_in_order(reader):
-    """The records of a split once, in the order of the files.
-
-    Args:
-        reader: source.Windowed.
-
-    Returns:
-        tf.data.Dataset of string scalars, serialized records.
-    """
-    dataset = _records(*_shards(reader)).map(lambda example: example["record"])
-    return dataset.apply(tf.data.experimental.assert_cardinality(sum(reader.lengths)))
-
-
-def windowed_examples(reader, seed, start):
-    """The endless order of the training images from a place on.
-
-    Args:
-        reader: source.Windowed.
-        seed: int, the run's seed.
-        start: int, the first order index wanted.
-
-    Returns:
-        tf.data.Dataset without end of {"record": string [w], "index": int64 [w], image of the split, "epoch": int64
-        [w]}, one window (or what is left of the first) each; `rebatch` makes batches of them.
-    """
-    n, window = sum(reader.lengths), reader.window
-    num_windows = -(-n // window)
-    first_epoch, first_offset = divmod(start, n)
-    columns = _shards(reader)
-
-    def one_epoch(epoch):
-        offset = tf.where(epoch == first_epoch, tf.constant(first_offset, tf.int64), tf.constant(0, tf.int64))
-        first_window = offset // window
-        shards = rng.permutation(len(reader.paths), rng.fold_pair(seed, rng.Stream.ORDER, epoch))
-        records = _records(*_remaining(*(tf.gather(column, shards) for column in columns), first_window * window))
-
-        def shuffled(index, batch):
-            number = first_window + index
-            key = rng.fold_pair(seed, rng.Stream.WINDOW, epoch * num_windows + number)
-            order = rng.permutation(tf.size(batch["index"]), key)
-            place = tf.maximum(offset - number * window, 0)  # inside the window in which the stream starts
-            shuffled = {name: tf.gather(part, order[place:]) for name, part in batch.items()}
-            return shuffled | {"epoch": tf.fill(tf.shape(shuffled["index"]), epoch)}
-
-        return records.batch(window).enumerate().map(shuffled)
-
-    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-    return epochs.flat_map(one_epoch).prefetch(1)
 
 
 def _remaining(paths, skips, lengths, firsts, start):

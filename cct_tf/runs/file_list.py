@@ -62,16 +62,16 @@ def changes(workdir, resolved, source):
 
     Args:
         workdir: `workdir.Workdir`.
-        resolved: dict of the run's checkpoint.
+        resolved: `resolved.Resolved` of the run's checkpoint.
         source: `source.Source` of an image folder, opened now.
 
     Returns:
         Text such as "1 added (cat/9.jpg), 1 of another size (dog/2.jpg)"; the counts of images before and now where
         there is no list of the files before.
     """
-    before = _read(workdir.files, resolved["fingerprint"])
+    before = _read(workdir.files, resolved.fingerprint)
     if before is None:
-        counts = resolved["num_examples"], {name: split.num_examples for name, split in source.splits.items()}
+        counts = resolved.num_examples, {name: split.num_examples for name, split in source.splits.items()}
         return ", ".join(f"{name} {counts[0].get(name, 0):,} -> {counts[1].get(name, 0):,} images"
                          for name in dict.fromkeys([*counts[0], *counts[1]]))
     now = {name: (split, size) for split, _, size, name in _rows(source)}

@@ -31,12 +31,12 @@ class Entry:
     @property
     def evaluated(self):
         """Whether this very state was evaluated."""
-        return self.record is not None and self.record.last_evaluated_step == self.step > 0
+        return self.record is not None and self.record.status.last_evaluated_step == self.step > 0
 
     @property
     def converted(self):
-        """Whether these are weights from elsewhere (`imported`): a run's best checkpoint knows its evaluation."""
-        return self.kind == "best" and self.record is not None and self.record.best is None
+        """Whether these are weights from elsewhere (`converted_run`): a run's best checkpoint knows its evaluation."""
+        return self.kind == "best" and self.record is not None and self.record.status.best is None
 
 
 def _entry(kind, path, contents):

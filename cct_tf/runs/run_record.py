@@ -6,16 +6,20 @@ So a command can choose the checkpoint to go on from, and compare configs, befor
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import os
 import pathlib
+import platform
 import re
 import shutil
 import zlib
 
-from cct_tf.settings.config import DataConfig
 from cct_tf.errors import UserError
+from cct_tf.runs.resolved import Resolved
+from cct_tf.runs.run_status import RunStatus
 from cct_tf.runs.workdir import naming, readable
+from cct_tf.settings.config import DataConfig
 
 _NAME = re.compile(r"step_(\d{8,})")
 _SET_ASIDE = ".corrupt"
@@ -40,45 +44,62 @@ class NoneReadable(UserError):
         self.damaged = damaged
 
 
+# What a run.json of before these keys existed means by their absence.
+_BEFORE = {"evaluation_due": False, "evaluations_without_best": 0, "rollback_count": 0, "learning_rate_factor": 1.0}
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """What `run.json` says.
 
     Attributes:
         config: flat dict, the config as given.
-        resolved: dict of what was worked out: mean, std, classes, num_examples, fingerprint, threads, jit, ...
+        resolved: `resolved.Resolved`, what was worked out.
         step: int, updates done or skipped.
-        last_evaluated_step: int, 0 if never.
-        best: dict {"step", "top1", "loss"} or None.
+        status: `run_status.RunStatus`; run.json holds its fields beside those of this class.
         finished: bool, the run reached its end and its last evaluation.
         versions: dict of package versions.
         evaluation_due: bool, the checkpoint was saved to be evaluated.
-        evaluations_without_best: int, evaluations since the best one.
-        rollback_count: int, learning_rate_factor: float, see `standing.Standing`.
     """
 
     config: dict
-    resolved: dict
+    resolved: Resolved
     step: int
-    last_evaluated_step: int
-    best: dict | None
+    status: RunStatus
     finished: bool
     versions: dict
     evaluation_due: bool = False
-    evaluations_without_best: int = 0
-    rollback_count: int = 0
-    learning_rate_factor: float = 1.0
+
+    @classmethod
+    def from_json(cls, found):
+        """`Record` of what a run.json of any version holds, without its format and checksums.
+
+        Args:
+            found: dict.
+
+        Raises:
+            KeyError, TypeError: keys are missing, or others are there.
+        """
+        found = _BEFORE | found
+        status = RunStatus(**{field.name: found.pop(field.name) for field in dataclasses.fields(RunStatus)})
+        return cls(resolved=Resolved.from_json(found.pop("resolved")), status=status, **found)
 
     @property
     def keeps_average(self):
         """Whether the checkpoint holds an average of the weights beside them."""
         return self.config.get("ema_decay", 0.0) > 0
 
-    def as_json(self, files):
-        """The text of run.json; `files` as `_checksums` gives them. The first line is the checksum of the others."""
-        text = json.dumps({"format": 1, "files": files} | dataclasses.asdict(self), indent=1) + "\n"
-        others = text.removeprefix("{\n")
-        return f'{{"checksum": "{zlib.crc32(others.encode()):08x}",\n{others}'
+    def as_json(self):
+        """The dict for run.json, but for format and checksums; `from_json` gives the same `Record` of it."""
+        return {"config": self.config, "resolved": self.resolved.as_json(), "step": self.step,
+                **dataclasses.asdict(self.status), "finished": self.finished, "versions": self.versions,
+                "evaluation_due": self.evaluation_due}
+
+
+def versions():
+    """The packages that results depend on, for a Record: dict name -> version."""
+    names = ("tensorflow", "keras", "numpy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
 def step_of(path):
@@ -116,7 +137,7 @@ def read_record(path, contents=True):
     try:
         data = _parse((pathlib.Path(path) / name).read_bytes())
         files = data.pop("files", {})
-        record = Record(**data)
+        record = Record.from_json(data)
         for name, checksum in files.items():
             file = pathlib.Path(path) / name
             as_written = _checksum(file) == checksum if contents else file.stat().st_size == int(checksum.split()[0])
@@ -141,12 +162,13 @@ def _parse(text):
     return data
 
 
-def find_checkpoint(workdir, name):
+def find_checkpoint(workdir, name, workdir_flag="--workdir", flag="--checkpoint"):
     """The checkpoint folder that a command's --checkpoint names.
 
     Args:
         workdir: `workdir.Workdir`.
         name: "best", "last" or a path.
+        workdir_flag, flag: the flags that name the two, for messages.
 
     Returns:
         (pathlib.Path, Record); the record's images are those of the run's newest checkpoint.
@@ -158,18 +180,18 @@ def find_checkpoint(workdir, name):
         folder = workdir.best if name == "best" else workdir.checkpoints
         found = list_checkpoints(folder)
         if not found:
-            raise UserError(f"--workdir: expected a run with a {name} checkpoint, found none in {folder}")
+            raise UserError(f"{workdir_flag}: expected a run with a {name} checkpoint, found none in {folder}")
         path = found[-1]
     else:
         path = pathlib.Path(name)
         with readable():
             is_one = step_of(path) is not None and path.is_dir()
         if not is_one:
-            raise UserError(f"--checkpoint: expected best, last or a checkpoint folder (step_...), found {name!r}")
+            raise UserError(f"{flag}: expected best, last or a checkpoint folder (step_...), found {name!r}")
     try:
         return path, _with_images_of_run(path, read_record(path))
     except Unreadable as error:
-        raise not_readable(error) from None
+        raise not_readable(error, flag) from None
 
 
 def _with_images_of_run(path, record):
@@ -180,17 +202,19 @@ def _with_images_of_run(path, record):
         with contextlib.suppress(Unreadable):
             newest = read_record(other, contents=False)
             break
-    if newest is None or record.resolved.get("fingerprint") not in newest.resolved.get("fingerprints_before", ()):
+    if newest is None or record.resolved.fingerprint not in newest.resolved.fingerprints_before:
         return record
     flags = {field.name: newest.config[field.name] for field in dataclasses.fields(DataConfig)}
-    images = {name: newest.resolved[name] for name in ("fingerprint", "evaluated_fingerprint", "num_examples")}
-    return dataclasses.replace(record, config=record.config | flags, resolved=record.resolved | images)
+    resolved = dataclasses.replace(
+        record.resolved, fingerprint=newest.resolved.fingerprint, num_examples=newest.resolved.num_examples,
+        evaluated_fingerprint=newest.resolved.evaluated_fingerprint)
+    return dataclasses.replace(record, config=record.config | flags, resolved=resolved)
 
 
-def not_readable(error):
-    """The UserError for a checkpoint named by --checkpoint that is `Unreadable`."""
-    return UserError(f"--checkpoint: expected a checkpoint that can be read, found it damaged ({error}); another is "
-                     "named with --checkpoint=PATH")
+def not_readable(error, flag="--checkpoint"):
+    """The UserError for an `Unreadable` checkpoint; `flag` is the flag that names it."""
+    return UserError(f"{flag}: expected a checkpoint that can be read, found it damaged ({error}); another is named "
+                     f"with {flag}=PATH")
 
 
 def require_data(record, workdir):
@@ -200,17 +224,18 @@ def require_data(record, workdir):
         record: its Record.
         workdir: --workdir, for the message.
     """
-    if not record.resolved["num_examples"]:
+    if not record.resolved.has_data:
         raise UserError(f"--workdir: expected a run with a data set, found weights that were converted without one in "
                         f"{workdir}; cct_tf.convert_torch with --dataset adds it")
 
 
-def choose_weights(record, asked):
+def choose_weights(record, asked, flag="--weights"):
     """Which weights of a checkpoint a command's --weights means.
 
     Args:
         record: its Record.
         asked: "auto" (the average where the run kept one), "raw" or "ema".
+        flag: the flag that says so, for messages.
 
     Returns:
         "raw" or "ema".
@@ -219,7 +244,7 @@ def choose_weights(record, asked):
         UserError: there is no average.
     """
     if asked == "ema" and not record.keeps_average:
-        raise UserError("--weights: expected auto or raw for a run without an average of its weights (--ema_decay), "
+        raise UserError(f"{flag}: expected auto or raw for a run without an average of its weights (--ema_decay), "
                         "found 'ema'")
     if asked == "auto":
         return "ema" if record.keeps_average else "raw"
@@ -251,9 +276,16 @@ def sync(path):
         os.close(descriptor)
 
 
+def _text(record, files):
+    """The text of run.json; `files` as `_checksums` gives them. The first line is the checksum of the others."""
+    text = json.dumps({"format": 1, "files": files} | record.as_json(), indent=1) + "\n"
+    others = text.removeprefix("{\n")
+    return f'{{"checksum": "{zlib.crc32(others.encode()):08x}",\n{others}'
+
+
 def write_record(path, record):
     """Replace the run.json of a checkpoint folder atomically."""
-    text = record.as_json(_checksums(path))
+    text = _text(record, _checksums(path))
     temporary = path / ".run.json.tmp"
     with naming(path), open(temporary, "w", encoding="utf-8") as file:
         file.write(text)

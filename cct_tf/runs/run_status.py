@@ -1,40 +1,43 @@
-"""How a run stands: its best and last evaluation, when it is time to stop, its rollbacks. No TensorFlow here."""
+"""The status of a run: its best evaluation, when it is time to stop, its rollbacks. No TensorFlow here."""
 
 import dataclasses
 
 
-@dataclasses.dataclass
-class Standing:
-    """What evaluations and rollbacks so far amount to; a checkpoint's record holds it all, but for `last`.
+@dataclasses.dataclass(frozen=True)
+class RunStatus:
+    """What evaluations and rollbacks so far amount to. A checkpoint's `run_record.Record` holds it.
 
     Attributes:
-        patience: int, the run ends after so many evaluations in a row without a new best; 0 = never.
         last_evaluated_step: int, 0 if never.
-        without_best: int, evaluations since the best one.
+        best: dict {"step", "top1", "loss"} of the best evaluation, or None. Ties keep the earlier one.
+        evaluations_without_best: int, evaluations since the best one.
         rollback_count: int, how often the run went back because it diverged.
-        learning_rate_factor: float, what that multiplies every learning rate by.
-        best, last: dicts {"step", "top1", "loss"} or None. Ties keep the earlier one as the best.
+        learning_rate_factor: float, what the rollbacks multiply every learning rate by.
     """
 
-    patience: int = 0
     last_evaluated_step: int = 0
-    without_best: int = 0
     best: dict | None = None
-    last: dict | None = None
+    evaluations_without_best: int = 0
     rollback_count: int = 0
     learning_rate_factor: float = 1.0
 
-    def take(self, step, evaluation):
-        """Count an evaluation (`metrics.Evaluation`) at `step`; returns whether it is the best so far."""
-        self.last = {"step": step, "top1": evaluation.top1, "loss": evaluation.loss}
-        is_best = self.best is None or evaluation.top1 > self.best["top1"]
-        if is_best:
-            self.best = self.last
-        self.without_best = 0 if is_best else self.without_best + 1
-        self.last_evaluated_step = step
-        return is_best
+    def after(self, step, evaluation):
+        """The status after an evaluation at `step`: (RunStatus, whether it is the best so far).
 
-    @property
-    def is_over(self):
-        """Whether the run has waited long enough for a new best."""
-        return 0 < self.patience <= self.without_best
+        Args:
+            step: int.
+            evaluation: `metrics.Evaluation`.
+        """
+        is_best = self.best is None or evaluation.top1 > self.best["top1"]
+        best = {"step": step, "top1": evaluation.top1, "loss": evaluation.loss} if is_best else self.best
+        without_best = 0 if is_best else self.evaluations_without_best + 1
+        after = dataclasses.replace(self, last_evaluated_step=step, best=best, evaluations_without_best=without_best)
+        return after, is_best
+
+    def is_over(self, patience):
+        """Whether a run ends here because it waited long enough for a new best.
+
+        Args:
+            patience: int, evaluations in a row without one (--early_stop_evaluations); 0 = never.
+        """
+        return 0 < patience <= self.evaluations_without_best

@@ -3,11 +3,12 @@
 import dataclasses
 import statistics
 
-from cct_tf.settings import config as config_lib
-from cct_tf.settings import flags
 from cct_tf.errors import UserError
 from cct_tf.runs import inventory
+from cct_tf.runs.resolved import Resolved
 from cct_tf.runs.workdir import MetricsFile, Workdir
+from cct_tf.settings import config as config_lib
+from cct_tf.settings import flags
 
 _NO_SETTING = ("workdir", "data_dir", "seed")  # fields that tell two runs of one recipe apart
 
@@ -22,7 +23,7 @@ class Run:
         state: "finished", "running" (on this machine) or "unfinished".
         step: int, the last one written down.
         total_steps: int, or None.
-        resolved: dict of what its newest checkpoint says it worked out, {} without one.
+        resolved: `resolved.Resolved` of its newest checkpoint, or None.
         best, last: dicts {"step", "top1", "loss"} of evaluations, or None; of the averaged weights where it keeps some.
         test: the same of the test at the end, or None.
         images_per_second: float, median of the log records; None without.
@@ -35,7 +36,7 @@ class Run:
     state: str
     step: int
     total_steps: int | None
-    resolved: dict
+    resolved: Resolved | None
     best: dict | None
     last: dict | None
     test: dict | None
@@ -50,12 +51,21 @@ class Run:
     @property
     def evaluated_on(self):
         """The split of `best` and `last`, or None if it isn't known."""
-        counts = self.resolved.get("num_examples")
-        return counts and ("validation" if "validation" in counts else "test")
+        counts = self._num_examples
+        return ("validation" if "validation" in counts else "test") if counts else None
+
+    @property
+    def fingerprint(self):
+        """Of its images, or None if they aren't known."""
+        return self.resolved and self.resolved.fingerprint
+
+    @property
+    def _num_examples(self):
+        return self.resolved.num_examples if self.resolved else {}
 
     def curve(self, kind):
         """[(epoch, value)] of "top1" (evaluation) or "loss" (training); [] where the epochs can't be known."""
-        images = self.resolved.get("num_examples", {}).get("train")
+        images = self._num_examples.get("train")
         if not images or not self.config:
             return []
         tag = "train/loss" if kind == "loss" else f"{_evaluation_of(self.config)}/top1"
@@ -165,14 +175,14 @@ def read(path):
     if records and not seen:
         notes.append("not evaluated yet")
     # The first of equals, as in training.
-    best = max(seen, key=lambda one: one["top1"]) if seen else record and record.best
-    if record and record.resolved.get("fingerprints_before"):
+    best = max(seen, key=lambda one: one["top1"]) if seen else record and record.status.best
+    if record and record.resolved.fingerprints_before:
         notes.append("went on with other images (--accept_config_change): what it found before may be on others")
-        best = record.best
+        best = record.status.best
     state = "finished" if record and record.finished else "running" if workdir.is_in_use() else "unfinished"
-    resolved = record.resolved if record else {}
+    resolved = record.resolved if record else None
     step = max([record.step if record else 0, *(line["step"] for line in records)])
-    return Run(str(path), config, state, step, resolved.get("total_steps"), resolved, best,
+    return Run(str(path), config, state, step, resolved and resolved.total_steps, resolved, best,
                seen[-1] if seen else None, tests[-1] if tests else None,
                statistics.median(speeds) if speeds else None, records, tuple(notes))
 
@@ -195,10 +205,10 @@ def group(runs):
     names, groups, data = differing(runs, how=False), {}, {}
     for run in runs:
         if run.config and run.resolved:
-            data.setdefault(tuple(run.config[name] for name in names), run.resolved.get("fingerprint"))
+            data.setdefault(tuple(run.config[name] for name in names), run.fingerprint)
     for run in runs:
         settings = tuple(run.config[name] for name in names) if run.config else None
         # A run without a checkpoint joins those of its flags. Nobody knows what one without flags is the same as.
-        key = run.workdir if settings is None else (settings, run.resolved.get("fingerprint", data.get(settings)))
+        key = run.workdir if settings is None else (settings, run.fingerprint or data.get(settings))
         groups.setdefault(key, Group([], dict(zip(names, settings or (), strict=False)))).runs.append(run)
     return list(groups.values())

@@ -8,6 +8,12 @@ from cct_tf.errors import OUTSIDE_FAULT, WRONG_INPUT, Interrupted, OutsideFault,
 from cct_tf.machine import streams
 from cct_tf.settings import flags
 
+# Flags that several commands have.
+CHECKPOINT = flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder", path=True)
+WEIGHTS = flags.command_field("weights", str, "auto", "raw, ema (their moving average), or auto: ema where the run "
+                              "kept one", choices=("auto", "raw", "ema"))
+JSON = flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout")
+
 
 def run(main, argv, usage, fields, leave=sys.exit, positional=None):
     """Run a command and leave the process with its status (cct_tf.errors lists them).

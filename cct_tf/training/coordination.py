@@ -1,6 +1,8 @@
-"""What the workers of a run settle together at its start. Worker 0 judges and writes, the others follow and read.
+"""Decisions that the workers of a run must all take alike: where it starts, with which data and weights, rollbacks.
 
-No TensorFlow is imported with this module. In a run of one process, everything here is what `resume` does.
+Worker 0, the chief, decides and writes, and broadcasts what it found; the others follow and only read. All workers call
+each function here, or none does: there are exchanges inside (`peers.Group.exchange`). In a run of one process, these
+functions do what `resume`, `initial_weights` and `divergence` do. No TensorFlow is imported with this module.
 """
 
 import contextlib
@@ -13,14 +15,14 @@ from cct_tf.assembly import initial_weights
 from cct_tf.data import registry
 from cct_tf.errors import OutsideFault, UserError
 from cct_tf.runs import checkpoint, run_record
-from cct_tf.runs.run_status import Standing
+from cct_tf.runs.run_status import RunStatus
 from cct_tf.training import divergence, resume
 
 _MARK_SECONDS = 90.0  # a network file system may show a new file, or a new folder, a minute late
 
 
 def find_start(config, workdir, console, peers):
-    """As `resume.find_start`, on worker 0; the others learn what it found.
+    """As `resume.find_start`, by worker 0; the others start where it does.
 
     Raises:
         UserError: as there; or this worker does not see the work folder of worker 0.
@@ -73,7 +75,11 @@ def _start_at(workdir, name):
 
 
 def open_images(opening, config, peers):
-    """What `opening()` gives. A data set that may have to be prepared first is, by worker 0."""
+    """`inputs.Images` as `opening()` gives them, the same on all workers; what has to be prepared first, worker 0 does.
+
+    Raises:
+        UserError: workers found different images.
+    """
     follows = config.data.dataset not in registry.OURS and not peers.is_chief
     if follows:
         peers.wait_for_chief()
@@ -89,59 +95,69 @@ def open_images(opening, config, peers):
 
 
 def read_initial_weights(config, start, peers):
-    """The `transfer.Source` that --init_from names, the same on all workers; None if the run goes on."""
+    """The `transfer.PretrainedWeights` that --init_from names, the same on all workers; None if the run goes on.
+
+    Raises:
+        UserError: workers found different weights.
+    """
     find = initial_weights.find(config) if start.record is None else None
     if find is None:
         return None
-    source = find()
-    expected, *others = peers.exchange(source.checksum)
+    pretrained = find()
+    expected, *others = peers.exchange(pretrained.checksum)
     for index, checksum in enumerate(others, 1):
         if checksum != expected:
             raise UserError(f"--init_from: expected the weights of worker 0 (checksum {expected}) on every worker, "
                             f"found others ({checksum}) on worker {index}")
-    return source
+    return pretrained
 
 
 def restore(start, trackable, config, workdir, console, peers, source):
-    """As `resume.restore` and `resume.standing`, on worker 0; the others restore what it could.
+    """As `resume.restore` and `resume.status_at`, by worker 0; the others restore the checkpoint that it could.
 
     Returns:
-        (resume.Start, standing.Standing).
+        (resume.Start, run_status.RunStatus).
+
+    Raises:
+        OutsideFault: as `resume.restore`; or this worker can't read what worker 0 can.
     """
     if peers.is_chief:
         start = resume.restore(start, trackable, config, workdir, console)
-        standing = resume.standing(start, config, workdir, console, source)
-        peers.exchange({"checkpoint": start.path and start.path.name, "standing": dataclasses.asdict(standing)})
-        return start, standing
+        status = resume.status_at(start, config, workdir, console, source)
+        peers.exchange({"checkpoint": start.path and start.path.name, "status": dataclasses.asdict(status)})
+        return start, status
     said = peers.exchange()[0]
     start = _start_at(workdir, said["checkpoint"])
     if start.path is not None:
         _read(start.path, trackable)
-    return start, Standing(**said["standing"])
+    return start, RunStatus(**said["status"])
 
 
-def roll_back(training, summaries, save):
+def roll_back(rollbacks, status, peers, summaries, save):
     """Go back to before a run diverged, or stop it, see `divergence`.
 
     Args:
-        training: `loop.Training`; summaries: `summaries.Summaries`; save: `saver.Saver`.
+        rollbacks: `divergence.Rollbacks`.
+        status: `run_status.RunStatus` of the run that diverged.
+        peers: `peers.Group`; summaries: `summaries.Recorder`; save: `saver.Saver`.
 
     Returns:
-        (divergence.Rollback, standing.Standing there).
+        (divergence.Rollback, run_status.RunStatus there).
+
+    Raises:
+        UserError: as `Rollbacks.find` and `Rollbacks.restore`.
+        OutsideFault: this worker can't read what worker 0 can.
     """
-    workdir, peers = training.workdir, training.peers
-    parts = training.trackable, training.config, workdir, training.console, training.images.source
     if peers.is_chief:
-        back = divergence.find(training.config.optim, workdir, training.plan, training.state, training.standing)
-        standing = divergence.restore(back, *parts)
-        peers.exchange({"checkpoint": back.start.path.name, "standing": dataclasses.asdict(standing),
-                        "text": back.text})
-        divergence.write_down(back, standing, workdir, summaries, save)
-        return back, standing
+        back = rollbacks.find(status)
+        status = rollbacks.restore(back)
+        peers.exchange({"checkpoint": back.start.path.name, "status": dataclasses.asdict(status), "text": back.text})
+        rollbacks.write_down(back, status, summaries, save)
+        return back, status
     said = peers.exchange()[0]
-    standing, start = Standing(**said["standing"]), _start_at(workdir, said["checkpoint"])
-    _read(start.path, training.trackable)
-    return divergence.Rollback(start, standing.rollback_count, standing.learning_rate_factor, said["text"]), standing
+    status, start = RunStatus(**said["status"]), _start_at(rollbacks.workdir, said["checkpoint"])
+    _read(start.path, rollbacks.trackable)
+    return divergence.Rollback(start, status.rollback_count, status.learning_rate_factor, said["text"]), status
 
 
 def _read(path, trackable):

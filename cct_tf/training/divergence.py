@@ -63,63 +63,79 @@ class Rollback:
     text: str
 
 
-def find(optim, workdir, plan, state, standing):
-    """The rollback that is due; only looks.
+@dataclasses.dataclass(frozen=True)
+class Rollbacks:
+    """Rolls one run back, in the three parts above.
 
-    Args:
-        optim: `config.OptimConfig`; workdir: `workdir.Workdir`; plan: `plan.Plan`; state: `state.TrainState`;
-        standing: `standing.Standing`.
-
-    Returns:
-        Rollback, to the newest target whose files are whole.
-
-    Raises:
-        UserError: --on_divergence=stop, or there were enough rollbacks, or there is nothing to go back to.
+    Attributes:
+        config: `config.Config`; workdir: `workdir.Workdir`; console: `console.Console`; plan: `plan.Plan`.
+        state: `state.TrainState`, which tells when the run diverged.
+        trackable: of `checkpoint.make_trackable`, what is read from a checkpoint.
+        source: `source.Source` of the run.
     """
-    diverged_at = int(state.step.numpy())
-    start = _newest_whole(targets(workdir.checkpoints, plan, state))
-    if optim.on_divergence == "stop" or standing.rollback_count >= MOST_ROLLBACKS or start is None:
-        raise _stop(optim, standing, diverged_at, start)
-    count, factor = standing.rollback_count + 1, standing.learning_rate_factor * FACTOR
-    return Rollback(start, count, factor,
-                    f"rolled back to step {start.step:,} ({count} of {MOST_ROLLBACKS}): {optim.max_skipped_updates} "
-                    f"non-finite updates in a row up to step {diverged_at:,}; learning rates x {factor:g} from here")
 
+    config: object
+    workdir: object
+    console: object
+    plan: object
+    state: object
+    trackable: object
+    source: object
 
-def restore(back, trackable, config, workdir, console, source):
-    """Read the state to go back to; writes nothing.
+    def find(self, status):
+        """The rollback that is due; only looks.
 
-    Args:
-        back: Rollback; trackable: of `checkpoint.make_trackable`; config: `config.Config`;
-        workdir: `workdir.Workdir`; console: `console.Console`; source: `source.Source` of the run.
+        Args:
+            status: `run_status.RunStatus` of the run that diverged.
 
-    Returns:
-        `Standing` there, with this rollback counted.
+        Returns:
+            Rollback, to the newest target whose files are whole.
 
-    Raises:
-        UserError: TensorFlow can't read the checkpoint, though its checksums are right.
-    """
-    try:
-        checkpoint.restore(back.start.path, trackable)
-    except run_record.Unreadable as error:
-        raise UserError(f"--on_divergence: expected a checkpoint to go back to that can be read, found "
-                        f"{error}") from None
-    return dataclasses.replace(resume.standing(back.start, config, workdir, console, source), rollback_count=back.count,
-                               learning_rate_factor=back.factor)
+        Raises:
+            UserError: --on_divergence=stop, or there were enough rollbacks, or there is nothing to go back to.
+        """
+        optim, diverged_at = self.config.optim, int(self.state.step.numpy())
+        start = _newest_whole(targets(self.workdir.checkpoints, self.plan, self.state))
+        if optim.on_divergence == "stop" or status.rollback_count >= MOST_ROLLBACKS or start is None:
+            raise _stop(optim, status, diverged_at, start)
+        count, factor = status.rollback_count + 1, status.learning_rate_factor * FACTOR
+        return Rollback(start, count, factor,
+                        f"rolled back to step {start.step:,} ({count} of {MOST_ROLLBACKS}): "
+                        f"{optim.max_skipped_updates} non-finite updates in a row up to step {diverged_at:,}; "
+                        f"learning rates x {factor:g} from here")
 
+    def restore(self, back):
+        """Read the state to go back to; writes nothing.
 
-def write_down(back, standing, workdir, summaries, save):
-    """Make the work folder that of a run that was rolled back.
+        Args:
+            back: Rollback.
 
-    Args:
-        back: Rollback; standing: `Standing` of `restore`; workdir: `workdir.Workdir`;
-        summaries: `summaries.Summaries`; save: `saver.Saver`.
-    """
-    step = back.start.step
-    checkpoint.remove_after(workdir.checkpoints, step)
-    summaries.write_rollback(step, standing, back.text)
-    save.go_back(step)
-    save(step, standing)  # only now has it happened
+        Returns:
+            `run_status.RunStatus` there, with this rollback counted.
+
+        Raises:
+            UserError: TensorFlow can't read the checkpoint, though its checksums are right.
+        """
+        try:
+            checkpoint.restore(back.start.path, self.trackable)
+        except run_record.Unreadable as error:
+            raise UserError(f"--on_divergence: expected a checkpoint to go back to that can be read, found "
+                            f"{error}") from None
+        status = resume.status_at(back.start, self.config, self.workdir, self.console, self.source)
+        return dataclasses.replace(status, rollback_count=back.count, learning_rate_factor=back.factor)
+
+    def write_down(self, back, status, summaries, save):
+        """Make the work folder that of a run that was rolled back.
+
+        Args:
+            back: Rollback; status: `run_status.RunStatus` of `restore`; summaries: `summaries.Summaries`;
+            save: `saver.Saver`.
+        """
+        step = back.start.step
+        checkpoint.remove_after(self.workdir.checkpoints, step)
+        summaries.write_rollback(step, status, back.text)
+        save.go_back(step)
+        save(step, status)  # only now has it happened
 
 
 def _newest_whole(paths):
@@ -130,11 +146,11 @@ def _newest_whole(paths):
     return None
 
 
-def _stop(optim, standing, step, start):
+def _stop(optim, status, step, start):
     """The UserError that ends the run."""
     limit, tried = optim.max_skipped_updates, ""
-    if standing.rollback_count:
-        tried = f" after {standing.rollback_count} rollbacks (learning rates x {standing.learning_rate_factor:g})"
+    if status.rollback_count:
+        tried = f" after {status.rollback_count} rollbacks (learning rates x {status.learning_rate_factor:g})"
     good = f"the last good checkpoint is {start.path}" if start else "no good checkpoint was saved before them"
     return UserError(f"--max_skipped_updates: expected fewer than {limit} non-finite updates in a row, found {limit} "
                      f"up to step {step}{tried}; try a lower --learning_rate or a --clip_norm; {good}")

@@ -6,15 +6,14 @@ signal never waits long), and acts at the gates. A checkpoint is saved before ea
 the work since then and never an evaluated state.
 """
 
+import functools
 import math
 import time
 
 import tensorflow as tf
 
-from cct_tf.assembly import inputs, recorded_data
-from cct_tf.assembly.devices import check_batch, make_devices
-from cct_tf.assembly.parts import assemble
 from cct_tf.augment import image_ops
+from cct_tf.augment.stages import on_device
 from cct_tf.data import pipeline
 from cct_tf.engine import losses
 from cct_tf.engine.step import MOST_STEPS
@@ -26,87 +25,60 @@ from cct_tf.machine.console import Console, Progress
 from cct_tf.optim import schedules
 from cct_tf.pictures import contact_sheet, plots
 from cct_tf.pictures.inspection import Inspection
-from cct_tf.readers import decode, loading
+from cct_tf.readers import decode
 from cct_tf.runs import checkpoint, run_record
-from cct_tf.settings.plan import make_plan
 from cct_tf.training import coordination, divergence, report, saver
 from cct_tf.training.profiling import Profiler, parse_steps
 from cct_tf.training.summaries import NoSummaries, Summaries
 from cct_tf.training.timer import Timer
-from cct_tf.workers.peers import Alone
 
 _CHUNK_SECONDS = 1.0
 _SHEET = 4  # images of the contact sheet, and draws of each
 
 
 class Training:
-    """A run, assembled: everything `run` needs, restored to where it goes on.
+    """The loop of a run that was made ready.
 
     Args:
-        config: `config.Config`.
-        workdir: `workdir.Workdir`.
-        start: `resume.Start`.
-        console: `console.Console`.
-        devices: `runtime.Devices`, made before TensorFlow is used; None makes them.
-        peers: `peers.Peers` of a run of several workers, each with a Training of its own; None for one process.
+        prepared: `preparation.Prepared`.
+
+    Attributes:
+        config, workdir, console, devices, peers, plan, network, start, resolved: those of `prepared`.
+        images, transform, stages, sampling, train_split: those of its data.
+        status: `run_status.RunStatus`, up to date.
+        last: dict {"step", "top1", "loss"} of the newest evaluation, or None.
     """
 
-    def __init__(self, config, workdir, start, console, devices=None, peers=None):
-        self.config, self.workdir, self.console = config, workdir, console
-        self.devices, self.peers = devices or make_devices(config), peers or Alone()
-        resolved = start.record.resolved if start.record else {}
-        self.images = coordination.open_images(
-            lambda: inputs.open_images(config, console, resolved), config, self.peers)
-        recorded_data.check_images(self.images, start, config, workdir, console, self.peers)
-        source = self.images.source
-        check_batch(config, self.devices)
-        self.plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
-        _check_length(config, self.plan, start.step, console)
-        initial = coordination.read_initial_weights(config, start, self.peers)
-        with console.phase(f"building {config.model.model}"):
-            parts = assemble(config, self.devices, source.num_classes, source.splits["train"],
-                                      self.plan.total_steps, resolved, initial, source.class_names)
-        for warning in parts.fit.warnings if parts.fit and self.peers.is_chief else ():
-            console.warn(warning)
-        self.model, self.averaged, self.optimizer = parts.model, parts.averaged, parts.optimizer
-        self.state, self.tuning, self.train_step = parts.state, parts.tuning, parts.train_step
-        self.evaluated = {"eval": self.model} | ({"eval_ema": self.averaged} if self.averaged else {})
-        self.transform = inputs.make_transform(config, self.images, self.model)
-        self.stream = inputs.make_stream(config, source.num_classes)
-        self.train_split = source.splits["train"]
-        if self.transform.fits_once:
-            with console.phase("preparing the training images"), memory.data_named_when_out(config.data):
-                self.train_split = pipeline.hold_at_size(self.train_split, self.transform)
-        self.inspection = Inspection(source.splits[source.evaluated_split], self.transform, source.class_names)
-        self.trackable = checkpoint.make_trackable(self.model, self.optimizer, self.state, self.averaged)
-        self.start, self.standing = coordination.restore(start, self.trackable, config, workdir, console, self.peers,
-                                                      source)
-        now = saver.resolve(config, self.images, self.plan, self.model, self.devices, self.tuning)
-        self.first_weights = saver.first_weights(initial, parts.fit, resolved)
-        now |= self.first_weights | saver.images_before(resolved, now)
-        saver.say_what_changed(resolved, now, console)
-        self._save = saver.Saver(config, workdir, self.plan, self.trackable, self.state, now,
-                                 self.start.step if self.start.record else None, self.peers.is_chief)
+    def __init__(self, prepared):
+        self.config, self.workdir, self.console = prepared.config, prepared.workdir, prepared.console
+        self.devices, self.peers, self.plan = prepared.devices, prepared.peers, prepared.plan
+        data, self.network = prepared.data, prepared.network
+        self.images, self.transform, self.train_split = data.images, data.transform, data.train_split
+        self.stages, self.sampling = data.stages, data.sampling
+        self.start, self.resolved = prepared.start, prepared.resolved
+        self.status, self.last = prepared.status, None
+        self._save = saver.Saver(self.config, self.workdir, self.plan, self.network.trackable, self.network.state,
+                                 self.resolved, self.start.step if self.start.record else None, self.peers.is_chief)
 
-    # Assembly.
+    # For people.
 
     def plan_lines(self):
         """The plan as lines of text."""
-        sizes = loading.image_sizes(self.images.source.splits["train"].reader)
+        sizes = self.images.source.splits["train"].reader.sizes()
         kept = image_ops.kept_area(sizes, self.transform.size, self.transform.crop_pct)
-        return report.plan_lines(self.config, self.images, self.plan, self.model, self.devices, self.tuning,
-                                 self.start, self.first_weights, kept)
+        return report.plan_lines(self.config, self.images, self.stages, self.sampling, self.plan, self.network.model,
+                                 self.devices, self.network.tuning, self.start, self.resolved.initial_weights, kept)
 
     def result_lines(self, test, seconds):
         """What came out, as lines of text; `test` is what `run` returned."""
-        return report.result_lines(self.config, self.standing, test, seconds)
+        return report.result_lines(self.config, self.status.best, self.last, test, seconds)
 
     @decode.broken_images_named()
     def try_one_batch(self):
         """Send one training batch through the network and say what came out: the end of a dry run."""
         with self.console.phase("one batch through the network"):
-            batch = next(iter(self.batches(int(self.state.step.numpy()), 1)))
-            logits = self.model(batch["image"], training=False)
+            batch = next(iter(self.batches(int(self.network.state.step.numpy()), 1)))
+            logits = self.network.model(on_device(batch, self.stages), training=False)
             loss = float(tf.reduce_mean(losses.cross_entropy(batch["label"], logits)))
         self.console.say(f"loss {loss:.4f}; nothing was written to the work folder")
 
@@ -115,13 +87,13 @@ class Training:
     def batches(self, start_step, num_steps):
         """Dataset of training batches, of each this worker's part."""
         with tf.device("CPU:0"):
-            return pipeline.train_batches(self.train_split, self.transform, self.stream, start_step, num_steps,
-                                          self.devices.part)
+            return pipeline.train_batches(self.train_split, self.stages, self.sampling, start_step, num_steps,
+                                          self.devices.share)
 
     def evaluator(self, split, models):
         """`Evaluator` of a split, by name, of the models of a dict."""
-        source = self.images.source
-        models = {name: Forward(model, self.devices.kind, self.tuning.jit.value) for name, model in models.items()}
+        source, jit = self.images.source, self.network.tuning.jit.value
+        models = {name: Forward(model, self.devices.kind, jit) for name, model in models.items()}
         with memory.data_named_when_out(self.config.data):
             return Evaluator(self.devices, models, source.splits[split], self.transform,
                              num_classes=source.num_classes, batch_size=self.config.run.eval_batch_size,
@@ -133,26 +105,37 @@ class Training:
 
     def _pictures(self):
         """What the network will see, {tag: [N, height, width, 3]}: the first batch, and a contact sheet."""
-        first = self.transform.unfinish(next(iter(self.batches(0, 1)))["image"])
+        first = self.transform.unfinish(on_device(next(iter(self.batches(0, 1))), self.stages))
         rows = min(_SHEET, self.train_split.num_examples) // 2 * 2  # even, for mixing
         if not rows:
             return {"train/batch": first}
-        sheet = contact_sheet.draw(self.train_split, self.images.source.class_names, self.transform, self.stream, rows,
-                                   _SHEET)
+        sheet = contact_sheet.draw(self.train_split, self.images.source.class_names, self.transform, self.stages,
+                                   self.sampling, rows, _SHEET)
         return {"train/batch": first, "train/preview": plots.as_array(contact_sheet.figure(sheet))[None]}
 
     def _attention(self, name):
         """What the network of an evaluation looks at, {tag: uint8 [height, width, 3]}."""
-        return {"eval/pooling_attention": self.inspection.attention(self.evaluated[name])}
+        return {"eval/pooling_attention": self._inspection.attention(self.evaluated[name])}
 
     def _write_features(self):
         """The pooled features of the network that is judged, for TensorBoard's projector."""
-        self.inspection.write_features(self.evaluated[self.judged], self.workdir.path / self.judged)
+        self._inspection.write_features(self.evaluated[self.judged], self.workdir.path / self.judged)
+
+    @functools.cached_property
+    def _inspection(self):
+        source = self.images.source
+        return Inspection(source.splits[source.evaluated_split], self.transform, source.class_names)
+
+    @property
+    def evaluated(self):
+        """The networks that `eval/*` is about, {name of the evaluation: network}."""
+        network = self.network
+        return {"eval": network.model} | ({"eval_ema": network.averaged} if network.averaged else {})
 
     @property
     def judged(self):
         """Which evaluation chooses the best: of the averaged weights, where the run keeps an average."""
-        return "eval_ema" if self.averaged else "eval"
+        return "eval_ema" if self.network.averaged else "eval"
 
     def _iterator(self, step):
         """Over the batches after `step` completed steps, each shared out among the replicas."""
@@ -167,45 +150,60 @@ class Training:
         results = self._results(evaluator, interrupts)
         if results is None:
             return
-        is_best = self.standing.take(step, results[self.judged])
-        summaries.write_evaluation(step, results, last=step == self.plan.total_steps or self.standing.is_over,
+        judged = results[self.judged]
+        self.last = {"step": step, "top1": judged.top1, "loss": judged.loss}
+        self.status, is_best = self.status.after(step, judged)
+        summaries.write_evaluation(step, results, last=step == self.plan.total_steps or self._is_over,
                                    pictures=self._attention)
         if is_best:
             self._save.keep_best(step)
-        self._save(step, self.standing)
+        self._save(step, self.status)
         progress.say(report.evaluation_line(step, self.plan, results, is_best))
 
     def _log(self, step, timer, summaries, progress):
-        values = self.state.interval()
+        values = self.network.state.interval()
         values["train/learning_rate"] = self._learning_rate(step - 1)
-        waited = math.nan if self.devices.deterministic else float(self.train_step.wait_seconds.numpy())
+        waited = math.nan if self.devices.deterministic else float(self.network.train_step.wait_seconds.numpy())
         values |= timer.values(self.config.optim.batch_size, waited)
         summaries.write_train(step, values)
         progress.show(step, values)
-        self.state.start_interval()
-        self.train_step.wait_seconds.assign(0.0)
+        self.network.state.start_interval()
+        self.network.train_step.wait_seconds.assign(0.0)
         timer.reset()
+
+    @property
+    def _patience(self):
+        return self.config.run.early_stop_evaluations
+
+    @property
+    def _is_over(self):
+        """Whether the run ends before its last step."""
+        return self.status.is_over(self._patience)
 
     def _learning_rate(self, step):
         """Of update `step`, from 0."""
-        return schedules.learning_rate(self.config.optim, self.plan, step) * self.standing.learning_rate_factor
+        return schedules.learning_rate(self.config.optim, self.plan, step) * self.status.learning_rate_factor
 
     def _roll_back(self, summaries, progress, timer):
         """Go back to before the run diverged, or stop it; returns (steps completed, iterator over the rest)."""
-        back, self.standing = coordination.roll_back(self, summaries, self._save)
-        self.standing.last = summaries.last_evaluation(self.judged)
-        self.train_step.wait_seconds.assign(0.0)
+        rollbacks = divergence.Rollbacks(self.config, self.workdir, self.console, self.plan, self.network.state,
+                                         self.network.trackable, self.images.source)
+        back, self.status = coordination.roll_back(rollbacks, self.status, self.peers, summaries, self._save)
+        self.last = summaries.last_evaluation(self.judged)
+        self.network.train_step.wait_seconds.assign(0.0)
         timer.reset()
         progress.advance(back.start.step)
         progress.say(back.text)
         return back.start.step, self._iterator(back.start.step)
 
     @decode.broken_images_named()
-    def run(self, interrupts):
+    def run(self, interrupts, between_chunks=lambda: None):
         """Train to the end, or until a signal asks to stop.
 
         Args:
             interrupts: `interrupts.Interrupts`.
+            between_chunks: function without arguments, called before each chunk of steps; what it asks of `interrupts`
+                is done before the next step.
 
         Returns:
             `metrics.Evaluation` of the best weights on the test split, where it is not what `eval/*` uses; else None.
@@ -215,33 +213,34 @@ class Training:
             UserError: too many non-finite updates in a row.
             OutsideFault: a checkpoint could not be saved.
         """
-        plan, step = self.plan, int(self.state.step.numpy())
+        plan, step = self.plan, int(self.network.state.step.numpy())
         with self.console.phase("preparing evaluation and the first batch"):
             evaluator = self.evaluator(self.images.source.evaluated_split, self.evaluated)
             shown = self._pictures() if step == 0 and self.peers.is_chief else {}
         timer, (summaries, progress, profiler) = Timer(), self._outputs(step)
-        self._save.take_images(self.images.source, self.start, self.standing)
-        summaries.start(step, self.standing, shown)
-        self.standing.last = summaries.last_evaluation(self.judged)
+        self._save.take_images(self.images.source, self.start, self.status)
+        summaries.start(step, self.status, shown)
+        self.last = summaries.last_evaluation(self.judged)
         iterator = self._iterator(step)
         interrupts.can_save = True
         self.peers.judge_exchanges(self.config.run.collective_timeout)
         try:
             self._before_first_step(step, evaluator, summaries, progress, interrupts)
-            while step < plan.total_steps and not self.standing.is_over:
+            while step < plan.total_steps and not self._is_over:
+                between_chunks()
                 stopped, count = self._agree(step, interrupts, timer, profiler)
                 if stopped:
                     break
                 with profiler.chunk(step):
                     step = self._chunk(step, count, iterator, timer, progress)
-                if divergence.is_due(self.config.optim, self.state):
+                if divergence.is_due(self.config.optim, self.network.state):
                     profiler.close(step)
                     step, iterator = self._roll_back(summaries, progress, timer)
                     continue
                 if plan.log.is_due(step):
                     self._log(step, timer, summaries, progress)
                 if plan.checkpoint.is_due(step) or plan.evaluate.is_due(step):
-                    self._save(step, self.standing)
+                    self._save(step, self.status)
                 if plan.evaluate.is_due(step):
                     self._evaluate(step, evaluator, summaries, progress, interrupts)
             self._stop_if_asked(step, interrupts)
@@ -254,7 +253,9 @@ class Training:
     def _outputs(self, step):
         """What a run shows and writes from `step` on, worker 0 alone: (summaries, progress, profiler)."""
         is_chief, source = self.peers.is_chief, self.images.source
-        summaries = (Summaries if is_chief else NoSummaries)(self.workdir, self.config, self.plan, source.class_names)
+        summaries = NoSummaries()
+        if is_chief:
+            summaries = Summaries(self.workdir, self.config, self.plan, source.class_names)
         progress = Progress(self.console if is_chief else Console(quiet=True), self.plan, step)
         profiled = parse_steps(self.config.run.profile_steps) if is_chief else None
         return summaries, progress, Profiler(profiled, self.workdir.path / "train", progress.say)
@@ -267,9 +268,9 @@ class Training:
         record = self.start.record
         if record is None:
             if self.config.optim.on_divergence == "rollback":
-                self._save(step, self.standing)
-        elif record.evaluation_due and self.standing.last_evaluated_step < step or (
-                step == self.plan.total_steps and self.standing.best is None):
+                self._save(step, self.status)
+        elif record.evaluation_due and self.status.last_evaluated_step < step or (
+                step == self.plan.total_steps and self.status.best is None):
             self._evaluate(step, *args)
 
     def _agree(self, step, interrupts, timer, profiler):
@@ -289,7 +290,7 @@ class Training:
     def _stop_if_asked(self, step, interrupts):
         """Save the state of `step` and raise Interrupted, on all workers, if one of them is asked to stop."""
         if self._is_asked_to_stop(interrupts):
-            self._save(step, self.standing)
+            self._save(step, self.status)
             self.peers.wait_for_chief()
             interrupts.check(f"saved step {step:,} of {self.plan.total_steps:,}; the same command goes on from it")
 
@@ -301,56 +302,42 @@ class Training:
                 compile_cache.steady_names()
                 self._timed(iterator, rates, timer)
             compile_cache.keep()
-            self.train_step.wait_seconds.assign(0.0)  # like the chunk's time, it says nothing of those to come
+            self.network.train_step.wait_seconds.assign(0.0)  # like the chunk's time, it says nothing of those to come
         else:
             self._timed(iterator, rates, timer)
-        step = int(self.state.step.numpy())
+        step = int(self.network.state.step.numpy())
         progress.advance(step)
         return step
 
     def _timed(self, iterator, rates, timer):
         start = time.perf_counter()
-        self.train_step.run(iterator, rates)
-        self.state.step.numpy()  # waits for the device
+        self.network.train_step.run(iterator, rates)
+        self.network.state.step.numpy()  # waits for the device
         timer.add(len(rates), time.perf_counter() - start)
 
     def _finish(self, step, summaries, progress, interrupts):
         """After the last step: test the best weights, if the best was chosen on a validation split."""
         if step < self.plan.total_steps:
-            progress.say(report.early_stop_line(step, self.plan, self.standing))
+            progress.say(report.early_stop_line(step, self.plan, self.status, self._patience))
         if self.peers.is_chief:
             self._write_features()
         test = None
         splits = self.images.source.splits
         if "validation" in splits and "test" in splits:
-            if self.standing.best is None:
+            if self.status.best is None:
                 raise UserError(f"{self.workdir.best}: expected the best checkpoint of this run, found none")
-            best = self.workdir.best / f"step_{self.standing.best['step']:08d}"
+            best = self.workdir.best / f"step_{self.status.best['step']:08d}"
             try:
                 weights = run_record.choose_weights(run_record.read_record(best), "auto")
-                checkpoint.restore_weights(best, self.model, weights)
+                checkpoint.restore_weights(best, self.network.model, weights)
             except run_record.Unreadable as error:
                 # Elsewhere than on worker 0, which reads it too, the storage is to blame.
                 raise (UserError if self.peers.is_chief else OutsideFault)(
                     f"{best}: expected the best checkpoint of this run, found it damaged ({error})") from None
-            tested = self._results(self.evaluator("test", {"test": self.model}), interrupts)
+            tested = self._results(self.evaluator("test", {"test": self.network.model}), interrupts)
             if tested is None and self._is_asked_to_stop(interrupts):
                 interrupts.check("trained to the end, but not tested yet; the same command does it")
             summaries.write_evaluation(step, tested, last=True)
             test = tested["test"]
-        self._save(step, self.standing, finished=True)
+        self._save(step, self.status, finished=True)
         return test
-
-
-def _check_length(config, plan, step, console):
-    """Whether a run that goes on from `step` has steps left, and those to profile are among them."""
-    if step > plan.total_steps:
-        flag = "train_steps" if config.optim.train_steps else "epochs"
-        raise UserError(f"--{flag}: expected a run of at least {step} steps, where the checkpoint stands, found "
-                        f"{plan.total_steps}")
-    profiled = parse_steps(config.run.profile_steps)
-    if profiled and profiled[0] > plan.total_steps:
-        raise UserError(f"--profile_steps: expected steps of this run, 1 to {plan.total_steps}, found "
-                        f"{config.run.profile_steps}")
-    if profiled and profiled[1] <= step:
-        console.say(f"--profile_steps={config.run.profile_steps}: these are done; nothing is traced")

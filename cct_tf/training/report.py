@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from cct_tf.data.source import Encoded, Windowed
+from cct_tf.augment.stages import describe
 from cct_tf.machine.console import duration, listed
 from cct_tf.optim import schedules
 from cct_tf.runs.workdir import Workdir
-from cct_tf.settings import config as config_lib
 from cct_tf.settings import flags
 from cct_tf.training import divergence
 
@@ -15,34 +14,9 @@ def _numbers(values):
     return " ".join(f"{value:.4f}" for value in values)
 
 
-def _augmentation(augment):
-    parts = []
-    if augment.repeated_augmentation > 1:
-        parts.append(f"each image {augment.repeated_augmentation} times in a batch")
-    if augment.random_resized_crop:
-        parts.append("random resized crop {:g}-{:g}".format(*augment.random_resized_crop))
-    if augment.crop_padding:
-        parts.append(f"crop after padding by {augment.crop_padding}")
-    if augment.flip != "none":
-        parts.append(f"{augment.flip} flip")
-    if augment.auto_augment != "none":
-        parts.append(f"policy {augment.auto_augment}")
-    if config_lib.mixes(augment):
-        parts.append(_mixing(augment))
-    if augment.erase_probability:
-        parts.append(f"erasing {100 * augment.erase_probability:g}% ({augment.erase_mode})")
-    return ", ".join(parts) or "none"
-
-
-def _mixing(augment):
-    kinds = [f"{name} {alpha:g}" for name, alpha in (("mixup", augment.mixup_alpha), ("cutmix", augment.cutmix_alpha))
-             if alpha]
-    text = "/".join(kinds)
-    if len(kinds) > 1 and augment.mix_switch_probability != 0.5:
-        text += f" ({100 * augment.mix_switch_probability:g}% cutmix)"
-    if augment.mix_probability < 1:
-        text += f" in {100 * augment.mix_probability:g}% of the batches"
-    return text + (f" before epoch {augment.mix_off_epoch}" if augment.mix_off_epoch else "")
+def _augmentation(stages, sampling):
+    repeated = f"each image {sampling.repeats} times in a batch, " if sampling.repeats > 1 else ""
+    return repeated + describe(stages)
 
 
 _OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD (Nesterov)", "lion": "Lion", "lamb": "LAMB",
@@ -127,14 +101,6 @@ def _evaluation(config, plan, source):
     return text + (f"; the run ends after {patience} without a new best" if patience else "")
 
 
-def _reading(reader):
-    if isinstance(reader, Windowed):
-        return f"windowed (streamed, shuffled {reader.window:,} records at a time)"
-    if isinstance(reader, Encoded):
-        return "indexed, decoded as needed from " + ("disk" if reader.on_disk else "memory")
-    return "indexed, held in memory"
-
-
 _PRECISIONS = {"float32": "float32", "bfloat16": "bfloat16 (weights, norms, softmax and loss in float32)",
                "float16": "float16, the loss scaled (weights, norms, softmax and loss in float32)"}
 # CCT-7/3x1, two cores with AVX512_BF16, images/s in turn, float32 and bfloat16: without XLA 17.3 and 23.7, the encoder
@@ -152,16 +118,15 @@ def _micro_batches(choice):
 def _going_on(start):
     if start.record is None:
         return ""
-    rollbacks = start.record.rollback_count
+    status = start.record.status
     return f" (goes on from step {start.step:,}" + (
-        f"; rolled back {rollbacks} of {divergence.MOST_ROLLBACKS} times, learning rates x "
-        f"{start.record.learning_rate_factor:g}" if rollbacks else "") + ")"
+        f"; rolled back {status.rollback_count} of {divergence.MOST_ROLLBACKS} times, learning rates x "
+        f"{status.learning_rate_factor:g}" if status.rollback_count else "") + ")"
 
 
-def _first_weights(found):
-    """The row of `saver.first_weights`."""
-    return [("starts from", "; ".join([found["initial_weights"]["from"], *found["initial_weights"]["changes"]]))
-            ] if found else []
+def _initial_weights(found):
+    """The row of the weights that the run started from."""
+    return [("starts from", "; ".join([found["from"], *found["changes"]]))] if found else []
 
 
 def _size(config, model):
@@ -194,24 +159,25 @@ def _kept(shares):
             "(median)"]
 
 
-def plan_lines(config, images, plan, model, devices, tuning, start, first_weights, kept_area=()):
+def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, start, initial_weights, kept_area=()):
     """The plan: a list of lines.
 
     Args:
-        config: `config.Config`; images: `inputs.Images`; plan: `plan.Plan`; model: keras.Model;
+        config: `config.Config`; images: `inputs.Images`; stages: tuple of `stages.Stage`;
+        sampling: `pipeline.Sampling`; plan: `plan.Plan`; model: keras.Model;
         devices: `runtime.Devices`; tuning: `tuning.Tuning`; start: `resume.Start`;
-        first_weights: dict of `saver.first_weights`; kept_area: shares of images, `image_ops.kept_area`.
+        initial_weights: of `resolved.Resolved`; kept_area: shares of images, `image_ops.kept_area`.
     """
     source, optim, run = images.source, config.optim, config.run
     counts = ", ".join(f"{split.num_examples:,} {name}" for name, split in source.splits.items())
     rows = [
-        ("data set", f"{config.data.dataset}: {counts}; {_reading(source.splits['train'].reader)}"),
+        ("data set", f"{config.data.dataset}: {counts}; {source.splits['train'].reader.describe()}"),
         ("classes", f"{source.num_classes}: {listed(source.class_names)}"),
         ("images", f"{model.image_size} x {model.image_size}, mean {_numbers(images.mean)}, std {_numbers(images.std)} "
                    f"({images.statistics_from})"),
-        ("augmentation", _augmentation(config.augment)),
+        ("augmentation", _augmentation(stages, sampling)),
         ("model", f"{config.model.model}, {_size(config, model)}"),
-        *_first_weights(first_weights),
+        *_initial_weights(initial_weights),
         ("optimiser", _optimiser(optim, plan)),
         ("steps", _steps(plan)),
         *_average(optim),
@@ -237,25 +203,29 @@ def evaluation_line(step, plan, results, is_best):
             f"{' (best so far)' if is_best else ''}")
 
 
-def early_stop_line(step, plan, standing):
-    """Why a run ends at `step`, before the end of its plan; `standing` is a `standing.Standing`."""
-    return (f"stopped early at step {step:,} of {plan.total_steps:,}: {standing.without_best} evaluations without a "
-            f"better top-1 than {100 * standing.best['top1']:.2f}% at step {standing.best['step']:,} "
-            f"(--early_stop_evaluations={standing.patience})")
+def early_stop_line(step, plan, status, patience):
+    """Why a run ends at `step`, before the end of its plan.
+
+    Args:
+        step: int; plan: `plan.Plan`; status: `run_status.RunStatus`; patience: int, --early_stop_evaluations.
+    """
+    return (f"stopped early at step {step:,} of {plan.total_steps:,}: {status.evaluations_without_best} evaluations "
+            f"without a better top-1 than {100 * status.best['top1']:.2f}% at step {status.best['step']:,} "
+            f"(--early_stop_evaluations={patience})")
 
 
-def result_lines(config, standing, test, seconds):
+def result_lines(config, best, last, test, seconds):
     """What came out, and the next commands to try: a list of lines.
 
     Args:
         config: `config.Config`.
-        standing: `standing.Standing`.
+        best, last: dicts {"step", "top1", "loss"} of evaluations, or None.
         test: `metrics.Evaluation` of the best weights on the test split, or None.
         seconds: float, since the command started.
     """
     lines = [f"done in {duration(seconds)}"]
     weights = "EMA weights" if config.optim.ema_decay else "weights"
-    for name, result in (("best", standing.best), ("last", standing.last)):
+    for name, result in (("best", best), ("last", last)):
         if result is not None:
             lines.append(f"  {name}  step {result['step']:,}: top-1 {100 * result['top1']:.2f}%, "
                          f"loss {result['loss']:.4f}" + (f" ({weights})" if config.optim.ema_decay else ""))

@@ -8,7 +8,7 @@ import pathlib
 
 from cct_tf.errors import OutsideFault, UserError
 from cct_tf.runs import checkpoint, run_record
-from cct_tf.runs.run_status import Standing
+from cct_tf.runs.run_status import RunStatus
 from cct_tf.settings import config as config_lib
 
 
@@ -27,6 +27,11 @@ class Start:
     @property
     def step(self):
         return self.record.step if self.record else 0
+
+    @property
+    def resolved(self):
+        """`resolved.Resolved` of the checkpoint, or None."""
+        return self.record.resolved if self.record else None
 
 
 def _shown(value):
@@ -184,33 +189,40 @@ def _step_back(start, error, is_last, config, workdir, console):
     return start
 
 
-def standing(start, config, workdir, console, source=None):
-    """`Standing` at a Start, with the images of `source`, a `source.Source`; without it, with those of the Start.
+def status_at(start, config, workdir, console, source=None):
+    """`RunStatus` at a Start, with the images of `source`, a `source.Source`; without it, with those of the Start.
 
     The best result so far counts if it was found on the same images, and its weights are still there, and whole.
 
     After going back to an older checkpoint they may be gone: a better result replaced them. It comes again. That they
     are damaged is better known now than when the end of the run tests them.
     """
-    patience, record = config.run.early_stop_evaluations, start.record
+    record = start.record
     if record is None:
-        return Standing(patience)
+        return RunStatus()
     defining, _ = config_lib.differences(record.config, config.as_dict())
-    # Under a changed config it begins anew, or a run that stopped early would stop again at once.
-    other_images = source is not None and record.resolved["fingerprint"] != source.fingerprint
-    best, without_best = record.best, 0 if defining or other_images else record.evaluations_without_best
-    if best and other_images and record.resolved.get("evaluated_fingerprint") != source.evaluated_fingerprint:
+    status, best = record.status, record.status.best
+    other_images = source is not None and record.resolved.fingerprint != source.fingerprint
+    if defining or other_images:
+        # Patience begins anew under a changed config, or a run that stopped early would stop again at once.
+        status = dataclasses.replace(status, evaluations_without_best=0)
+    if best and other_images and record.resolved.evaluated_fingerprint != source.evaluated_fingerprint:
         console.say(f"the best so far, at step {best['step']}, was found on other images: the best is chosen anew")
-        best = None
-    if best:
-        path = workdir.best / f"step_{best['step']:08d}"
-        try:
-            run_record.read_record(path)
-        except run_record.Unreadable as error:
-            if path.exists():
-                console.warn(f"{error}; the best is chosen anew")
-            else:
-                console.say(f"the best weights of step {best['step']} are no longer kept: the best is chosen anew")
-            best, without_best = None, 0
-    return Standing(patience, record.last_evaluated_step, without_best, best, rollback_count=record.rollback_count,
-                    learning_rate_factor=record.learning_rate_factor)
+        return dataclasses.replace(status, best=None)
+    if best and not _is_kept(best, workdir, console):
+        return dataclasses.replace(status, best=None, evaluations_without_best=0)
+    return status
+
+
+def _is_kept(best, workdir, console):
+    """Whether the weights of the best evaluation are there, and whole; says if they aren't."""
+    path = workdir.best / f"step_{best['step']:08d}"
+    try:
+        run_record.read_record(path)
+    except run_record.Unreadable as error:
+        if path.exists():
+            console.warn(f"{error}; the best is chosen anew")
+        else:
+            console.say(f"the best weights of step {best['step']} are no longer kept: the best is chosen anew")
+        return False
+    return True

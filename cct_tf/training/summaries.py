@@ -1,5 +1,6 @@
 """Where numbers go: `metrics.jsonl`, TensorBoard event files, `plots/`."""
 
+import abc
 import math
 import time
 
@@ -15,8 +16,63 @@ _SHOWN_IMAGES = 8  # with the sheet they fill less than a page of TensorBoard
 _SECONDS_BETWEEN_PICTURES = 20.0
 
 
-class Summaries:
-    """Everything a run writes down about itself.
+class Recorder(abc.ABC):
+    """Where a run's numbers and pictures go: `Summaries` on worker 0, `NoSummaries` on the workers that write nothing.
+
+    `start` is called once, first; `close` last, also after an error. Steps are those completed.
+    """
+
+    @abc.abstractmethod
+    def start(self, step, status, pictures):
+        """Begin, or go on from `step`: cut what will be written again; write config and pictures.
+
+        Args:
+            step: int.
+            status: `run_status.RunStatus`.
+            pictures: dict tag -> [N, height, width, 3], uint8 or float32 in [0, 1].
+        """
+
+    @abc.abstractmethod
+    def write_rollback(self, step, status, text):
+        """The run went back to `step`: cut what came after it, add a record; for TensorBoard a note, `text`.
+
+        TensorBoard's curves keep what is cut here, and draw the steps that come again as well.
+
+        Args:
+            step: int.
+            status: `run_status.RunStatus`, with this rollback counted.
+            text: a line.
+        """
+
+    @abc.abstractmethod
+    def write_train(self, step, values):
+        """A log record: dict {"train/...", "timing/..."} at `step`."""
+
+    @abc.abstractmethod
+    def write_evaluation(self, step, evaluations, last=False, pictures=None):
+        """An evaluation at `step`, with its pictures. One record, and event files in a folder for each name.
+
+        Args:
+            step: int.
+            evaluations: dict name -> `metrics.Evaluation`: "test", or "eval" and, of the averaged weights, "eval_ema".
+                The last one is drawn in `plots/`.
+            last: whether it is the run's last of its kind: then the pictures are drawn in any case. Others only some
+                time after the ones before, because on a small data set they cost more than the evaluation.
+            pictures: function of a name that gives more of them for TensorBoard, {tag: uint8 [height, width, 3]}; or
+                None.
+        """
+
+    @abc.abstractmethod
+    def last_evaluation(self, name):
+        """{"step", "top1", "loss"} of the newest evaluation `name` that was written, or None."""
+
+    @abc.abstractmethod
+    def close(self):
+        """Close the files."""
+
+
+class Summaries(Recorder):
+    """Writes `metrics.jsonl`, TensorBoard's event files and `plots/`.
 
     Args:
         workdir: `workdir.Workdir`.
@@ -39,15 +95,8 @@ class Summaries:
             self._writers[name] = tf.summary.create_file_writer(str(self._workdir.path / name))
         return self._writers[name]
 
-    def start(self, step, standing, pictures):
-        """Begin, or go on from `step`: cut what will be written again; write config and pictures.
-
-        Args:
-            step: int.
-            standing: `standing.Standing`.
-            pictures: dict tag -> [N, height, width, 3], uint8 or float32 in [0, 1].
-        """
-        self._metrics.cut(step, standing.last_evaluated_step, standing.rollback_count)
+    def start(self, step, status, pictures):
+        self._metrics.cut(step, status.last_evaluated_step, status.rollback_count)
         with storage_faults(self._workdir.path), self._writer("train").as_default(step=step):
             text = flags.as_flagfile(self._config)
             tf.summary.text("config", "\n".join("    " + line for line in text.splitlines()))
@@ -56,35 +105,20 @@ class Summaries:
             hparams.hparams({name: _plain(value) for name, value in self._config.as_dict().items()
                              if name not in ("workdir", "data_dir")})
 
-    def write_rollback(self, step, standing, text):
-        """The run went back to `step`: cut what came after it, add a record; for TensorBoard a note, `text`.
-
-        TensorBoard's curves keep what is cut here, and draw the steps that come again as well.
-        """
+    def write_rollback(self, step, status, text):
         with storage_faults(self._workdir.path):
-            self._metrics.cut(step, standing.last_evaluated_step, standing.rollback_count - 1)
-            self._record(step, {"rollback/count": standing.rollback_count,
-                                "rollback/learning_rate_factor": standing.learning_rate_factor})
+            self._metrics.cut(step, status.last_evaluated_step, status.rollback_count - 1)
+            self._record(step, {"rollback/count": status.rollback_count,
+                                "rollback/learning_rate_factor": status.learning_rate_factor})
             with self._writer("train").as_default(step=step):
                 tf.summary.text("rollback", text)
 
     def write_train(self, step, values):
-        """A log record: {"train/...", "timing/..."} at `step`."""
         with storage_faults(self._workdir.path):
             self._write_events("train", step, values)
             self._record(step, values)
 
-    def write_evaluation(self, step, evaluations, last=False, pictures=lambda name: {}):
-        """An evaluation at `step`, with its pictures. One record, and event files in a folder for each name.
-
-        Args:
-            step: int.
-            evaluations: dict name -> `metrics.Evaluation`: "test", or "eval" and, of the averaged weights, "eval_ema".
-                The last one is drawn in `plots/`.
-            last: whether it is the run's last of its kind: then the pictures are drawn in any case. Others only some
-                time after the ones before, because on a small data set they cost more than the evaluation.
-            pictures: function of a name that gives more of them for TensorBoard, {tag: uint8 [height, width, 3]}.
-        """
+    def write_evaluation(self, step, evaluations, last=False, pictures=None):
         with storage_faults(self._workdir.path):
             values = {}
             for name, evaluation in evaluations.items():
@@ -96,7 +130,7 @@ class Summaries:
                 for name, evaluation in evaluations.items():
                     self._draw(step, evaluation, name)
                     with self._writer(name).as_default(step=step):
-                        for tag, pixels in pictures(name).items():
+                        for tag, pixels in (pictures(name) if pictures else {}).items():
                             tf.summary.image(tag, pixels[None])
                     self._writer(name).flush()
                 self._drawn_at = time.monotonic()
@@ -113,7 +147,6 @@ class Summaries:
         plots.save(plots.as_array(plots.curves_figure(self._metrics.read())), self._workdir.plots / "curves.png")
 
     def last_evaluation(self, name):
-        """{"step", "top1", "loss"} of the newest evaluation `name` in `metrics.jsonl`, or None."""
         for record in reversed(self._metrics.read()):
             if f"{name}/top1" in record:
                 return {"step": record["step"], "top1": record[f"{name}/top1"], "loss": record[f"{name}/loss"]}
@@ -131,29 +164,26 @@ class Summaries:
         self._metrics.close()
 
 
-class NoSummaries:
-    """Stands in for Summaries on the workers that write nothing."""
+class NoSummaries(Recorder):
+    """Writes nothing."""
 
-    def __init__(self, workdir, config, plan, class_names):
-        del workdir, config, plan, class_names
+    def start(self, step, status, pictures):
+        pass
 
-    def start(self, step, standing, pictures):
-        """As `Summaries.start`."""
-
-    def write_rollback(self, step, standing, text):
-        """As `Summaries.write_rollback`."""
+    def write_rollback(self, step, status, text):
+        pass
 
     def write_train(self, step, values):
-        """As `Summaries.write_train`."""
+        pass
 
     def write_evaluation(self, step, evaluations, last=False, pictures=None):
-        """As `Summaries.write_evaluation`."""
+        pass
 
     def last_evaluation(self, name):
-        """None: worker 0 shows the results."""
+        return None
 
     def close(self):
-        """As `Summaries.close`."""
+        pass
 
 
 def _tag(name):

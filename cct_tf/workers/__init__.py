@@ -1,1 +1,1 @@
-"""Several processes, one run: who they are, how they find one another, and what they say beside the collectives."""
+"""Several processes, one run: who they are, how they find one another, what they exchange outside collectives."""

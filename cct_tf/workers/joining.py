@@ -1,4 +1,4 @@
-"""A run of several processes, from the first word between them to the last."""
+"""Joining a run of several processes and leaving it: every worker learns how the others ended."""
 
 import contextlib
 import importlib.metadata
@@ -17,7 +17,8 @@ from cct_tf.workers.rendezvous import find_peers
 _OWN = ("data_dir", "workdir")
 _PACKAGES = ("tensorflow", "keras", "numpy")
 _ends_at_once = False  # see `end_at_once`
-# In a process of its own, for TensorFlow's start keeps Python's threads from running. Ends when it reads anything.
+# The program of `deadline`. A process of its own, because TensorFlow's start keeps Python's threads from running. It
+# ends when its stdin is closed.
 _DEADLINE = """
 import os, select, signal, sys
 pid, seconds, line = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
@@ -30,9 +31,10 @@ if not select.select([0], [], [], seconds)[0]:
 
 @contextlib.contextmanager
 def joined(cluster, config, interrupts):
-    """Join the run; leave it with a word on how this worker ended.
+    """Join the run; at the end tell the other workers how this one ended.
 
-    An error in the block that only says that a peer was lost is raised as what happened to whom.
+    TensorFlow's error for a lost connection does not say which worker was lost. Such an error in the block is replaced
+    by a PeerEnded that names the worker and what happened to it.
 
     Args:
         cluster: `cluster.Cluster`, or None for a run of one process.
@@ -71,8 +73,8 @@ def _facts(config):
 
 
 def _named(peers, error):
-    """The error itself, or what is behind it where TensorFlow only noticed that a peer was lost."""
-    # The second: a signal and TensorFlow's error came at once, of which it makes a RuntimeError.
+    """The error itself; or the loss of a worker as PeerEnded, where that is why TensorFlow failed."""
+    # pybind11: TensorFlow's error came together with a signal, which TensorFlow turns into a RuntimeError.
     of_tensorflow = type(error).__module__.startswith("tensorflow.") or "pybind11::error_already_set" in str(error)
     if not of_tensorflow or errors.storage_fault(error):
         return error
@@ -99,13 +101,13 @@ def deadline(seconds, line):
 
 
 def end_at_once():
-    """From now on `leave` takes nothing of TensorFlow apart: its own end waits for workers that are gone."""
+    """From now on `leave` skips TensorFlow's own shutdown, which would wait for workers that are gone."""
     global _ends_at_once
     _ends_at_once = True
 
 
 def leave(status):
-    """End the process as sys.exit does, or at once (`end_at_once`)."""
+    """End the process: as sys.exit does, or by os._exit after `end_at_once`."""
     if not _ends_at_once:
         sys.exit(status)
     try:

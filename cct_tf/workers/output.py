@@ -1,4 +1,4 @@
-"""Lines of several workers in one terminal or log: whole, and each with its worker's index."""
+"""The output of several workers in one terminal or log: whole lines, each with its worker's index."""
 
 import contextlib
 import os
@@ -6,14 +6,14 @@ import sys
 import threading
 
 _LONG = 5.0  # seconds after which the beginning of a line is shown
-_out = None  # stdout as `prefix_lines` made it, whatever is put around it later
-_last = None  # stderr, whatever holds back what goes to file descriptor 2
+_out = None  # stdout as `prefix_lines` made it; later others may wrap it
+_last = None  # a copy of stderr, which works while file descriptor 2 is redirected
 
 
 class Prefixed:
     """A text stream that writes whole lines, each behind a prefix.
 
-    A line whose end is long in coming (`compiling the training step ...`) is shown as far as it goes, and whole later.
+    If the rest of a line takes long (`compiling the training step ...`), its beginning is shown first, later the whole.
 
     Args:
         stream: text stream.
@@ -41,14 +41,14 @@ class Prefixed:
             timer.start()
 
     def show(self, text=None):
-        """Show the line that is held, if it still is `text`, or whatever it is; nothing if nobody reads any more."""
+        """Show the unfinished line, if it still is `text` (None: any line); nothing if nobody reads the output."""
         with self._lock, contextlib.suppress(OSError):
             if self._held and text in (None, self._held):
                 self._stream.write(f"{self._prefix}{self._held}\n")
             self._stream.flush()
 
     def isatty(self):
-        """False: no bars among the lines of others."""
+        """False: progress bars would run into the lines of other workers."""
         return False
 
     def __getattr__(self, name):
@@ -65,7 +65,7 @@ def prefix_lines(cluster):
 
 
 def say_last(text):
-    """A line on stderr before `leaving.at_once`, which also shows the line that stdout was in the middle of."""
+    """A line on stderr before `process_exit.at_once`, which also shows the line that stdout was in the middle of."""
     if _out is not None:
         _out.show()
     print(text, file=_last or sys.stderr, flush=True)

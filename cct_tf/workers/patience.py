@@ -1,21 +1,21 @@
-"""How long a worker may be silent, and how long the workers may go without meeting. All times in seconds."""
+"""How long a worker may be silent, and how long the workers may go without an exchange. All times in seconds."""
 
 import math
 import time
 
 BEAT = 1.0  # between two signs of life
-SUSPECT = 4.0  # of silence that explain an error of TensorFlow
-SILENT = 30.0  # of silence that end the run without such an error
-SILENT_AT_START = 50.0  # the same while TensorFlow is loaded, which keeps Python's threads from running
-GRACE = 20.0  # that the main thread has to leave by itself
-NEWS = 8.0  # in which the reason of an error of TensorFlow comes to light
+SUSPECT = 4.0  # of silence: enough to blame a worker for an error of TensorFlow
+SILENT = 30.0  # of silence: enough to end the run without such an error
+SILENT_AT_START = 50.0  # as SILENT, while TensorFlow starts, which keeps Python's threads from running
+GRACE = 20.0  # that the main thread gets to leave by itself once a worker is lost
+NEWS = 8.0  # to wait for the news that explains an error of TensorFlow
 
 
 class Patience:
-    """What one worker bears of the others.
+    """The limits that one worker sets the others.
 
     Args:
-        start_seconds: float, --startup_timeout; no longer a silence is borne before `shorten`.
+        start_seconds: float, --startup_timeout; limits the silence allowed before `shorten`.
 
     Attributes:
         waits: bool, whether this worker is in an exchange.
@@ -32,11 +32,11 @@ class Patience:
         self.waits, self._met = False, time.monotonic()
 
     def shorten(self):
-        """TensorFlow has started: silence is borne for SILENT from now on."""
+        """TensorFlow has started: SILENT is the limit from now on."""
         self._silence = SILENT
 
     def limit_between(self, seconds):
-        """From now on so many seconds between two exchanges are too many."""
+        """From now on there may be at most so many seconds between two exchanges."""
         self._met, self._between = time.monotonic(), seconds
 
     def silent(self, links, seconds=None):

@@ -1,11 +1,13 @@
-"""What the workers of a run say to one another beside TensorFlow's collectives.
+"""What the workers of a run tell one another, outside TensorFlow's collectives.
 
-Every worker but the first holds one connection to worker 0, which passes on what concerns all. They agree here on
-where the run goes on, how many steps come next, when to stop and what an evaluation found, so that all call the same
-collectives in the same order; and here they learn, with a name, that one of them is gone, hangs or has failed.
-TensorFlow ends a collective whose peer is lost, but does not say whose. While Python runs, a thread listens.
+Every worker but the first holds one connection to worker 0, which passes on what concerns all. Over these connections
+the workers agree on where the run goes on, how many steps come next, when to stop and what an evaluation found, so that
+all call the same collectives in the same order. They also learn here which worker is gone, hangs or has failed:
+TensorFlow ends a collective when a worker is lost, but does not say which. A thread listens; it can't run while native
+code holds Python's lock, as TensorFlow's start does.
 """
 
+import abc
 import json
 import math
 import selectors
@@ -31,8 +33,48 @@ class PeerEnded(OutsideFault):
         self.exit_status = exit_status
 
 
-class Alone:
-    """Stands in for Peers in a run of one process."""
+class Group(abc.ABC):
+    """The workers of a run, as one of them sees them: `Peers`, or `Alone` for a run of one process.
+
+    Every worker calls `exchange`, `exchange_bytes` and `wait_for_chief` in the same order and equally often: each waits
+    until all have called it, and raises PeerEnded where one never will.
+
+    Attributes:
+        index: int, which worker this is.
+        num_workers: int.
+        is_chief: bool, whether it is worker 0, which alone writes.
+    """
+
+    index: int
+    num_workers: int
+    is_chief: bool
+
+    @abc.abstractmethod
+    def exchange(self, value=None):
+        """Give every worker everyone's value.
+
+        Args:
+            value: what JSON can hold.
+
+        Returns:
+            list of values, one of each worker in their order.
+        """
+
+    @abc.abstractmethod
+    def exchange_bytes(self, blob):
+        """As `exchange`, for bytes."""
+
+    @abc.abstractmethod
+    def wait_for_chief(self):
+        """Until worker 0 calls this too: what it does first, the others do after it."""
+
+    @abc.abstractmethod
+    def judge_exchanges(self, seconds):
+        """From now on so many seconds between two exchanges end the run, though every worker gives signs of life."""
+
+
+class Alone(Group):
+    """A run of one process: it has its own word back at once, and waits for nobody."""
 
     index, num_workers, is_chief = 0, 1, True
 
@@ -43,23 +85,23 @@ class Alone:
         return [blob]
 
     def wait_for_chief(self):
-        """As `Peers.wait_for_chief`."""
+        pass
 
     def judge_exchanges(self, seconds):
-        """As `Peers.judge_exchanges`."""
+        pass
 
 
-class Peers:
+class Peers(Group):
     """The other workers.
 
     Args:
         cluster: `cluster.Cluster`.
         links: of `rendezvous.find_peers`.
-        on_stop: function of a signal number and a worker's name, called in a thread when that was asked to stop.
+        on_stop: function of a signal number and a worker's name, called in a thread when that worker was asked to stop.
         start_seconds: float, --startup_timeout.
 
     Attributes:
-        cluster: as given; index, num_workers, is_chief: of it.
+        cluster, and its index, num_workers and is_chief.
     """
 
     def __init__(self, cluster, links, on_stop, start_seconds=math.inf):
@@ -82,14 +124,6 @@ class Peers:
     # The main thread.
 
     def exchange_bytes(self, blob):
-        """Give every worker everyone's bytes; all call it the same number of times.
-
-        Returns:
-            list of bytes, one of each worker in their order.
-
-        Raises:
-            PeerEnded: a worker is gone or has ended, so that its part never comes.
-        """
         number, self._number = self._number, self._number + 1
         if self.is_chief:
             blobs = self._collect(number, blob)
@@ -112,11 +146,9 @@ class Peers:
         return [own, *(parts[index] for index in range(1, self.num_workers))]
 
     def exchange(self, value=None):
-        """As `exchange_bytes`, for values that JSON can hold."""
         return [json.loads(blob) for blob in self.exchange_bytes(json.dumps(value).encode())]
 
     def wait_for_chief(self):
-        """Until worker 0 calls this too: what it does first, the others do after it."""
         self.exchange()
 
     def _await(self, found):
@@ -131,7 +163,7 @@ class Peers:
             return value
 
     def judge_silence(self):
-        """From now on a worker is soon taken for lost when it is silent, as TensorFlow's start keeps it for long."""
+        """TensorFlow has started on all workers: from now on the shorter limit of silence applies."""
         with self._news:
             now = time.monotonic()
             for link in self._links.values():
@@ -139,7 +171,6 @@ class Peers:
             self._patience.shorten()
 
     def judge_exchanges(self, seconds):
-        """From now on so many seconds between two exchanges end the run, though every worker gives signs of life."""
         self._patience.limit_between(seconds)
 
     def tell_stop(self, number):
@@ -148,7 +179,7 @@ class Peers:
             link.try_to_send(b"S", {"signal": int(number), "worker": self.index})
 
     def explain(self, error):
-        """Why TensorFlow failed in the middle of a run, if a lost worker may be why.
+        """The worker whose loss made TensorFlow fail, if one was lost. Waits a while for the news of it.
 
         Args:
             error: tf.errors.OpError.
@@ -158,7 +189,7 @@ class Peers:
         """
         lost = any(word in f"{type(error).__name__} {error}" for word in (
             "Unavailable", "Aborted", "Cancelled", "Deadline", "Internal", "FailedPrecondition", "Unknown",
-            "Collective ops is aborted"))  # the last one: by whatever it was that failed elsewhere
+            "Collective ops is aborted"))  # in the last, TensorFlow names the fault on another worker
         deadline = time.monotonic() + (patience.NEWS if lost else 0.0)
         while self._failure is None and (left := deadline - time.monotonic()) > 0:
             self._blame_silent(patience.SUSPECT)
@@ -168,7 +199,7 @@ class Peers:
         return self._failure
 
     def leave(self, status, line):
-        """Say that this worker ends, and close. `status` 0: it has done its part, and nobody needs to end."""
+        """Tell the others that this worker ends, and close. If `status` is not 0 they end too and say `line`."""
         with self._news:
             self._leaving = True
             if self._failure is None or str(self._failure) != line:
@@ -183,7 +214,7 @@ class Peers:
     # The thread.
 
     def _listen(self):
-        # Signals are the main thread's: while it holds them back, no other may take them.
+        # Signals belong to the main thread: no other may receive them while that one holds them back.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         while not self._closed:
             try:
@@ -203,7 +234,7 @@ class Peers:
                 for key, _ in selector.select(patience.BEAT / 4):
                     self._read(key.fileobj, selector)
                 now = time.monotonic()
-                if now - looked > patience.SUSPECT:  # it was this process that stood still
+                if now - looked > patience.SUSPECT:  # this process stood still, so the others' silence means nothing
                     for link in self._links.values():
                         link.heard = now
                 looked = now
@@ -250,7 +281,7 @@ class Peers:
                 link.try_to_send(kind, payload)
 
     def _fail(self, status, line):
-        """Note the first failure, and have worker 0 tell the others of it."""
+        """Note the first failure; worker 0 tells the others of it."""
         with self._news:
             if self._failure is not None:
                 return
@@ -287,7 +318,7 @@ class Peers:
             self._blame_silent()
             self._blame_late()
         if self._failed_at is not None and not self._leaving and time.monotonic() - self._failed_at > patience.GRACE:
-            # A collective that never ends, in the hands of the main thread.
+            # The main thread is in a collective that never ends.
             label = "error" if self._failure.exit_status == WRONG_INPUT else "stopped"
             try:
                 output.say_last(f"{label}: {self._failure}")

@@ -1,4 +1,4 @@
-"""How the workers of a run find one another, before TensorFlow would wait for them without an end.
+"""How the workers of a run find one another, before TensorFlow starts, which would wait for a missing one for ever.
 
 Worker 0 listens on its port of TF_CONFIG, the others connect to it and say who they are and what they were started
 with; when all have come and agree, it welcomes them. Then it listens no more: TensorFlow's server takes the port.
@@ -103,7 +103,7 @@ def _drop(link, links, strangers, selector):
 
 
 def _read(link, cluster, facts, links, strangers, selector):
-    """A link can be read: one that has greeted has gone, for it has nothing to say; another one greets."""
+    """Read a link. A worker that has greeted sends nothing more, so it has gone; another one sends its greeting."""
     try:
         hello = _hello(link.receive())
     except (EOFError, OSError, ValueError, KeyError, TypeError, wire.Garbage):
@@ -114,7 +114,7 @@ def _read(link, cluster, facts, links, strangers, selector):
     problem = _disagreement(cluster, facts, hello)
     index = hello["index"]
     if problem is None and index in links:
-        # The process before it may have gone without a word, or both are there; the newer one takes the place.
+        # An earlier process of this worker may have gone without a word, or both run: the newer one takes its place.
         before = links[index]
         before.try_to_send(b"E", {"status": UserError.exit_status, "line": "TF_CONFIG: expected one process for each "
                                   f"task index, found another one for {cluster.name(index)}"})
@@ -128,7 +128,7 @@ def _read(link, cluster, facts, links, strangers, selector):
 
 
 def _hello(messages):
-    """The greeting, or None while it is incomplete. Raises TypeError, KeyError, ValueError, Garbage: it is none."""
+    """The greeting, or None while it is incomplete. TypeError, KeyError, ValueError or Garbage: it is no greeting."""
     if not messages:
         return None
     kind, payload = messages[0]
@@ -147,7 +147,7 @@ def _disagreement(cluster, facts, hello):
         return (f"TF_CONFIG: expected the same cluster on every worker, found {', '.join(cluster.workers)} on worker 0 "
                 f"and {', '.join(hello['workers'])} on worker {index}")
     theirs = hello["facts"]
-    ours = json.loads(json.dumps(facts))  # tuples are lists there
+    ours = json.loads(json.dumps(facts))  # JSON makes lists of tuples
     different = [f"{name} ({ours.get(name)} on worker 0, {theirs.get(name)} on worker {index})"
                  for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if different:

@@ -1,4 +1,4 @@
-"""Messages over a TCP connection: a byte that other protocols do not begin with, a kind, a length, bytes.
+"""Messages over a TCP connection: a mark (a byte that other protocols do not begin with), kind, length, payload.
 
     kind     b"H" hello, b"W" welcome, b"P" I am there, b"V" a value, b"A" everyone's values, b"S" asked to stop,
              b"E" ended
@@ -15,7 +15,7 @@ import time
 _HEAD = struct.Struct("!BcI")
 _FIRST = 0xCC
 _KINDS = (b"H", b"W", b"P", b"V", b"A", b"S", b"E")
-_SEND_SECONDS = 15.0  # a peer that takes nothing for so long is stopped or gone
+_SEND_SECONDS = 15.0  # a peer that reads nothing for so many seconds is stopped or gone
 _LONGEST_GREETING, _LONGEST = 2**20, 2**31  # bytes
 
 
@@ -70,7 +70,7 @@ class Link:
             self._socket.sendall(_HEAD.pack(_FIRST, kind, len(payload)) + payload)
         except OSError:
             with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)  # whoever reads from it learns of it
+                self._socket.shutdown(socket.SHUT_RDWR)  # so that the reading side learns of it
             raise
         finally:
             self._sending.release()

@@ -58,38 +58,38 @@ def equal(first, second, but=()):
 
 def test_a_run_starts_from_the_best_of_another(trained, tmp_path):
     averages = tiny.assemble(tmp_path / "a", init_from=str(trained))
-    assert equal(arrays(averages.model), weights_of(trained) | weights_of(trained, "ema"))
+    assert equal(arrays(averages.network.model), weights_of(trained) | weights_of(trained, "ema"))
     raw = tiny.assemble(tmp_path / "b", init_from=str(trained), init_weights="raw", ema_decay=0.5)
-    assert equal(arrays(raw.model), weights_of(trained))
-    assert equal(arrays(raw.averaged), arrays(raw.model)), "the average does not begin with them"
-    assert not equal(arrays(raw.model), arrays(averages.model))
+    assert equal(arrays(raw.network.model), weights_of(trained))
+    assert equal(arrays(raw.network.averaged), arrays(raw.network.model)), "the average does not begin with them"
+    assert not equal(arrays(raw.network.model), arrays(averages.network.model))
 
 
 def test_every_kind_of_file_gives_the_same_weights(trained, tmp_path):
     path = run_record.list_checkpoints(trained / "best")[-1]
-    model = tiny.assemble(tmp_path / "a", init_from=str(path)).model
+    model = tiny.assemble(tmp_path / "a", init_from=str(path)).network.model
     expected = arrays(model)
     keras_file.save(model, tmp_path / "x.keras")
     state = to_torch(model)
     for kind in ("zip", "legacy", "safetensors"):
         torch_files.write(tmp_path / f"x.{kind}", {"module." + name: array for name, array in state.items()}, kind)
     for name in ("x.keras", "x.zip", "x.legacy", "x.safetensors"):
-        source = initial_weights.find(tiny.settings(tmp_path / "b", init_from=str(tmp_path / name)))()
-        assert equal(dict(source.arrays), expected), name
+        pretrained = initial_weights.find(tiny.settings(tmp_path / "b", init_from=str(tmp_path / name)))()
+        assert equal(dict(pretrained.arrays), expected), name
 
 
 def test_a_keras_file_of_another_precision_is_taken(tmp_path):
     for dtype in ("bfloat16", "float16", "float64"):
         model, file = create_model("cct_2_3x1_8", num_classes=10, dtype=dtype), tmp_path / f"{dtype}.keras"
         keras_file.save(model, file)
-        found = arrays(tiny.assemble(tmp_path / dtype, init_from=str(file)).model)
+        found = arrays(tiny.assemble(tmp_path / dtype, init_from=str(file)).network.model)
         assert equal(found, {path: np.float32(array) for path, array in arrays(model).items()}), dtype
 
 
 def test_a_path_may_begin_at_home(trained, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(trained.parent))
-    source = initial_weights.find(tiny.settings(tmp_path, init_from=f"~/{trained.name}"))()
-    assert source.name.startswith(str(trained))
+    pretrained = initial_weights.find(tiny.settings(tmp_path, init_from=f"~/{trained.name}"))()
+    assert pretrained.name.startswith(str(trained))
 
 
 def test_a_keras_file_that_cannot_be_read_is_named_with_its_flag(tmp_path):
@@ -99,11 +99,18 @@ def test_a_keras_file_that_cannot_be_read_is_named_with_its_flag(tmp_path):
         initial_weights.find(tiny.settings(tmp_path / "run", init_from=str(file)))()
 
 
+def test_the_average_that_a_torch_file_lacks_is_named_with_its_flag(tmp_path):
+    state = to_torch(create_model("cct_2_3x1_8"))
+    file = torch_files.write(tmp_path / "x.pth", state, "zip")
+    with pytest.raises(UserError, match="^--init_from: .*x.pth: expected the state dict of --init_weights=ema, found"):
+        initial_weights.find(tiny.settings(tmp_path / "run", init_from=str(file), init_weights="ema"))
+
+
 def test_a_larger_image_and_fewer_classes(trained, five_classes, tmp_path, capsys):
     run = LARGER | five_classes | {"init_from": str(trained)}
     training = tiny.assemble(tmp_path, **run)
     own = arrays(create_model("cct_2_3x1_8", num_classes=5, image_size=12))
-    found, before = arrays(training.model), weights_of(trained) | weights_of(trained, "ema")
+    found, before = arrays(training.network.model), weights_of(trained) | weights_of(trained, "ema")
     grid = before["positions/embedding"].reshape(1, 4, 4, -1)
     resized = tf.image.resize(grid, [6, 6], "bilinear")  # half-pixel centres, no antialiasing
     np.testing.assert_allclose(found["positions/embedding"], tf.reshape(resized, [36, -1]), atol=1e-6)
@@ -126,7 +133,7 @@ def test_fine_tuning_beats_training_from_scratch_at_equal_steps(trained, five_cl
 
 
 def test_it_stops_and_goes_on_without_the_file_it_came_from(trained, tmp_path, monkeypatch):
-    model = tiny.assemble(tmp_path / "other", init_from=str(trained)).model
+    model = tiny.assemble(tmp_path / "other", init_from=str(trained)).network.model
     file = tmp_path / "x.keras"
     keras_file.save(model, file)
     run = {"train_steps": 6, "checkpoint_every_steps": 3, "init_from": str(file), "freeze": "tokenizer,block_0"}
@@ -153,7 +160,7 @@ def test_it_stops_and_goes_on_without_the_file_it_came_from(trained, tmp_path, m
 def test_what_is_frozen_stays_to_the_bit_and_the_rest_learns(trained, tmp_path):
     training = tiny.assemble(tmp_path, train_steps=3, eval_every_steps=3, freeze="tokenizer,block_0,*/gamma",
                              ema_decay=0.5, init_from=str(trained), layer_decay=0.9, recompute=True)
-    before = arrays(training.model)
+    before = arrays(training.network.model)
     training.run(tiny.NoInterrupts())
     for after in (weights_of(tmp_path), weights_of(tmp_path, "ema")):
         still = {path for path in before if np.array_equal(after[path], before[path])}
@@ -176,7 +183,7 @@ def test_how_a_frozen_run_is_computed_does_not_change_it(trained, tmp_path):
 
 
 def test_learning_rates_by_layer_count_the_frozen_blocks(trained, tmp_path):
-    rates = tiny.assemble(tmp_path, layer_decay=0.5, freeze="tokenizer,block_0").optimizer.rate_factors
+    rates = tiny.assemble(tmp_path, layer_decay=0.5, freeze="tokenizer,block_0").network.optimizer.rate_factors
     assert set(rates) == {0.5**3, 0.5**1, 1.0}  # positions; the second of two blocks; head, pooling, last norm
 
 

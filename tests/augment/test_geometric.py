@@ -78,7 +78,7 @@ def test_pixels_of_an_example_do_not_depend_on_its_batch():
     transform = Transform(8, (0.5,), (0.5,), crop_padding=2, resized_crop=(0.3, 1.0), flip="random")
 
     def prepare(images, seeds):
-        return transform.augment(transform.fit(images, seeds), seeds).numpy()
+        return transform.augment(transform.resize(images, seeds), seeds).numpy()
 
     whole = prepare(tf.constant(IMAGES), SEEDS[:6])
     for index in range(6):

@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
 from cct_tf import rng
-from cct_tf.augment import policy_ops
+from cct_tf.augment import levels, policy_ops
 from cct_tf.augment.geometric import RandomResizedCrop
 from cct_tf.augment.policies import BICUBIC, BILINEAR, NEAREST, Op
 
@@ -132,10 +132,10 @@ def test_resized_crops_are_pillows_within_one_level(area):
 def test_blends_round_as_pillow_does_for_every_factor(jit):
     """10,000 factors: a contraction of product and sum into one rounding shows up in about 1% of them."""
     factors = np.random.default_rng(1).uniform(0.0, 2.0, 10_000)
-    levels = np.arange(256, dtype=np.int32)
-    found = tf.function(levels.blend, jit_compile=jit)(tf.constant(117), levels[None], factors[:, None]).numpy()
+    values = np.arange(256, dtype=np.int32)
+    found = tf.function(levels.blend, jit_compile=jit)(tf.constant(117), values[None], factors[:, None]).numpy()
     f = factors.astype(np.float32)[:, None]
-    expected = np.float32(117) + f * (levels[None] - 117).astype(np.float32)  # float32 twice, as Pillow's C
+    expected = np.float32(117) + f * (values[None] - 117).astype(np.float32)  # float32 twice, as Pillow's C
     assert np.array_equal(found, np.clip(expected, 0, 255).astype(int))
 
 

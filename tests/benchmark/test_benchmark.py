@@ -1,6 +1,5 @@
 """The benchmark: what it measures is what trains, its figures follow from each other, and its JSON is one line."""
 
-import dataclasses
 import itertools
 import json
 import math
@@ -11,7 +10,7 @@ import sys
 
 import pytest
 
-from cct_tf.augment import policies, rand_augment
+from cct_tf.augment import policies, rand_augment, stages
 from cct_tf.augment.erasing import RandomErasing
 from cct_tf.augment.mix import Mix
 from cct_tf.augment.transform import Transform
@@ -19,9 +18,9 @@ from cct_tf.benchmark import __main__ as benchmark
 from cct_tf.benchmark import input as input_benchmark
 from cct_tf.benchmark import loop as loop_benchmark
 from cct_tf.benchmark import machine, measuring, startup, step
-from cct_tf.data.pipeline import Stream
 from cct_tf.errors import Interrupted, UserError
 from cct_tf.machine import runtime
+from cct_tf.machine.interrupts import Interrupts
 from cct_tf.models import variants
 from cct_tf.settings import config, flags
 from tests.training import tiny
@@ -30,7 +29,6 @@ REPO = pathlib.Path(__file__).parents[2]
 POLICY = rand_augment.make_policy(policies.resolve("trivial"), (0.5,))
 TRANSFORM = Transform(8, (0.5,), (0.5,), resized_crop=(0.5, 1.0), flip="random", policy=POLICY,
                       erasing=RandomErasing(0.5))
-STREAM = Stream(10, 0, 16, mix=Mix(1.0, 1.0))
 TINY = ["--model=cct_2_3x1_8", "--batch_size=16", "--jit=off", "--json"]
 MACHINE = {"cpu", "instruction_set", "processors", "versions"}
 SUBJECT = MACHINE | {"model", "image_size", "batch_size", "num_classes", "parameters", "device", "threads",
@@ -40,23 +38,30 @@ RATES = {"what", "images_per_second", "lowest", "highest"}
 
 def _found(capsys, *argv):
     """What a benchmark prints, which must be one object on one line."""
-    benchmark.main(flags.parse([*TINY, *argv], benchmark._FIELDS))
+    benchmark.main(flags.parse([*TINY, *argv], benchmark.FIELDS))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
     return json.loads(lines[0])
 
 
 def test_stages_are_switched_on_one_after_the_other():
-    table = input_benchmark.cumulative_stages(TRANSFORM, STREAM)
-    assert table["erase"] == (TRANSFORM, STREAM)
-    assert table["read"] == (Transform(8, (0.5,), (0.5,)), dataclasses.replace(STREAM, mix=None))
-    assert table["policy"] == (dataclasses.replace(TRANSFORM, erasing=None), dataclasses.replace(STREAM, mix=None))
-    assert table["mix"] == (dataclasses.replace(TRANSFORM, erasing=None), STREAM)
+    mixing = stages.Mixing(Mix(1.0, 1.0), 0, 16)
+    way = TRANSFORM.training_stages(10, mixing=mixing)
+    crop, flip, policy, labels, mix, *_ = way
+    resize = stages.resize_stage(TRANSFORM.evaluation_stages(10))
+    assert input_benchmark.cumulative_stages(way, resize) == {
+        "read": (resize, labels), "crop": (crop, labels), "flip": (crop, flip, labels),
+        "policy": (crop, flip, policy, labels), "mix": (crop, flip, policy, labels, mix)}
+    plain = Transform(8, (0.5,), (0.5,), crop_padding=1)
+    way = plain.training_stages(10)
+    resize, crop, labels, _ = way
+    assert input_benchmark.cumulative_stages(way, resize) == {"read": (resize, labels),
+                                                              "crop": (resize, crop, labels)}
 
 
 def test_input_stages_sum_up_to_the_whole(capsys):
     found = _found(capsys, "--dataset=digits", "--flip=random", "--crop_padding=1", "--repeats=2", "--seconds=0.05")
-    assert list(found["stages"]) == ["read", "crop", "flip", "policy", "mix", "erase"]
+    assert list(found["stages"]) == ["read", "crop", "flip"] and found["stages_in_step"] == ["normalize"]
     assert sum(found["stages"].values()) == pytest.approx(1e6 / found["images_per_second"])
     assert found["lowest"] <= found["images_per_second"] <= found["highest"]
     assert (found["what"], found["batch_size"], found["image_size"]) == ("input", 16, 8)
@@ -124,14 +129,15 @@ def test_the_loop_beside_its_bare_step(capsys):
 
 def test_turns_of_the_bare_step_are_none_of_the_loops_steps(tmp_path):
     training = tiny.assemble(tmp_path, train_steps=10**9, eval_every_steps=10**9, log_every_steps=1)
-    turns = loop_benchmark.Turns(training, 2, 0.05)
+    interrupts = Interrupts()
+    turns = loop_benchmark.Turns(training, interrupts, 2, 0.05)
     with pytest.raises(Interrupted):
-        training.run(turns)
+        training.run(interrupts, between_chunks=turns)
     assert len(turns.loop) == len(turns.step) == 2
     steps = [record["step"] for record in tiny.records(tmp_path, "train/")]
-    assert steps == list(range(1, max(turns.measured) + 1)) and int(training.state.step) == steps[-1]
+    assert steps == list(range(1, max(turns.measured) + 1)) and int(training.network.state.step) == steps[-1]
     assert turns.measured < set(steps)
-    assert training.train_step._run.experimental_get_tracing_count() == 1  # both run the same compiled step
+    assert training.network.train_step._run.experimental_get_tracing_count() == 1  # both run the same compiled step
 
 
 def test_a_rate_is_work_over_time_and_sides_take_turns(monkeypatch):
@@ -158,7 +164,7 @@ def test_the_processor_as_linux_tells_it(tmp_path, monkeypatch, text, cpu, instr
 
 
 def test_peak_memory_is_the_processs_own_and_not_what_it_began_with():
-    code = ("from cct_tf import runtime; from cct_tf.benchmark import machine\n"
+    code = ("from cct_tf.machine import runtime; from cct_tf.benchmark import machine\n"
             "peak = lambda: machine.peak_memory_gib(runtime.Devices(None, 'CPU', 1))\n"
             "before = peak(); bytearray(b'x') * 2**28; print(before, peak())")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPO)

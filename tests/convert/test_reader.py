@@ -110,6 +110,7 @@ def test_state_dicts_are_found_in_checkpoints_and_lose_their_prefix(tmp_path):
     assert list(read_state(both, "model").arrays) == ["a"]
     assert list(read_state(both, "ema").arrays) == ["b"]
     assert "--state=ema" in refusal(tmp_path / "model", state="ema")
+    assert "a=x or a=y" in refusal(both, arguments={"model": "a=x", "ema": "a=y"})
 
 
 def test_what_we_write_as_safetensors_is_read_back(tmp_path):

@@ -1,4 +1,4 @@
-"""Weights for another image size and other classes: what is resized, what is new, what does not fit."""
+"""Weights for another image size and other classes: what is resized, what is new, what is refused."""
 
 import dataclasses
 
@@ -25,11 +25,11 @@ def shapes_of(variant, classes):
     return {weight.ours: weight.to_ours(np.zeros(weight.shape)).shape for weight in names.weights(variant, classes)}
 
 
-def fitted(before, after, classes=10, now=10, **replaced):
-    """`Fit` of a state dict for one network, by name, in another."""
+def adapted_for(before, after, classes=10, now=10, **replaced):
+    """(pretrained, adapted) weights: a state dict of one network, by name, in another."""
     before, after = variants.resolve(before), variants.resolve(after)
-    source = transfer.of_state(a_state(before, classes, **replaced), after)
-    return source, transfer.fit(source, shapes_of(after, now), after)
+    pretrained = transfer.from_state_dict(a_state(before, classes, **replaced), after)
+    return pretrained, transfer.adapt(pretrained, shapes_of(after, now), after)
 
 
 def by_hand(grid, old, new):
@@ -50,59 +50,60 @@ def by_hand(grid, old, new):
     ("cct_2_3x1_16", "cct_2_3x1_24", 8, 12), ("cct_2_3x1_24", "cct_2_3x1_16", 12, 8),
     ("cvt_2_4_32", "cvt_2_4_20", 8, 5)])
 def test_positions_are_resized_bilinearly_with_half_pixel_centres(before, after, old, new):
-    source, fit = fitted(before, after)
-    positions = source.arrays["positions/embedding"]
+    pretrained, adapted = adapted_for(before, after)
+    positions = pretrained.arrays["positions/embedding"]
     expected = by_hand(positions.reshape(old, old, -1), old, new).reshape(new * new, -1)
-    np.testing.assert_allclose(fit.arrays["positions/embedding"], expected, atol=1e-6)
-    assert fit.changes == [f"positions of {old} x {old} tokens resized to {new} x {new}"] and not fit.warnings
+    np.testing.assert_allclose(adapted.arrays["positions/embedding"], expected, atol=1e-6)
+    assert adapted.changes == [f"positions of {old} x {old} tokens resized to {new} x {new}"] and not adapted.warnings
 
 
 def test_the_position_of_a_class_token_is_kept():
-    source, fit = fitted("vit_2_4_16", "vit_2_4_32")
-    before, after = source.arrays["positions/embedding"], fit.arrays["positions/embedding"]
+    pretrained, adapted = adapted_for("vit_2_4_16", "vit_2_4_32")
+    before, after = pretrained.arrays["positions/embedding"], adapted.arrays["positions/embedding"]
     np.testing.assert_array_equal(after[0], before[0])
     np.testing.assert_allclose(after[1:], by_hand(before[1:].reshape(4, 4, -1), 4, 8).reshape(64, -1), atol=1e-6)
 
 
 def test_everything_else_is_taken_as_it_is():
-    source, fit = fitted("cct_2_3x1_16", "cct_2_3x1_24")
-    assert fit.arrays.keys() == source.arrays.keys()
-    for path in source.arrays.keys() - {"positions/embedding"}:
-        np.testing.assert_array_equal(fit.arrays[path], source.arrays[path], err_msg=path)
+    pretrained, adapted = adapted_for("cct_2_3x1_16", "cct_2_3x1_24")
+    assert adapted.arrays.keys() == pretrained.arrays.keys()
+    for path in pretrained.arrays.keys() - {"positions/embedding"}:
+        np.testing.assert_array_equal(adapted.arrays[path], pretrained.arrays[path], err_msg=path)
 
 
 def test_a_head_for_other_classes_is_left_out_with_a_warning():
-    source, fit = fitted("cct_2_3x1_16", "cct_2_3x1_16", classes=10, now=5)
-    assert source.arrays.keys() - fit.arrays.keys() == {"head/kernel", "head/bias"}
-    assert fit.changes == ["a new head"]
-    assert fit.warnings == ["--init_from: the weights of the head are new, for 5 classes; those in x.pth are for 10"]
+    pretrained, adapted = adapted_for("cct_2_3x1_16", "cct_2_3x1_16", classes=10, now=5)
+    assert pretrained.arrays.keys() - adapted.arrays.keys() == {"head/kernel", "head/bias"}
+    assert adapted.changes == ["a new head"]
+    warning, = adapted.warnings
+    assert warning == "--init_from: the weights of the head are new, for 5 classes; those in x.pth are for 10"
 
 
 def test_a_head_of_as_many_other_classes_is_kept_with_a_warning():
     variant = variants.resolve("cct_2_3x1_16")
-    arrays = transfer.of_state(a_state(variant, 2), variant).arrays
-    source = transfer.of_arrays("run", arrays, variant, ["cat", "dog"])
-    fit = transfer.fit(source, shapes_of(variant, 2), variant, ["car", "ship"])
-    assert "head/kernel" in fit.arrays and "(cat, dog)" in fit.warnings[0]
-    assert not transfer.fit(source, shapes_of(variant, 2), variant, ["cat", "dog"]).warnings
+    arrays = transfer.from_state_dict(a_state(variant, 2), variant).arrays
+    pretrained = transfer.from_arrays("run", arrays, variant, ["cat", "dog"])
+    adapted = transfer.adapt(pretrained, shapes_of(variant, 2), variant, ["car", "ship"])
+    assert "head/kernel" in adapted.arrays and "(cat, dog)" in adapted.warnings[0]
+    assert not transfer.adapt(pretrained, shapes_of(variant, 2), variant, ["cat", "dog"]).warnings
 
 
 def test_sines_of_another_size_are_those_of_that_size():
-    _, fit = fitted("cct_2_3x1_16_sine", "cct_2_3x1_24_sine")
-    assert "positions/embedding" not in fit.arrays
-    assert fit.changes == ["sine positions of 144 tokens instead of 64"]
+    _, adapted = adapted_for("cct_2_3x1_16_sine", "cct_2_3x1_24_sine")
+    assert "positions/embedding" not in adapted.arrays
+    assert adapted.changes == ["sine positions of 144 tokens instead of 64"]
 
 
 def test_sines_may_learn_on():
-    source, fit = fitted("cct_2_3x1_16_sine", "cct_2_3x1_24")
-    expected = by_hand(source.sines.reshape(8, 8, -1), 8, 12).reshape(144, -1)
-    np.testing.assert_allclose(fit.arrays["positions/embedding"], expected, atol=1e-6)
-    assert fit.changes[0] == "sine positions, learned from here on"
+    pretrained, adapted = adapted_for("cct_2_3x1_16_sine", "cct_2_3x1_24")
+    expected = by_hand(pretrained.sines.reshape(8, 8, -1), 8, 12).reshape(144, -1)
+    np.testing.assert_allclose(adapted.arrays["positions/embedding"], expected, atol=1e-6)
+    assert adapted.changes[0] == "sine positions, learned from here on"
 
 
 def test_the_checksum_is_of_paths_and_values():
     variant = variants.resolve("cct_2_3x1_16")
-    first, again = (transfer.of_state(a_state(variant), variant) for _ in range(2))
+    first, again = (transfer.from_state_dict(a_state(variant), variant) for _ in range(2))
     other = dataclasses.replace(first, arrays=first.arrays | {"head/bias": first.arrays["head/bias"] + 1e-6})
     assert first.checksum == again.checksum != other.checksum
 
@@ -125,9 +126,9 @@ LARGE = np.full((10,), 1e300)
     ("cct_2_3x1_16", "vit_b_16_224", {}, "none of the authors' networks"),
     ("cvt_2_4_16", "vit_2_4_16", {}, "found classifier.attention_pool.weight"),
 ])
-def test_what_does_not_fit_is_named(before, after, replaced, told):
+def test_what_is_refused_is_named(before, after, replaced, told):
     with pytest.raises(UserError, match=told) as error:
-        fitted(before, after, **replaced)
+        adapted_for(before, after, **replaced)
     assert str(error.value).startswith("--init_from: expected ") and "\n" not in str(error.value)
 
 
@@ -138,7 +139,7 @@ def test_what_does_not_fit_is_named(before, after, replaced, told):
 def test_a_network_of_another_meaning_is_refused_whatever_its_shapes(before, after):
     plain = variants.resolve("cct_6_3x1_32")
     theirs, ours = dataclasses.replace(plain, **before), dataclasses.replace(plain, **after)
-    source = transfer.of_arrays("run", transfer.of_state(a_state(theirs), theirs).arrays, theirs)
+    pretrained = transfer.from_arrays("run", transfer.from_state_dict(a_state(theirs), theirs).arrays, theirs)
     (field, value), = after.items()
     with pytest.raises(UserError, match=f"{field} {before[field]} instead of {value}"):
-        transfer.fit(source, shapes_of(ours, 10), ours)
+        transfer.adapt(pretrained, shapes_of(ours, 10), ours)

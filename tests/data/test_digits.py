@@ -7,7 +7,7 @@ from cct_tf.settings.config import DataConfig
 
 
 def test_grey_levels_become_the_whole_range_in_three_equal_channels():
-    held = registry.open_source(DataConfig()).splits["test"].reader.images.numpy()
+    held = registry.open_source(DataConfig()).splits["test"].reader.tensor.numpy()
     levels, _ = digits.arrays()
     assert (levels.min(), levels.max(), held.min(), held.max()) == (0, 16, 0, 255)
     for channel in range(3):
@@ -35,7 +35,7 @@ def test_splits_are_disjoint_and_labels_belong_to_their_images():
 
 def test_pixels_span_0_to_255_in_three_equal_channels():
     held = registry.open_source(DataConfig()).splits["train"].reader
-    pixels = held.images.numpy()
+    pixels = held.tensor.numpy()
     np.testing.assert_array_equal(pixels[..., 0], np.floor(digits.arrays()[0] * (255 / 16) + 0.5))
     assert pixels.max() == 255 and (pixels == pixels[..., :1]).all() and held.image_shape == (8, 8)
-    assert "CPU:0" in held.images.device
+    assert "CPU:0" in held.tensor.device

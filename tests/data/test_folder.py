@@ -11,7 +11,10 @@ from PIL import Image, ImageOps
 
 from cct_tf.data import registry, source, statistics, tree
 from cct_tf.errors import UserError
-from cct_tf.readers import decode, loading
+from cct_tf.readers import decode, tensors
+from cct_tf.readers.encoded import Encoded
+from cct_tf.readers.held import Held
+from cct_tf.runs.resolved import Resolved
 from cct_tf.settings.config import DataConfig
 
 
@@ -44,9 +47,9 @@ LAYOUT = {"train/bee": 3, "train/ant": 4, "train/Zebu": 2, "test/ant": 1, "test/
 def _images(split):
     """The decoded images of a split, in order."""
     reader = split.reader
-    if isinstance(reader, source.Held):
-        return list(tf.gather(reader.images, reader.indices).numpy())
-    dataset = tf.data.Dataset.from_tensor_slices(reader.indices).map(lambda i: decode.load_encoded(reader, i))
+    if isinstance(reader, Held):
+        return list(tf.gather(reader.tensor, reader.indices).numpy())
+    dataset = tf.data.Dataset.range(len(reader)).map(lambda place: reader.load({"index": place})[0])
     return list(dataset.as_numpy_iterator())
 
 
@@ -59,8 +62,8 @@ def _mixed(index):
 
 
 # in_memory_gib, size -> the reader; 9 + 3 images of 6x5 take 1,080 bytes decoded and rather more encoded
-HOLDING = {"decoded": (1.0, (6, 5), source.Held, None), "bytes": (1.0, _mixed, source.Encoded, False),
-           "disk": (0.0, _mixed, source.Encoded, True), "disk, one size": (0.0, (6, 5), source.Encoded, True)}
+HOLDING = {"decoded": (1.0, (6, 5), Held, None), "bytes": (1.0, _mixed, Encoded, False),
+           "disk": (0.0, _mixed, Encoded, True), "disk, one size": (0.0, (6, 5), Encoded, True)}
 
 
 @pytest.mark.parametrize("kind", HOLDING)
@@ -138,8 +141,8 @@ def test_which_files_are_held_out_depends_on_their_paths_alone(tmp_path):
 def test_a_run_of_before_rules_were_recorded_keeps_its_split(tmp_path):
     _make(tmp_path, {"a": 20, "rare": 2})
     config = DataConfig(dataset="folder", data_dir=str(tmp_path), validation_fraction=0.1)
-    for record, rare in (({"fingerprint": "of an old run"}, 0), ({}, 1)):
-        opened = registry.open_source(config, rules=source.rules_of(record))
+    for resolved, rare in ((Resolved(8, (), {}, fingerprint="of an old run"), 0), (None, 1)):
+        opened = registry.open_source(config, rules=source.rules_of(resolved))
         assert opened.splits["validation"].labels.tolist() == [0, 0] + [1] * rare
         assert sum("no image of 1 of 2 classes: rare" in note for note in opened.notes) == 1 - rare
 
@@ -209,8 +212,8 @@ def test_sizes_of_images_are_read_from_their_headers(tmp_path, kind):
     pictures = _make(tmp_path, LAYOUT, size)
     reader = _open(tmp_path, in_memory_gib=limit).splits["train"].reader
     expected = {picture.shape[:2] for path, picture in pictures.items() if path.startswith("train")}
-    assert {tuple(map(int, found)) for found in loading.image_sizes(reader)} == expected
-    assert len(loading.image_sizes(reader, most=1)) == 1
+    assert {tuple(map(int, found)) for found in reader.sizes()} == expected
+    assert len(reader.sizes(most=1)) == 1
 
 
 def test_folders_below_a_class_and_odd_names_are_read(tmp_path):
@@ -297,8 +300,8 @@ def test_an_empty_class_folder_is_named(tmp_path):
 
 def test_a_set_beyond_the_free_memory_names_the_flag():
     with pytest.raises(UserError, match="^--in_memory_gib: expected at most the free memory"):
-        loading.require_memory(2**60, "a set")
-    loading.require_memory(1, "a set")
+        tensors.require_memory(2**60, "a set")
+    tensors.require_memory(1, "a set")
 
 
 def test_progress_is_one_plain_line_off_a_terminal(tmp_path):
@@ -338,7 +341,7 @@ def test_wide_images_are_scaled_by_the_bits_that_the_whole_set_uses(tmp_path, ki
 def test_a_run_of_before_keeps_the_high_byte(tmp_path):
     pictures = _make_wide(tmp_path, 12)
     config = DataConfig(dataset="folder", data_dir=str(tmp_path))
-    opened = registry.open_source(config, None, source.rules_of({"num_examples": {"train": 3}}))
+    opened = registry.open_source(config, None, source.rules_of(Resolved(8, (), {"train": 3})))
     np.testing.assert_array_equal(_images(opened.splits["test"])[0][:, :, 2], pictures["test/a/2.png"] >> 8)
     assert opened.rules.bit_depth == 16 and not any("bits" in note for note in opened.notes)
 

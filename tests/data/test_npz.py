@@ -5,6 +5,7 @@ import pytest
 
 from cct_tf.data import npz, registry, source
 from cct_tf.errors import UserError
+from cct_tf.runs.resolved import Resolved
 from cct_tf.settings.config import DataConfig
 
 
@@ -32,7 +33,7 @@ def test_images_become_three_channels_and_labels_a_vector(tmp_path, shape, colum
         images = arrays[f"x_{split}"].reshape(-1, 6, 5, shape[2] if len(shape) == 3 else 1)
         reader = opened.splits[split].reader
         expected = np.broadcast_to(images, (*images.shape[:3], 3))
-        np.testing.assert_array_equal(reader.images.numpy()[reader.indices], expected)
+        np.testing.assert_array_equal(reader.tensor.numpy()[reader.indices], expected)
         np.testing.assert_array_equal(opened.splits[split].labels, arrays[f"y_{split}"].ravel())
     assert opened.class_names == ("0", "1", "2")
 
@@ -58,7 +59,7 @@ def test_validation_arrays_are_the_validation_split(tmp_path, arrays):
     assert {name: split.labels.tolist() for name, split in opened.splits.items()} == {
         "train": [0, 1, 2, 0, 1, 2, 0, 1], "validation": [2, 0], "test": [0, 1, 2]}
     reader = opened.splits["validation"].reader
-    assert (reader.images.numpy()[reader.indices] == 7).all()
+    assert (reader.tensor.numpy()[reader.indices] == 7).all()
 
 
 def test_validation_arrays_give_way_to_a_share_of_the_training_images(tmp_path):
@@ -69,7 +70,8 @@ def test_validation_arrays_give_way_to_a_share_of_the_training_images(tmp_path):
 
 def test_runs_begun_without_validation_arrays_go_on_without(tmp_path):
     plain = registry.open_source(_config(tmp_path, _arrays())).fingerprint
-    opened = registry.open_source(_config(tmp_path, _val()), rules=source.rules_of({"fingerprint": plain}))
+    rules = source.rules_of(Resolved(8, (), {}, fingerprint=plain))
+    opened = registry.open_source(_config(tmp_path, _val()), rules=rules)
     assert opened.fingerprint == plain and set(opened.splits) == {"train", "test"}
 
 

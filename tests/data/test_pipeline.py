@@ -5,11 +5,13 @@ import pytest
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.augment import image_ops
+from cct_tf.augment import image_ops, stages
 from cct_tf.augment.mix import Mix
 from cct_tf.augment.transform import Transform
 from cct_tf.data import pipeline, source
-from cct_tf.data.source import Held, Split
+from cct_tf.data.source import Split
+from cct_tf.readers.held import Held
+from cct_tf.runs.resolved import Resolved
 
 N, K = 23, 5
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
@@ -26,14 +28,19 @@ def split():
     return Split("train", Held(tf.constant(IMAGES), ROWS), N, LABELS)
 
 
-def _train(split, batch_size, start_step, num_steps, transform=TRANSFORM, smoothing=0.0, **stream):
-    stream = pipeline.Stream(K, seed=4, batch_size=batch_size, label_smoothing=smoothing, **stream)
-    batches = list(pipeline.train_batches(split, transform, stream, start_step, num_steps))
-    return {name: np.concatenate([batch[name].numpy() for batch in batches]) for name in ("image", "label", "seed")}
+def _train(split, batch_size, start_step, num_steps, transform=TRANSFORM, smoothing=0.0, repeats=1, mixing=None):
+    """Columns of all batches, the images as the network takes them."""
+    way = transform.training_stages(K, label_smoothing=smoothing, mixing=mixing, seed=4)
+    sampling = pipeline.Sampling(4, batch_size, repeats)
+    batches = list(pipeline.train_batches(split, way, sampling, start_step, num_steps))
+    assert all(batch["image"].dtype == tf.uint8 for batch in batches)
+    found = [{"image": stages.on_device(batch, way), "label": batch["label"], "seed": batch["seed"]}
+             for batch in batches]
+    return {name: np.concatenate([batch[name].numpy() for batch in found]) for name in found[0]}
 
 
-def test_epochs_follow_the_contract():
-    batches = list(pipeline.ordered_indices(N, 4, 10, 0, 7).as_numpy_iterator())
+def test_epochs_follow_the_contract(split):
+    batches = list(split.reader.order(4, 10, 0, 7).as_numpy_iterator())
     indices, epochs = (np.concatenate([batch[name] for batch in batches]) for name in ("index", "epoch"))
     assert epochs.tolist() == [place // N for place in range(70)]
     for epoch in range(3):
@@ -97,7 +104,8 @@ def test_mixing_is_a_function_of_the_step_and_ends_with_its_epoch(split):
     """Batches of 10: step 4 begins at position 40, in epoch 1 of 23 images; step 5 at 50, in epoch 2."""
     untouched, mix = Transform(8, (0.0,), (1.0,)), Mix(1.0, 1.0, 1.0, 0.5)
     plain = _train(split, 10, 0, 8, untouched)
-    mixed = _train(split, 10, 0, 8, untouched, mix=mix, mix_off_epoch=2)
+    mixing = stages.Mixing(mix, 4, 10, until_step=5, until_epoch=2)
+    mixed = _train(split, 10, 0, 8, untouched, mixing=mixing)
     differs = np.abs(mixed["label"] - plain["label"]).reshape(8, -1).max(axis=1) > 0
     assert differs[:5].sum() >= 3 and not differs[5:].any()
     assert np.array_equal(mixed["image"][50:], plain["image"][50:])
@@ -107,7 +115,7 @@ def test_mixing_is_a_function_of_the_step_and_ends_with_its_epoch(split):
                                    mix.sample(4, tf.constant(step, tf.int64), 8, 8))
         np.testing.assert_allclose(mixed["image"][rows], images.numpy() / 255.0, atol=1e-6)
         np.testing.assert_allclose(mixed["label"][rows], labels.numpy(), atol=1e-6)
-    resumed = _train(split, 10, 3, 2, untouched, mix=mix, mix_off_epoch=2)
+    resumed = _train(split, 10, 3, 2, untouched, mixing=mixing)
     assert np.array_equal(resumed["image"], mixed["image"][30:50])
 
 
@@ -117,19 +125,20 @@ def test_label_smoothing_spreads_its_share_over_all_classes(split):
 
 
 def test_held_images_of_another_size_are_resized_once(split):
-    held = pipeline.hold_at_size(split, Transform(16, (0.5,), (0.5,)))
+    held = pipeline.hold_at_size(split, Transform(16, (0.5,), (0.5,)).evaluation_stages(K))
     assert held.reader.image_shape == (16, 16)
-    expected = Transform(16, (0.5,), (0.5,)).fit(tf.constant(IMAGES[ROWS]))
-    assert np.array_equal(held.reader.images.numpy(), expected.numpy())
+    expected = Transform(16, (0.5,), (0.5,)).resize(tf.constant(IMAGES[ROWS]))
+    assert np.array_equal(held.reader.tensor.numpy(), expected.numpy())
 
 
 @pytest.mark.parametrize(("size", "crop_pct"), [(16, 1.0), (16, 0.8), (8, 0.8)])
 def test_held_images_are_fitted_once_whatever_the_path(split, size, crop_pct):
     transform = Transform(size, (0.0,), (1.0,), crop_pct=crop_pct)
     once = image_ops.center_fit(tf.constant(IMAGES[ROWS]), size, crop_pct).numpy() / 255.0
-    for prepared in (split, pipeline.hold_at_size(split, transform)):
-        evaluated = pipeline.evaluation_batches(prepared, transform, num_classes=K, batch_size=N)
-        np.testing.assert_allclose(next(iter(evaluated))["image"], once, atol=1e-6)
+    way = transform.evaluation_stages(K)
+    for prepared in (split, pipeline.hold_at_size(split, way)):
+        evaluated = pipeline.evaluation_batches(prepared, way, batch_size=N)
+        np.testing.assert_allclose(stages.on_device(next(iter(evaluated)), way), once, atol=1e-6)
         order = rng.permutation(N, rng.fold_pair(4, rng.Stream.ORDER, 0)).numpy()
         np.testing.assert_allclose(_train(prepared, N, 0, 1, transform)["image"], once[order], atol=1e-6)
 
@@ -154,14 +163,14 @@ def test_runs_of_before_are_resized_in_their_blocks_to_the_bit(monkeypatch):
     number, calls = 300, []
     images = np.random.default_rng(5).integers(0, 256, (number, 40, 30, 3), np.uint8)
     split = Split("train", Held(tf.constant(images), np.arange(number)), number, np.zeros(number, np.int32))
-    transform = Transform(16, (0.5,), (0.5,), resize_block=source.rules_of({"num_examples": {}}).resize_block)
+    transform = Transform(16, (0.5,), (0.5,), resize_block=source.rules_of(Resolved(8, (), {})).resize_block)
     monkeypatch.setattr(pipeline, "_BLOCK_BYTES", 0)
-    monkeypatch.setattr(pipeline.loading, "batch_within", lambda *args: calls.append(args) or 1)
-    held = pipeline.hold_at_size(split, transform).reader.images.numpy()
-    fit = tf.function(transform.fit)
-    expected = np.concatenate([fit(tf.constant(images[start:start + 256])).numpy() for start in (0, 256)])
+    monkeypatch.setattr(pipeline.tensors, "batch_within", lambda *args: calls.append(args) or 1)
+    held = pipeline.hold_at_size(split, transform.evaluation_stages(K)).reader.tensor.numpy()
+    resize = tf.function(transform.resize)
+    expected = np.concatenate([resize(tf.constant(images[start:start + 256])).numpy() for start in (0, 256)])
     assert np.array_equal(held, expected) and not calls
-    pipeline.hold_at_size(split, Transform(16, (0.5,), (0.5,)))
+    pipeline.hold_at_size(split, Transform(16, (0.5,), (0.5,)).evaluation_stages(K))
     assert calls  # new runs bound their blocks
 
 
@@ -169,10 +178,11 @@ def test_runs_of_before_are_resized_in_their_blocks_to_the_bit(monkeypatch):
 def test_evaluation_counts_every_example_once(split, wanted, replicas, expected):
     size = pipeline.padded_batch_size(wanted, N, replicas)
     assert size == expected
-    batches = list(pipeline.evaluation_batches(split, TRANSFORM, num_classes=K, batch_size=size).as_numpy_iterator())
+    way = TRANSFORM.evaluation_stages(K)
+    batches = list(pipeline.evaluation_batches(split, way, batch_size=size).as_numpy_iterator())
     assert all(len(batch["mask"]) == size for batch in batches)
     mask = np.concatenate([batch["mask"] for batch in batches]) > 0
     labels = np.concatenate([batch["label"] for batch in batches]).argmax(1)
-    images = np.concatenate([batch["image"] for batch in batches])
+    images = np.concatenate([stages.on_device(batch, way) for batch in batches])
     assert labels[mask].tolist() == LABELS.tolist()
     np.testing.assert_allclose(images[mask], (IMAGES[ROWS] / 255.0 - 0.5) / 0.25, atol=1e-5)

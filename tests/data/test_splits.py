@@ -96,7 +96,7 @@ def test_the_files_held_out_are_those_of_the_lowest_hashes_of_seed_and_path():
 
 
 def _source(config, train, test=(), rules=None):
-    parts = {name: splits.Part(lambda indices: indices, np.arange(len(labels)), np.array(labels))
+    parts = {name: splits.Subset(lambda indices: indices, np.arange(len(labels)), np.array(labels))
              for name, labels in (("train", train), ("test", test)) if len(labels)}
     return splits.indexed_source(config, rules or source.Rules(), ["a", "b"], parts)
 

@@ -14,7 +14,8 @@ from cct_tf import rng
 from cct_tf.data import registry, source, statistics, tfds_prepare
 from cct_tf.data import tfds as tfds_module
 from cct_tf.errors import UserError
-from cct_tf.readers import decode, windowed
+from cct_tf.readers.encoded import Encoded
+from cct_tf.readers.windowed import Windowed
 from cct_tf.settings.config import DataConfig
 
 NUM_TRAIN, NUM_TEST, NUM_CLASSES, NUM_SHARDS, WINDOW = 103, 11, 4, 5, 16
@@ -76,7 +77,7 @@ def test_a_set_of_one_size_is_held_in_file_order(data_dir):
     assert opened.class_names == ("ant", "bee", "cow", "dog") and opened.order == "indexed"
     for name, first, number in (("train", 0, NUM_TRAIN), ("test", 200, NUM_TEST)):
         split = opened.splits[name]
-        images = tf.gather(split.reader.images, split.reader.indices).numpy()
+        images = tf.gather(split.reader.tensor, split.reader.indices).numpy()
         expected = [_example(first + i) for i in range(number)]
         np.testing.assert_array_equal(images, [np.repeat(image, 3, axis=2) for image, _ in expected])
         assert split.labels.tolist() == [label for _, label in expected]
@@ -84,9 +85,9 @@ def test_a_set_of_one_size_is_held_in_file_order(data_dir):
 
 def test_a_set_of_mixed_sizes_is_held_encoded(data_dir):
     split = _open(data_dir, "mixed").splits["train"]
-    assert isinstance(split.reader, source.Encoded) and not split.reader.on_disk
+    assert isinstance(split.reader, Encoded) and not split.reader.on_disk
     for index in (0, 1, 50):
-        image = decode.load_encoded(split.reader, tf.constant(index, tf.int64)).numpy()
+        image = split.reader.load({"index": index})[0].numpy()
         np.testing.assert_array_equal(image[:6, :, 0], _example(index)[0][..., 0])
         assert image.shape == (6 + index % 2, 5, 3)
 
@@ -144,7 +145,7 @@ def test_streamed_sets_keep_their_order_unread(data_dir):
     everything = []
     for name in ("train", "validation"):
         reader = opened.splits[name].reader
-        records = windowed.windowed_in_order(reader).map(reader.decode)
+        records = reader.records().map(reader.decode)
         everything += [(image[..., :1], label) for image, label in records.as_numpy_iterator()]
     for index, (image, label) in enumerate(everything):  # the validation split is the tail
         np.testing.assert_array_equal(image, _example(index)[0])
@@ -155,7 +156,7 @@ def test_streamed_sets_keep_their_order_unread(data_dir):
 
 def _stream(reader, seed, start, number):
     """The first `number` (epoch, index, encoded image) of a stream from place `start` on; no image is decoded."""
-    examples = windowed.windowed_examples(reader, seed, start).unbatch().take(number).map(
+    examples = reader.examples(seed, start).unbatch().take(number).map(
         lambda example: (example["epoch"], example["index"], reader.decode.encoded(example["record"])[0]))
     return list(examples.as_numpy_iterator())
 
@@ -172,7 +173,7 @@ def test_each_epoch_is_another_permutation_in_windows(data_dir):
 def test_the_order_is_shards_then_windows(data_dir):
     reader = _streamed(data_dir).splits["train"].reader
     by_image = {reader.decode.encoded(record)[0].numpy(): i
-                for i, record in enumerate(windowed.windowed_in_order(reader))}
+                for i, record in enumerate(reader.records())}
     stream = _stream(reader, 3, NUM_TRAIN, NUM_TRAIN)  # epoch 1
     seen = [by_image[image] for _, _, image in stream]
     assert seen == [index for _, index, _ in stream]
@@ -205,7 +206,7 @@ def test_resuming_opens_no_shard_that_is_skipped(data_dir):
     order = rng.permutation(NUM_SHARDS, rng.fold_pair(3, rng.Stream.ORDER, 0)).numpy()
     paths = list(reader.paths)
     paths[order[0]] = "/nowhere"
-    moved = source.Windowed(paths, reader.lengths, reader.skips, reader.decode, reader.window)
+    moved = Windowed(paths, reader.lengths, reader.skips, reader.decode, reader.window)
     past = -(-reader.lengths[order[0]] // WINDOW) * WINDOW  # the first window boundary behind the first shard
     assert _stream(moved, 3, past, 10) == _stream(reader, 3, past, 10)
     with pytest.raises(tf.errors.NotFoundError):

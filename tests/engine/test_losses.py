@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cct_tf.augment.stages import on_device
 from cct_tf.data import pipeline
 from cct_tf.data.source import Split
 from cct_tf.engine import losses
@@ -75,13 +76,14 @@ def test_a_step_follows_its_loss(tmp_path):
     labels = training.images.source.splits["train"].labels
     weights = tf.constant(len(labels) / (10 * np.bincount(labels)), tf.float32)
     with tf.GradientTape() as tape:
-        x, t = training.model(batch["image"], seeds=batch["seed"], training=True), batch["label"]
+        logits = training.network.model(on_device(batch, training.stages), seeds=batch["seed"], training=True)
+        x, t = logits, batch["label"]
         per_class = -t * tf.math.log_sigmoid(x) - (1 - t) * tf.math.log_sigmoid(-x)
         loss = tf.reduce_mean(tf.gather(weights, tf.argmax(t, 1)) * tf.reduce_mean(per_class, 1))
-    kernel = training.model.head.kernel
+    kernel = training.network.model.head.kernel
     expected = kernel.numpy() - 0.5 * tape.gradient(loss, kernel.value).numpy()
-    training.train_step.run(runtime.distribute(training.devices, training.batches(0, 1), 16), [0.5])
-    assert training.state.interval()["train/loss"] == pytest.approx(float(loss), rel=1e-5)
+    training.network.train_step.run(runtime.distribute(training.devices, training.batches(0, 1), 16), [0.5])
+    assert training.network.state.interval()["train/loss"] == pytest.approx(float(loss), rel=1e-5)
     np.testing.assert_allclose(kernel.numpy(), expected, rtol=1e-4, atol=1e-7)
 
 
@@ -89,7 +91,7 @@ def test_evaluation_is_plain_cross_entropy_whatever_the_loss(tmp_path):
     training = tiny.train(tmp_path, loss="bce", class_weights="balanced", train_steps=1)
     record, = tiny.records(tmp_path, "eval/loss")
     split = training.images.source.splits["test"]
-    batch, = pipeline.evaluation_batches(pipeline.hold_at_size(split, training.transform), training.transform,
-                                         num_classes=10, batch_size=split.num_examples)
-    logits = training.model(batch["image"], training=False).numpy()
+    stages = training.transform.evaluation_stages(10)
+    batch, = pipeline.evaluation_batches(split, stages, batch_size=split.num_examples)
+    logits = training.network.model(on_device(batch, stages), training=False).numpy()
     assert record["eval/loss"] == pytest.approx(_cross_entropy(np.eye(10)[split.labels], logits).mean(), rel=1e-5)

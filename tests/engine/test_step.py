@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cct_tf.augment.stages import on_device
 from cct_tf.engine import losses
 from cct_tf.machine import runtime
 from tests.training import tiny
@@ -37,10 +38,10 @@ def test_another_seed_is_another_run(reference, tmp_path):
 def _one_step(training, batch):
     """Loss, gradient and accuracy of one batch by the plain formula, from the model alone."""
     with tf.GradientTape() as tape:
-        logits = training.model(batch["image"], seeds=batch["seed"], training=True)
+        logits = training.network.model(on_device(batch, training.stages), seeds=batch["seed"], training=True)
         per_example = tf.nn.softmax_cross_entropy_with_logits(batch["label"], logits)
         loss = tf.reduce_mean(per_example)
-    gradients = tape.gradient(loss, [variable.value for variable in training.model.trainable_variables])
+    gradients = tape.gradient(loss, [variable.value for variable in training.network.model.trainable_variables])
     hits = tf.argmax(logits, 1) == tf.argmax(batch["label"], 1)
     return float(loss), gradients, float(tf.reduce_mean(tf.cast(hits, tf.float32)))
 
@@ -49,16 +50,16 @@ def test_one_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss(tmp_path):
     training = tiny.assemble(tmp_path, clip_norm=0.05, weight_decay=0.1, adam_epsilon=1e-3)
     batch = next(iter(training.batches(0, 1)))
     loss, gradients, accuracy = _one_step(training, batch)
-    before = [variable.numpy() for variable in training.model.trainable_variables]
-    training.train_step.run(runtime.distribute(training.devices, training.batches(0, 1), 16), [0.01])
+    before = [variable.numpy() for variable in training.network.model.trainable_variables]
+    training.network.train_step.run(runtime.distribute(training.devices, training.batches(0, 1), 16), [0.01])
 
-    values = training.state.interval()
+    values = training.network.state.interval()
     assert values["train/loss"] == pytest.approx(loss, rel=1e-6)
     assert values["train/accuracy"] == pytest.approx(accuracy)
     norm = float(np.sqrt(sum(np.sum(np.square(g.numpy(), dtype=np.float64)) for g in gradients)))
     assert norm > 0.05  # so that clipping is tested
     assert values["train/grad_norm"] == pytest.approx(norm, rel=1e-5)
-    for variable, old, gradient in zip(training.model.trainable_variables, before, gradients, strict=True):
+    for variable, old, gradient in zip(training.network.model.trainable_variables, before, gradients, strict=True):
         g = gradient.numpy() * 0.05 / norm
         decay = 0.01 * 0.1 if old.ndim > 1 else 0.0
         # Keras' epsilon is added to the uncorrected root of the second moment, sqrt(0.001) |g|.
@@ -74,15 +75,14 @@ def test_a_non_finite_update_is_skipped_on_all_replicas_and_counted(tmp_path, nu
     poison = tf.one_hot(15, 16) * np.inf  # the last example only, which the last replica holds
 
     def poisoned(step, batch):
-        addition = tf.where(step == 1, poison[:, None, None, None], 0.0)
-        return batch | {"image": batch["image"] + addition}
+        return batch | {"label": batch["label"] + tf.where(step == 1, poison[:, None], 0.0)}
 
     batches = batches.enumerate().map(poisoned)
-    training.train_step.run(runtime.distribute(training.devices, batches, 16), [0.01, 0.01, 0.01])
-    state = training.state
+    training.network.train_step.run(runtime.distribute(training.devices, batches, 16), [0.01, 0.01, 0.01])
+    state = training.network.state
     assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (3, 1, 0)
-    assert int(training.optimizer.iterations.numpy()) == 2
-    for variable in training.model.trainable_variables:
+    assert int(training.network.optimizer.iterations.numpy()) == 2
+    for variable in training.network.model.trainable_variables:
         for copy in training.devices.strategy.experimental_local_results(variable.value):
             assert np.isfinite(copy.numpy()).all()
     assert np.isfinite(state.interval()["train/loss"])
@@ -97,7 +97,7 @@ def test_too_many_skipped_updates_in_a_row_end_the_run_with_one_line(tmp_path):
 
         def poisoned(start, count):
             return clean(start, count).enumerate(start).map(
-                lambda step, batch: batch | {"image": batch["image"] * tf.where(step >= 4, np.nan, 1.0)})
+                lambda step, batch: batch | {"label": batch["label"] * tf.where(step >= 4, np.nan, 1.0)})
 
         training.batches = poisoned
         training.run(tiny.NoInterrupts())

@@ -9,12 +9,16 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from cct_tf.augment.stages import on_device
 from cct_tf.data import pipeline
-from cct_tf.data.source import Encoded, Held, Split, Windowed
+from cct_tf.data.source import Split
 from cct_tf.evaluation import mistakes
 from cct_tf.evaluation.calibration import calibrate
 from cct_tf.evaluation.metrics import Evaluation
 from cct_tf.pictures import plots
+from cct_tf.readers.encoded import Encoded
+from cct_tf.readers.held import Held
+from cct_tf.readers.windowed import Windowed
 from cct_tf.training.loop import Training
 from cct_tf.training.summaries import Summaries
 from tests.commands import call
@@ -33,12 +37,12 @@ def trained(tmp_path_factory):
 def _answers(training):
     """(images before normalising, labels, probabilities float64 [n, K]) of the test split."""
     split = training.images.source.splits["test"]
-    batch = next(iter(pipeline.evaluation_batches(split, training.transform, num_classes=10,
-                                                  batch_size=split.num_examples)))
-    logits = training.model(batch["image"], training=False).numpy().astype(np.float64)
+    stages = training.transform.evaluation_stages(10)
+    batch = next(iter(pipeline.evaluation_batches(split, stages, batch_size=split.num_examples)))
+    logits = training.network.model(on_device(batch, stages), training=False).numpy().astype(np.float64)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    images = training.transform.unfinish(batch["image"])
-    return np.asarray(images), np.argmax(batch["label"], axis=1), powers / powers.sum(axis=1, keepdims=True)
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    return batch["image"].numpy() / 255.0, np.argmax(batch["label"], axis=1), probabilities
 
 
 def _evaluate(capfd, *argv):
@@ -109,7 +113,7 @@ def test_the_worst_come_first_and_what_is_not_finite_before_them():
 
 
 class _AsTheyAre:
-    def fit(self, images):
+    def resize(self, images):
         return images
 
 
@@ -134,7 +138,7 @@ def test_images_of_mistakes_come_from_every_kind_of_reader(tmp_path):
         found = mistakes._images(split, _AsTheyAre(), np.array([2, 0]))
         expected = pixels[[3, 1]] if name == "records" else pixels[[1, 5]]
         assert np.array_equal(found, expected), name
-        assert mistakes.origin_of(split, 2) == (paths[1] if name in ("held", "files") else None)
+        assert reader.origin(2) == (paths[1] if name in ("held", "files") else None)
 
 
 def _ink(figure):

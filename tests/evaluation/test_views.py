@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cct_tf.augment.stages import on_device
 from cct_tf.data import pipeline
 from cct_tf.evaluation import views
 from cct_tf.evaluation.evaluator import Evaluator
@@ -79,16 +80,16 @@ def trained(tmp_path_factory):
 
 def _test_images(training):
     split = training.images.source.splits["test"]
-    batch = next(iter(pipeline.evaluation_batches(split, training.transform, num_classes=10,
-                                                  batch_size=split.num_examples)))
-    return batch["image"].numpy(), np.argmax(batch["label"].numpy(), axis=1)
+    stages = training.transform.evaluation_stages(10)
+    batch = next(iter(pipeline.evaluation_batches(split, stages, batch_size=split.num_examples)))
+    return on_device(batch, stages).numpy(), np.argmax(batch["label"].numpy(), axis=1)
 
 
 @pytest.mark.parametrize("kind", ["flip", "shifts"])
 def test_evaluate_reports_what_numpy_finds_beside_the_plain_result(trained, capfd, kind):
     images, labels = _test_images(trained)
     seen = _views(images, kind, 1)
-    mean = np.mean([_probabilities(trained.model, view) for view in seen], axis=0)
+    mean = np.mean([_probabilities(trained.network.model, view) for view in seen], axis=0)
     order = np.argsort(-mean, axis=1)
     status, out, err = call(capfd, "evaluate", f"--workdir={trained.workdir.path}", "--checkpoint=last",
                             f"--tta={kind}", "--json")
@@ -116,7 +117,7 @@ def test_counts_do_not_depend_on_batch_or_replicas(trained):
     both = tiny.assemble(trained.workdir.path, train_steps=40, num_replicas=2, log_every_steps=40)
     results = []
     for training, batch_size in ((trained, 400), (trained, 7), (both, 64)):
-        averaged = views.AveragedViews(training.model, "shifts", 1)
+        averaged = views.AveragedViews(training.network.model, "shifts", 1)
         results.append(Evaluator(training.devices, {"tta": averaged}, training.images.source.splits["test"],
                                  training.transform, num_classes=10, batch_size=batch_size)()["tta"])
     for result in results[1:]:

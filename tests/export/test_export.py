@@ -79,8 +79,9 @@ def images(trained):
     """(uint8 [n, 8, 8, 3] test images, probabilities of the trained network by formula, labels)."""
     training = trained[1]
     split = training.images.source.splits["test"]
-    pixels = split.reader.images.numpy()[split.reader.indices]
-    return pixels, _softmax(training.model((pixels / 255.0 - training.images.mean) / training.images.std)), split.labels
+    pixels = split.reader.tensor.numpy()[split.reader.indices]
+    normalised = (pixels / 255.0 - training.images.mean) / training.images.std
+    return pixels, _softmax(training.network.model(normalised)), split.labels
 
 
 def _softmax(logits):
@@ -206,17 +207,17 @@ def test_a_bfloat16_run_is_exported_in_float32(trained, images, tmp_path, capfd)
     np.testing.assert_allclose(found, images[1][:9], atol=1e-5)
 
 
-_FITTED = network.of_fitted_images
+_OF_PREPARED = network.of_prepared_images
 
 
 def _spoilt(spoil):
-    """`network.of_fitted_images` with a function of the images and the probabilities behind it."""
-    def of_fitted_images(model, metadata):
-        right = _FITTED(model, metadata)
+    """`network.of_prepared_images` with a function of the images and the probabilities behind it."""
+    def of_prepared_images(model, metadata):
+        right = _OF_PREPARED(model, metadata)
         return network._traced(lambda images: {"probabilities": tf.identity(
             spoil(images, right(images)["probabilities"]), name="probabilities")}, metadata.image_size)
 
-    return of_fitted_images
+    return of_prepared_images
 
 
 @pytest.mark.parametrize(("name", "flags", "spoil", "words"), [
@@ -231,7 +232,7 @@ def _spoilt(spoil):
 def test_a_broken_conversion_leaves_nothing(name, flags, spoil, words, trained, tmp_path, capfd, monkeypatch):
     for package in formats.FORMATS[name].writes_with:
         pytest.importorskip(package)
-    monkeypatch.setattr(network, "of_fitted_images", _spoilt(spoil))
+    monkeypatch.setattr(network, "of_prepared_images", _spoilt(spoil))
     output = tmp_path / OUTPUTS[name]
     before = [tmp_path]
     if output.suffix:
@@ -249,7 +250,7 @@ def test_a_process_that_ends_is_a_line(tmp_path, monkeypatch):
     script = tmp_path / "running.py"
     script.write_text("import os, sys\nprint('what is wrong', file=sys.stderr, flush=True)\nos.abort()\n")
     monkeypatch.setattr(running, "__file__", str(script))
-    with isolated.Apart(formats.FORMATS["litert"], tmp_path / "x.tflite") as run:
+    with isolated.IsolatedRunner(formats.FORMATS["litert"], tmp_path / "x.tflite") as run:
         with pytest.raises(isolated.Broken, match="ended by SIGABRT: what is wrong"):
             run([np.zeros([8, 8, 3], np.uint8)])
 
@@ -258,7 +259,7 @@ def test_packages_of_pythonpath_are_found_and_cct_tf_is_not(tmp_path, monkeypatc
     (tmp_path / "onnxruntime.py").write_text("try:\n    import cct_tf\nexcept ImportError:\n"
                                              "    raise SystemExit('the one of PYTHONPATH')\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
-    with isolated.Apart(formats.FORMATS["onnx"], tmp_path / "x.onnx") as run:
+    with isolated.IsolatedRunner(formats.FORMATS["onnx"], tmp_path / "x.onnx") as run:
         with pytest.raises(isolated.Broken, match="the one of PYTHONPATH"):
             run([np.zeros([8, 8, 3], np.uint8)])
 

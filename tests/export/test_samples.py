@@ -7,11 +7,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from cct_tf.data.source import Encoded, Held, Split, Windowed
+from cct_tf.data.source import Split
 from cct_tf.errors import UserError
 from cct_tf.export import check, formats, samples
 from cct_tf.export.check import Comparison
 from cct_tf.machine.console import Console
+from cct_tf.readers.encoded import Encoded
+from cct_tf.readers.held import Held
+from cct_tf.readers.windowed import Windowed
 
 
 @pytest.fixture

@@ -99,6 +99,11 @@ def test_block_is_its_residual_formula(tokens, norm_order):
     np.testing.assert_allclose(block(tokens, seeds=SEEDS, training=True), expected, atol=1e-5)
 
 
+def test_a_block_without_a_number_is_refused():
+    with pytest.raises(TypeError, match="block"):
+        TransformerBlock(2, 16)
+
+
 @pytest.mark.parametrize("layer", [
     Attention(2, head_dim=4, qkv_bias=True, dropout_rate=0.1, projection_dropout_rate=0.2, block=3, seed=5),
     MLP(4, gelu="tanh", output_activation=True, dropout_rate=0.1, block=2, initializer="keras", seed=5),

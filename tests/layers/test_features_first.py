@@ -65,6 +65,6 @@ def test_values_and_gradients_are_those_of_the_layers(kind, content):
 
 
 def test_it_is_for_many_tokens_in_full_precision():
-    assert features_first.pays(tf.zeros([1, 256, 4]))
-    assert not features_first.pays(tf.zeros([1, 64, 4]))
-    assert not features_first.pays(tf.zeros([1, 256, 4], tf.bfloat16))
+    assert features_first.is_faster(tf.zeros([1, 256, 4]))
+    assert not features_first.is_faster(tf.zeros([1, 64, 4]))
+    assert not features_first.is_faster(tf.zeros([1, 256, 4], tf.bfloat16))

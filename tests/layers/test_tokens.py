@@ -39,6 +39,15 @@ def test_stride_two_starts_at_the_padding():
     np.testing.assert_array_equal(layer(image)[0, :, 0], expected)
 
 
+@pytest.mark.parametrize("fields", [
+    {"num_convs": 2}, {"num_convs": 2, "padding": 0, "pool_padding": "keras"},
+    {"kernel_size": 7, "stride": 2, "padding": 3}, {"kernel_size": 4, "stride": 3, "pool_padding": "keras"}])
+def test_the_shape_told_in_advance_is_that_of_the_tokens(fields):
+    layer = ConvTokenizer(4, **fields)
+    for shape in ((1, 16, 17, 3), (1, 18, 23, 3)):
+        assert layer(np.zeros(shape, "float32")).shape == layer.compute_output_shape(shape)
+
+
 def test_patch_tokenizer_is_a_linear_layer_on_patches():
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
     layer = PatchTokenizer(5, 4)

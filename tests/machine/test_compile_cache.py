@@ -17,7 +17,7 @@ NAME = "xla_compile_cache__1__2__XLA_CPU_JIT.pb"
 # Compiles one function after tracing argv[2] others; prints what it computes and the folder TensorFlow was given.
 PROGRAM = """
 import os, sys
-from cct_tf import compile_cache, runtime
+from cct_tf.machine import compile_cache, runtime
 runtime.start_tensorflow(sys.argv[1], print)
 import tensorflow as tf
 for _ in range(int(sys.argv[2])):

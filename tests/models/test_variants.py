@@ -7,8 +7,10 @@ import sys
 import pytest
 
 from cct_tf.errors import UserError
+from cct_tf.layers import spec
 from cct_tf.models import __main__ as command
 from cct_tf.models import cost, variants
+from cct_tf.settings import config
 
 # Trainable parameters of the authors' models with learnable positions, the tutorial's, and ViT-B/16's.
 PARAMETERS = [
@@ -89,6 +91,11 @@ def test_unknown_name_is_answered_with_the_nearest():
 def test_values_out_of_range_are_named(name, fields, message):
     with pytest.raises(UserError, match=message):
         variants.resolve(name, **fields)
+
+
+def test_the_flags_offer_what_the_table_knows():
+    assert config.FIELDS["norm_order"].choices == spec.NORM_ORDERS
+    assert config.FIELDS["positional_embedding"].choices == variants.POSITIONAL_EMBEDDINGS
 
 
 def test_stochastic_depth_is_a_linspace():

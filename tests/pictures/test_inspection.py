@@ -8,9 +8,9 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 from cct_tf.augment.transform import Transform
 from cct_tf.data import registry
-from cct_tf.data.source import Windowed
 from cct_tf.models import create_model
 from cct_tf.pictures import inspection, projector
+from cct_tf.readers.windowed import Windowed
 from cct_tf.settings.config import DataConfig
 from tests.data import test_tfds
 
@@ -25,12 +25,12 @@ def digits():
 def test_images_are_spread_evenly_over_the_split(digits):
     split = digits.splits["test"]
     looks = inspection.Inspection(split, Transform(8, MEAN, STD), digits.class_names)
-    (images, classes), = looks._batches(6)
+    (images, shown, classes), = looks._batches(6)
     rows = [0, 59, 119, 179, 239, 299]  # floor(359 i / 6)
     assert classes == split.labels[rows].tolist()
-    pixels = split.reader.images.numpy()[split.reader.indices[rows]]
+    pixels = split.reader.tensor.numpy()[split.reader.indices[rows]]
     np.testing.assert_allclose(images, (pixels / 255.0 - 0.3) / 0.4, atol=1e-5)
-    np.testing.assert_array_equal(looks._pixels(images), pixels)
+    np.testing.assert_array_equal(shown, pixels)
 
 
 def test_of_a_streamed_split_the_first_images_are_taken(tmp_path):
@@ -40,7 +40,7 @@ def test_of_a_streamed_split_the_first_images_are_taken(tmp_path):
     split = source.splits["test"]
     assert isinstance(split.reader, Windowed)
     looks = inspection.Inspection(split, Transform(8, MEAN, STD), source.class_names)
-    (_, classes), = looks._batches(6)
+    (_, _, classes), = looks._batches(6)
     assert classes == [label for _, label in examples[:6]]
 
 
@@ -51,7 +51,7 @@ def test_the_projector_reads_features_classes_and_thumbnails(digits, tmp_path, m
     looks.write_features(model, tmp_path)
     config, = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), ProjectorConfig()).embeddings
     rows = np.arange(70) * 359 // 70
-    pixels = split.reader.images.numpy()[split.reader.indices[rows]]
+    pixels = split.reader.tensor.numpy()[split.reader.indices[rows]]
     images = ((pixels / 255.0 - 0.3) / 0.4).astype("float32")
     np.testing.assert_allclose(np.loadtxt(tmp_path / config.tensor_path), model.features(images), atol=2e-5)
     names = ["a class", *digits.class_names[1:]]

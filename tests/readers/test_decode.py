@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from cct_tf.data import source
 from cct_tf.readers import decode
+from cct_tf.readers.encoded import Encoded
 from tests.readers import images
 from tests.readers.images import ALPHA, AS_PILLOW, RGB
 
@@ -21,8 +21,8 @@ def _both(contents, bit_depth=16):
     eager = decode.decode_file(contents, "file", bit_depth)
     np.testing.assert_array_equal(in_graph, eager)
     np.testing.assert_array_equal(decode.decode(tf.constant(contents), bit_depth).numpy(), eager)
-    one = source.Encoded(tf.constant([contents]), ["file"], np.arange(1), False, bit_depth)
-    np.testing.assert_array_equal(decode.load_encoded(one, tf.constant(0)).numpy(), eager)
+    one = Encoded(tf.constant([contents]), ["file"], np.arange(1), False, bit_depth)
+    np.testing.assert_array_equal(one.load({"index": 0})[0].numpy(), eager)
     assert eager.dtype == np.uint8 and eager.ndim == 3 and eager.shape[2] == 3
     return eager
 
@@ -191,14 +191,14 @@ def _encoded_reader(tmp_path, files, on_disk):
         (tmp_path / name).write_bytes(contents)
         paths.append(str(tmp_path / name))
     values = [path.encode() for path in paths] if on_disk else list(files.values())
-    return source.Encoded(tf.constant(values), paths, np.arange(len(paths)), on_disk)
+    return Encoded(tf.constant(values), paths, np.arange(len(paths)), on_disk)
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_load_encoded_reads_every_kind_in_a_pipeline(tmp_path, on_disk):
+def test_encoded_reads_every_kind_in_a_pipeline(tmp_path, on_disk):
     kinds = ["jpeg", "jpeg cmyk", "png palette", "webp"]
     reader = _encoded_reader(tmp_path, {f"{i}.img": AS_PILLOW[kind] for i, kind in enumerate(kinds)}, on_disk)
-    loaded = tf.data.Dataset.range(4).map(lambda i: decode.load_encoded(reader, i), num_parallel_calls=2)
+    loaded = tf.data.Dataset.range(4).map(lambda i: reader.load({"index": i})[0], num_parallel_calls=2)
     for kind, image in zip(kinds, loaded.as_numpy_iterator(), strict=True):
         np.testing.assert_array_equal(image, decode.decode_file(AS_PILLOW[kind], kind))
 
@@ -206,15 +206,15 @@ def test_load_encoded_reads_every_kind_in_a_pipeline(tmp_path, on_disk):
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_an_image_that_breaks_outside_of_a_graph_is_named_by_its_path(tmp_path, on_disk):
     reader = _encoded_reader(tmp_path, {"good.jpg": AS_PILLOW["jpeg"], "bad.webp": BROKEN["truncated webp"]}, on_disk)
-    assert decode.load_encoded(reader, tf.constant(0)).shape == (13, 17, 3)
+    assert reader.load({"index": 0})[0].shape == (13, 17, 3)
     with pytest.raises(decode.BrokenImage, match=f"^broken image: {tmp_path}/bad.webp: "):
-        decode.load_encoded(reader, tf.constant(1))
+        reader.load({"index": 1})
 
 
 @pytest.mark.parametrize("kind", ["truncated jpeg", "text", "empty"])
 def test_a_file_that_breaks_later_is_named_by_its_path(tmp_path, kind):
     reader = _encoded_reader(tmp_path, {"good.jpg": AS_PILLOW["jpeg"], "bad.jpg": BROKEN[kind]}, on_disk=True)
-    loaded = tf.data.Dataset.range(2).map(lambda i: decode.load_encoded(reader, i))
+    loaded = tf.data.Dataset.range(2).map(lambda i: reader.load({"index": i})[0])
     with pytest.raises(tf.errors.OpError) as caught:
         list(loaded.as_numpy_iterator())
     message = str(decode.broken_image(caught.value))

@@ -15,9 +15,10 @@ import resource, sys
 import tensorflow as tf
 from cct_tf.augment.transform import Transform
 from cct_tf.settings.config import DataConfig
-from cct_tf.data import loading, pipeline, registry, statistics
+from cct_tf.data import pipeline, registry, statistics
+from cct_tf.readers import tensors
 
-loading.num_threads = lambda: 64
+tensors.num_threads = lambda: 64
 next(iter(tf.data.Dataset.range(2).map(lambda i: i).prefetch(1)))
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak() + {NUMBER * SIDE**2 * 3 / 2**20}
@@ -26,8 +27,8 @@ opened = peak() - before
 train, evaluated = source.splits["train"], source.splits["validation"]
 mean, std = statistics.channel_statistics(train)
 transform = Transform(32, mean, std, resized_crop=(0.3, 1.0))
-for batches in (pipeline.train_batches(train, transform, pipeline.Stream(2, 0, 16), 0, 2),
-                pipeline.evaluation_batches(evaluated, transform, num_classes=2, batch_size=16)):
+for batches in (pipeline.train_batches(train, transform.training_stages(2), pipeline.Sampling(0, 16), 0, 2),
+                pipeline.evaluation_batches(evaluated, transform.evaluation_stages(2), batch_size=16)):
     for batch in batches:
         pass
 print(opened, peak() - before)

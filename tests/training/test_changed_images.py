@@ -13,6 +13,7 @@ from cct_tf.assembly import recorded_data
 from cct_tf.data import source
 from cct_tf.errors import Interrupted, UserError
 from cct_tf.runs import file_list, run_record
+from cct_tf.runs.resolved import Resolved
 from cct_tf.runs.workdir import Workdir
 from cct_tf.training import resume
 from tests.commands import call, only_line
@@ -92,8 +93,8 @@ def test_a_broken_image_may_be_mended_removed_or_left_out(copy, kind, capsys):
     assert sorted((copy / "run").rglob("*")) == before and _record(copy) == old
     _killed_before_its_first_step(copy, accept_config_change=True, **flags)
     found = _record(copy).resolved
-    assert found["fingerprints_before"] == [old.resolved["fingerprint"]] != [found["fingerprint"]]
-    assert found["mean"] == old.resolved["mean"] and found["data_rules"] == old.resolved["data_rules"]
+    assert found.fingerprints_before == (old.resolved.fingerprint,) != (found.fingerprint,)
+    assert found.mean == old.resolved.mean and found.data_rules == old.resolved.data_rules
     assert sum(found["num_examples"].values()) == 16 - (kind != "mended")
     assert (copy / "run/files.txt").read_text().startswith(f"fingerprint {found['fingerprint']}\n")
     capsys.readouterr()
@@ -114,12 +115,12 @@ def test_the_commands_say_it_and_evaluate_what_was_accepted(copy, capfd):
     assert call(capfd, *command)[0] == 2  # a dry run changes nothing
     assert call(capfd, *command, "--accept_config_change", "--train_steps=4", "--schedule=constant")[0] == 0
     best, last = _record(copy, "best"), _record(copy)
-    assert best.resolved["fingerprint"] != last.resolved["fingerprint"]  # it is from before the change
+    assert best.resolved.fingerprint != last.resolved.fingerprint  # it is from before the change
     for name in ("best", "last"):
         status, out, err = call(capfd, "evaluate", f"--workdir={copy}/run", f"--checkpoint={name}", "--json",
                                 "--split=validation")
         assert (status, err) == (0, "")
-        assert json.loads(out)["examples"] == last.resolved["num_examples"]["validation"]
+        assert json.loads(out)["examples"] == last.resolved.num_examples["validation"]
 
 
 def _stop_after(training, step):
@@ -158,14 +159,14 @@ def test_the_best_stays_where_the_evaluated_split_does(copy, split):
     with open(copy / "images" / name, "ab") as file:
         file.write(b"more")
     before = _record(copy)
-    assert before.best["step"] == 3
+    assert before.status.best["step"] == 3
     training = tiny.assemble(copy / "run", data_dir=str(copy / "images"), accept_config_change=True, **RUN)
-    assert training.standing.best == (before.best if split == "train" else None)
-    assert training.standing.without_best == 0
+    assert training.status.best == (before.status.best if split == "train" else None)
+    assert training.status.evaluations_without_best == 0
     if split == "validation":  # at the end of a run too
         training = tiny.train(copy / "run", data_dir=str(copy / "images"), accept_config_change=True,
                               **RUN | {"train_steps": 4, "schedule": "constant"})
-        assert training.standing.best["step"] == 4
+        assert training.status.best["step"] == 4
 
 
 def test_worker_0_tells_the_others_what_changed(copy):
@@ -217,7 +218,7 @@ def test_every_kind_of_change_is_named_whatever_the_bytes_of_a_name(tmp_path):
     before = _source({"train": train, "test": {}}, ("\ta",))
     file_list.write(workdir, before)
     assert len(workdir.files.read_text().split("\n")) == 1 + len(train) + 1
-    resolved = {"fingerprint": before.fingerprint, "num_examples": {}}
+    resolved = Resolved(8, (), {}, fingerprint=before.fingerprint)
     assert file_list.changes(workdir, resolved, before) == "the same files, split anew"
     after = dict.fromkeys(train, 3) | {b"longer": 4} | {b"%d" % number: 3 for number in range(1200)}
     del after[b"gone"], after[b"moved"], after[b"a/\n"]

@@ -7,7 +7,8 @@ import pytest
 
 from cct_tf.machine.console import Console
 from cct_tf.runs import run_record
-from cct_tf.runs.run_status import Standing
+from cct_tf.runs.resolved import Resolved
+from cct_tf.runs.run_status import RunStatus
 from cct_tf.runs.workdir import Workdir
 from cct_tf.training import loop, resume
 from cct_tf.training.summaries import Summaries
@@ -30,7 +31,7 @@ def _told():
     def evaluator(training, split, models):
         if split == "test":
             return plain(training, split, models)
-        return lambda should_stop: {"eval": _with_accuracy(ACCURACY[int(training.state.step.numpy())])}
+        return lambda should_stop: {"eval": _with_accuracy(ACCURACY[int(training.network.state.step.numpy())])}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Training, "evaluator", evaluator)
@@ -42,10 +43,11 @@ def _told():
     (1, [5, 6, 6], 3), (2, [5, 4, 6, 6, 5], 5), (2, [5, 4, 6, 5, 7, 6], None), (0, [5, 4, 3, 2, 1, 0], None),
     (3, [0, 0, 0, 0], 4)])
 def test_the_count_by_hand(patience, accuracies, over):
-    standing, ended = Standing(patience), None
+    status, ended = RunStatus(), None
     for index, correct in enumerate(accuracies, 1):
-        standing.take(index, _with_accuracy(correct))
-        if standing.is_over:
+        status, is_best = status.after(index, _with_accuracy(correct))
+        assert is_best == (status.evaluations_without_best == 0) == (status.best["step"] == index)
+        if status.is_over(patience):
             ended = index
             break
     assert ended == over
@@ -75,7 +77,7 @@ def test_it_ends_at_the_right_evaluation_says_why_and_ends_as_a_run_does(undistu
     assert [record["step"] for record in tiny.records(folder, "eval")] == [3, 6, 9, 12, 15]
     assert [record["step"] for record in tiny.records(folder, "test")] == [15]
     record = _newest(folder)
-    assert (record.step, record.finished, record.evaluations_without_best) == (15, True, 2)
+    assert (record.step, record.finished, record.status.evaluations_without_best) == (15, True, 2)
     assert [path.name for path in run_record.list_checkpoints(folder / "best")] == ["step_00000009"]
 
 
@@ -147,7 +149,7 @@ def test_a_run_json_of_before_the_count_existed_is_read(copy):
         del data["config"][name]
     (folder / "run.json").write_text(json.dumps(data))
     record = run_record.read_record(folder)
-    assert record.evaluations_without_best == 0 and not record.keeps_average
+    assert record.status.evaluations_without_best == 0 and not record.keeps_average
     without = tiny.settings(copy, **RUN | {"early_stop_evaluations": 0})
     start = resume.find_start(without, tiny.Workdir(copy), tiny.Console(quiet=True))
     assert start.step == 15 and resume.is_finished(without, start)
@@ -157,17 +159,17 @@ def test_without_its_best_weights_a_run_chooses_and_counts_anew(tmp_path, capsys
     """They may be gone after going back to an older checkpoint, or by hand; or they are damaged."""
     chosen = tiny.settings(tmp_path, early_stop_evaluations=2)
     best = {"step": 4, "top1": 0.5, "loss": 1.0}
-    record = run_record.Record(chosen.as_dict(), {}, 12, 12, best, False, {}, evaluations_without_best=2)
+    record = run_record.Record(chosen.as_dict(), Resolved(8, (), {}), 12, RunStatus(12, best, 2), False, {})
     start, folder, console = resume.Start(tmp_path, record), Workdir(tmp_path), Console(quiet=True)
-    found = resume.standing(start, chosen, folder, console)
-    assert (found.best, found.without_best, found.is_over) == (None, 0, False)
+    found = resume.status_at(start, chosen, folder, console)
+    assert (found.best, found.evaluations_without_best, found.is_over(2)) == (None, 0, False)
     path = folder.best / "step_00000004"
     path.mkdir(parents=True)
     (path / "weights.index").write_bytes(b"index")
     run_record.write_record(path, record)
-    found = resume.standing(start, chosen, folder, console)
-    assert (found.best, found.without_best, found.is_over) == (best, 2, True)
+    found = resume.status_at(start, chosen, folder, console)
+    assert (found.best, found.evaluations_without_best, found.is_over(2)) == (best, 2, True)
     (path / "weights.index").write_bytes(b"inDex")
-    found = resume.standing(start, chosen, folder, console)
-    assert (found.best, found.without_best, found.is_over) == (None, 0, False)
+    found = resume.status_at(start, chosen, folder, console)
+    assert (found.best, found.evaluations_without_best, found.is_over(2)) == (None, 0, False)
     assert f"{path}/weights.index" in capsys.readouterr().err

@@ -11,6 +11,8 @@ from cct_tf.errors import UserError
 from cct_tf.evaluation.metrics import Evaluation
 from cct_tf.machine import runtime
 from cct_tf.runs import checkpoint, run_record
+from cct_tf.runs.resolved import Resolved
+from cct_tf.runs.run_status import RunStatus
 from cct_tf.training import loop, resume
 from tests.commands import call
 from tests.training import tiny
@@ -27,14 +29,14 @@ def _values(variables):
 def test_the_average_follows_done_updates_and_no_others(tmp_path, num_replicas, warmup):
     """Step 2 of 6 is skipped: the average stands still, and the warm-up does not count it."""
     training = tiny.assemble(tmp_path, num_replicas=num_replicas, ema_decay=0.35, ema_warmup=warmup)
-    shadow, weights = training.averaged.trainable_variables, training.model.trainable_variables
+    shadow, weights = training.network.averaged.trainable_variables, training.network.model.trainable_variables
     expected = _values(weights)
     assert all(np.array_equal(a, b) for a, b in zip(_values(shadow), expected, strict=True))
     batches = training.batches(0, 6).enumerate().map(
-        lambda step, batch: batch | {"image": batch["image"] * tf.where(step == 2, np.nan, 1.0)})
+        lambda step, batch: batch | {"label": batch["label"] * tf.where(step == 2, np.nan, 1.0)})
     iterator, t = runtime.distribute(training.devices, batches, 16), 0
     for step in range(6):
-        training.train_step.run(iterator, [0.01])
+        training.network.train_step.run(iterator, [0.01])
         if step != 2:
             d = min(0.35, (1 + t) / (10 + t)) if warmup else 0.35
             expected = [d * old + (1 - d) * new for old, new in zip(expected, _values(weights), strict=True)]
@@ -42,7 +44,7 @@ def test_the_average_follows_done_updates_and_no_others(tmp_path, num_replicas, 
         for variable, wanted in zip(shadow, expected, strict=True):
             for copy in training.devices.strategy.experimental_local_results(variable.value):
                 np.testing.assert_allclose(copy.numpy(), wanted, rtol=2e-5, atol=1e-6)
-    assert int(training.state.skipped) == 1
+    assert int(training.network.state.skipped) == 1
     moved = max(np.abs(a - b).max() for a, b in zip(_values(weights), expected, strict=True))
     assert moved > 1e-3  # the average is not the weights
 
@@ -84,7 +86,7 @@ def test_the_checkpoint_holds_the_average_of_each_trained_variable_by_its_path(f
     reader = tf.train.load_checkpoint(str(path / "weights"))
     parts = {part: {name.removeprefix(f"{part}/") for name in reader.get_variable_to_shape_map()
                     if name.startswith(f"{part}/")} for part in ("weights", "ema")}
-    assert parts["ema"] == parts["weights"] and len(parts["ema"]) == len(finished.model.trainable_variables)
+    assert parts["ema"] == parts["weights"] and len(parts["ema"]) == len(finished.network.model.trainable_variables)
     assert run_record.read_record(path).keeps_average
     line, = (line for line in finished.plan_lines() if " average " in line)
     assert "decay 0.8 after a warm-up" in line
@@ -95,7 +97,7 @@ def test_a_run_without_an_average_has_no_such_part_and_one_network(tmp_path):
     path, = run_record.list_checkpoints(tmp_path / "checkpoints")
     reader = tf.train.load_checkpoint(str(path / "weights"))
     assert not any(name.startswith("ema") for name in reader.get_variable_to_shape_map())
-    assert training.averaged is None and not (tmp_path / "eval_ema").exists()
+    assert training.network.averaged is None and not (tmp_path / "eval_ema").exists()
     assert not run_record.read_record(path).keeps_average
     assert not any(" average " in line for line in training.plan_lines())
 
@@ -122,13 +124,13 @@ def test_the_best_follows_the_average_and_is_tested_with_it(tmp_path, monkeypatc
     test = training.run(tiny.NoInterrupts())
     path, = run_record.list_checkpoints(tmp_path / "best")
     assert path.name == "step_00000008"
-    assert run_record.read_record(path).best == {"step": 8, "top1": 0.9, "loss": 1.0}
+    assert run_record.read_record(path).status.best == {"step": 8, "top1": 0.9, "loss": 1.0}
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("evaluation")]
     assert "top-1 20.00%, loss 1.0000; EMA top-1 90.00%, loss 1.0000 (best so far)" in lines[1]
     assert any("test  best EMA weights: top-1" in line for line in training.result_lines(test, 1.0))
     # What the test used: the averages of step 8, read from the file by name.
     reader = tf.train.load_checkpoint(str(path / "weights"))
-    for variable in training.model.trainable_variables:
+    for variable in training.network.model.trainable_variables:
         name = variable.path.partition("/")[2].replace("/", ".S")
         assert np.array_equal(reader.get_tensor(f"ema/{name}/.ATTRIBUTES/VARIABLE_VALUE"), variable.numpy())
 
@@ -158,7 +160,7 @@ def test_restore_weights_takes_every_weight_or_refuses(finished, tmp_path):
     raw.run(tiny.NoInterrupts())
     path, = run_record.list_checkpoints(tmp_path / "other/checkpoints")
     with pytest.raises(UserError, match="found others"):
-        checkpoint.restore_weights(path, raw.model, "ema")
+        checkpoint.restore_weights(path, raw.network.model, "ema")
 
 
 @pytest.mark.parametrize(("before", "after"), [(0.0, 0.9), (0.9, 0.0)])
@@ -167,7 +169,8 @@ def test_an_average_is_neither_begun_nor_dropped_in_mid_run(tmp_path, before, af
     settings = tiny.settings(tmp_path, ema_decay=before)
     folder = tmp_path / "checkpoints/step_00000004"
     folder.mkdir(parents=True)
-    run_record.write_record(folder, run_record.Record(settings.as_dict(), {}, 4, 4, None, False, {}))
+    run_record.write_record(folder, run_record.Record(settings.as_dict(), Resolved(8, (), {}), 4,
+                                                      RunStatus(4), False, {}))
     changed = tiny.settings(tmp_path, ema_decay=after, accept_config_change=True)
     with pytest.raises(UserError, match="--ema_decay .*(no|an) average"):
         resume.find_start(changed, tiny.Workdir(tmp_path), tiny.Console(quiet=True))
@@ -177,7 +180,7 @@ def test_a_record_of_before_there_were_averages_asks_for_raw_weights(tmp_path):
     old = tiny.settings(tmp_path).as_dict()
     for name in ("ema_decay", "ema_warmup", "early_stop_evaluations"):
         del old[name]
-    record = run_record.Record(old, {}, 4, 4, None, False, {})
+    record = run_record.Record(old, Resolved(8, (), {}), 4, RunStatus(4), False, {})
     assert [run_record.choose_weights(record, asked) for asked in ("auto", "raw")] == ["raw", "raw"]
     with pytest.raises(UserError, match="--weights"):
         run_record.choose_weights(record, "ema")

@@ -32,7 +32,7 @@ def test_losses_depend_neither_on_replicas_nor_micro_batches_nor_a_stop(name, tm
 
     spread = tiny.train(tmp_path / "spread", num_replicas=2, accumulate_steps=2, **run)
     np.testing.assert_allclose(_losses(tmp_path / "spread"), losses, rtol=1e-5)
-    for variable in [*spread.model.trainable_variables, *spread.optimizer.variables]:
+    for variable in [*spread.network.model.trainable_variables, *spread.network.optimizer.variables]:
         first, second = spread.devices.strategy.experimental_local_results(variable.value)
         np.testing.assert_array_equal(first.numpy(), second.numpy(), err_msg=variable.path)
 
@@ -41,8 +41,8 @@ def test_losses_depend_neither_on_replicas_nor_micro_batches_nor_a_stop(name, tm
         stopped.run(tiny.StopAt(stopped, 3))
     resumed = tiny.train(tmp_path / "stopped", **run)
     assert _losses(tmp_path / "stopped") == losses
-    for variable, other in zip(resumed.model.weights + resumed.optimizer.variables,
-                               reference.model.weights + reference.optimizer.variables, strict=True):
+    for variable, other in zip(resumed.network.model.weights + resumed.network.optimizer.variables,
+                               reference.network.model.weights + reference.network.optimizer.variables, strict=True):
         np.testing.assert_array_equal(variable.numpy(), other.numpy(), err_msg=variable.path)
 
 
@@ -55,5 +55,5 @@ def test_a_run_goes_on_with_the_other_form_of_the_update(name, tmp_path, monkeyp
     with pytest.raises(Interrupted, match="saved step 3 of 6"):
         stopped.run(tiny.StopAt(stopped, 3))
     resumed = tiny.train(tmp_path / "stopped", fused_update=False, **run)
-    assert (reference.optimizer.fused, stopped.optimizer.fused, resumed.optimizer.fused) == (True, True, False)
+    assert [run.network.optimizer.fused for run in (reference, stopped, resumed)] == [True, True, False]
     np.testing.assert_allclose(_losses(tmp_path / "stopped"), _losses(tmp_path / "reference"), rtol=1e-6)

@@ -43,7 +43,7 @@ def wide(tmp_path_factory):
 def test_a_run_is_that_of_float32_up_to_rounding(wide, precision, changes, tmp_path):
     training = tiny.train(tmp_path, precision=precision, **RUN, **changes)
     assert 0 < np.abs(_losses(tmp_path) / _losses(wide) - 1).max() < 1e-2
-    assert training.model.compute_dtype == training.averaged.compute_dtype == precision
+    assert training.network.model.compute_dtype == training.network.averaged.compute_dtype == precision
     kinds = _variables(tmp_path)
     assert {kind for name, kind in kinds.items() if name.startswith(("weights", "optimizer", "ema"))} <= {
         tf.float32, tf.int32, tf.int64}
@@ -120,7 +120,7 @@ def test_skips_count_in_a_row_only_when_the_scale_can_not_fall():
 
 def _copies(training):
     """Every replica's copy of all weights, averages and optimizer variables."""
-    variables = (*training.model.trainable_variables, *training.averaged.trainable_variables)
+    variables = (*training.network.model.trainable_variables, *training.network.averaged.trainable_variables)
     return [[copy.numpy() for copy in training.devices.strategy.experimental_local_results(variable.value)]
             for variable in variables]
 
@@ -135,15 +135,15 @@ def test_an_overflow_on_one_replica_is_skipped_on_all_and_the_scale_halves(tmp_p
     iterator = runtime.distribute(training.devices, planted, 16)
     before = _copies(training)
 
-    training.train_step.run(iterator, [0.01])
-    state = training.state
+    training.network.train_step.run(iterator, [0.01])
+    state = training.network.state
     for old, new in zip(before, _copies(training), strict=True):
         for first, second in zip(old, new, strict=True):
             np.testing.assert_array_equal(first, second)
     assert float(state.loss_scale.scale) == START / 2
     assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (1, 1, 0)
 
-    training.train_step.run(iterator, [0.01])
+    training.network.train_step.run(iterator, [0.01])
     assert (int(state.step), int(state.skipped)) == (2, 1)
     after = _copies(training)
     for old, (first, second) in zip(before, after, strict=True):
@@ -152,8 +152,8 @@ def test_an_overflow_on_one_replica_is_skipped_on_all_and_the_scale_halves(tmp_p
 
     # The same batch as the first of a run with the smaller scale.
     other = tiny.assemble(tmp_path / "smaller", **run)
-    other.state.loss_scale.scale.assign(START / 2)
-    other.train_step.run(runtime.distribute(other.devices, other.batches(1, 1), 16), [0.01])
+    other.network.state.loss_scale.scale.assign(START / 2)
+    other.network.train_step.run(runtime.distribute(other.devices, other.batches(1, 1), 16), [0.01])
     for (first, _), (second, _) in zip(after, _copies(other), strict=True):
         np.testing.assert_array_equal(first, second)
 
@@ -162,7 +162,7 @@ def _train(folder, stop_at=None, **run):
     """A run whose loss scale begins so high that its first updates are skipped."""
     training = tiny.assemble(folder, **run)
     if training.start.record is None:
-        training.state.loss_scale.scale.assign(HIGHEST)
+        training.network.state.loss_scale.scale.assign(HIGHEST)
     training.run(tiny.NoInterrupts() if stop_at is None else tiny.StopAt(training, stop_at))
     return training
 
@@ -183,7 +183,7 @@ def test_a_resume_goes_on_with_the_scale(tmp_path, monkeypatch):
     assert 1 <= skips[3] and skips[-1] < 12
     for first, second in zip(_copies(whole), _copies(resumed), strict=True):
         np.testing.assert_array_equal(first, second)
-    assert int(whole.state.loss_scale.good_updates) == int(resumed.state.loss_scale.good_updates)
+    assert int(whole.network.state.loss_scale.good_updates) == int(resumed.network.state.loss_scale.good_updates)
 
 
 def test_another_precision_is_another_run(tmp_path):

@@ -43,7 +43,7 @@ def _same(first, second):
         assert np.array_equal(a[name], b[name]), name
     records = [run_record.read_record(run_record.list_checkpoints(folder / "checkpoints")[-1])
                for folder in (first, second)]
-    assert [record.best for record in records] == [records[0].best] * 2
+    assert [record.status for record in records] == [records[0].status] * 2
     assert all(record.finished for record in records)
 
 
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_two_replicas_goes_on_with_one(undisturbed, tmp_path):
 def test_a_finished_run_can_be_made_longer(tmp_path):
     tiny.train(tmp_path, train_steps=4, schedule="constant")
     training = tiny.train(tmp_path, train_steps=6, schedule="constant", accept_config_change=True)
-    assert int(training.state.step.numpy()) == 6
+    assert int(training.network.state.step.numpy()) == 6
     assert [record["step"] for record in tiny.records(tmp_path, "train/")] == [1, 2, 3, 4, 5, 6]
 
 

@@ -4,6 +4,7 @@ The planted run: updates 7, 8 and 9 are not finite, which is the limit, until it
 at steps 0, 4, 7 (evaluated) and 8; the last two lie amid the row, so it goes back to 4.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -22,8 +23,10 @@ from cct_tf.engine.state import TrainState
 from cct_tf.errors import Interrupted, UserError
 from cct_tf.optim import schedules
 from cct_tf.runs import checkpoint, run_record
+from cct_tf.runs.resolved import Resolved
+from cct_tf.runs.run_status import RunStatus
 from cct_tf.runs.workdir import MetricsFile, Workdir
-from cct_tf.training import divergence, resume, saver
+from cct_tf.training import divergence, loop, resume
 from cct_tf.training.summaries import Summaries
 from tests.training import tiny
 
@@ -40,44 +43,40 @@ def _held(training):
 
 
 def _poison(training, held, rollbacks=1, first=FIRST):
-    """Make a run's images NaN from update `first` on, from 0, until it was rolled back `rollbacks` times."""
+    """Make a run's labels NaN from update `first` on, from 0, until it was rolled back `rollbacks` times."""
     def poisoned(start, count):
-        images = held["image"].copy()
-        if training.standing.rollback_count < rollbacks:
-            images[first:, 15] = np.nan  # the last example only, which the last replica holds
-        return tf.data.Dataset.from_tensor_slices(held | {"image": images}).skip(start).take(count)
+        labels = held["label"].copy()
+        if training.status.rollback_count < rollbacks:
+            labels[first:, 15] = np.nan  # the last example only, which the last replica holds
+        return tf.data.Dataset.from_tensor_slices(held | {"label": labels}).skip(start).take(count)
 
     training.batches = poisoned
 
 
 class Trainer:
-    """One compiled `loop.Training` for many runs: what a start reads or makes is renewed for each."""
+    """One compiled step for many runs: what a start reads or makes is renewed for each."""
 
     def __init__(self, folder):
-        self.training = tiny.assemble(folder / "first", **RUN)
-        self._initial = self.training.trackable.write(str(folder / "initial"))
-        self._held = _held(self.training)
-        self._resolved = self.training._save._resolved
-        self._own = dict(vars(self.training)) | {"evaluator": self._keep_evaluators(), "_pictures": dict}
+        self._prepared = tiny.prepared(tiny.settings(folder / "first", **RUN))
+        first = loop.Training(self._prepared)
+        self._initial = self._prepared.network.trackable.write(str(folder / "initial"))
+        self._held, self._evaluators = _held(first), {}
+        self._make_evaluator = first.evaluator
 
-    def _keep_evaluators(self):
-        make = self.training.evaluator
-        kept = {}
-        return lambda split, models: kept.setdefault(split, make(split, models))
+    def _evaluator(self, split, models):
+        return self._evaluators.setdefault(split, self._make_evaluator(split, models))
 
     def start(self, workdir, poison=True, rollbacks=1, first=FIRST, **changes):
         """The Training of a start on `workdir`, as `tiny.assemble` makes one."""
-        training, config, folder = self.training, tiny.settings(workdir, **RUN | changes), Workdir(workdir)
-        vars(training).clear()  # what the run before planted
-        vars(training).update(self._own)
+        config, folder, console = tiny.settings(workdir, **RUN | changes), Workdir(workdir), self._prepared.console
         folder.create()
-        start = resume.find_start(config, folder, training.console)
-        training.trackable.read(self._initial).assert_consumed()
-        training.config, training.workdir = config, folder
-        training.start = resume.restore(start, training.trackable, config, folder, training.console)
-        training.standing = resume.standing(training.start, config, folder, training.console)
-        training._save = saver.Saver(config, folder, training.plan, training.trackable, training.state, self._resolved,
-                                     training.start.step if training.start.record else None)
+        start, trackable = resume.find_start(config, folder, console), self._prepared.network.trackable
+        trackable.read(self._initial).assert_consumed()
+        start = resume.restore(start, trackable, config, folder, console)
+        training = loop.Training(dataclasses.replace(
+            self._prepared, config=config, workdir=folder, start=start,
+            status=resume.status_at(start, config, folder, console)))
+        training.evaluator, training._pictures = self._evaluator, dict
         if poison:
             _poison(training, self._held, rollbacks, first)
         return training
@@ -153,7 +152,7 @@ def test_it_goes_back_to_before_the_row_and_on_at_half_the_rate(undisturbed, tra
         planned = schedules.learning_rate(training.config.optim, training.plan, record["step"] - 1)
         assert record["train/learning_rate"] == planned * (1.0 if record["step"] <= 4 else 0.5)
         assert np.isfinite(record["train/loss"]) and record["train/skipped_updates"] == 0
-    assert (training.start.record.rollback_count, training.start.record.learning_rate_factor) == (1, 0.5)
+    assert (training.start.record.status.rollback_count, training.start.record.status.learning_rate_factor) == (1, 0.5)
     assert any("goes on from step 13; rolled back 1 of 3 times, learning rates x 0.5" in line
                for line in training.plan_lines())
     notes = [value.tensor.string_val[0] for path in (undisturbed / "train").glob("events*")
@@ -166,7 +165,7 @@ def test_only_the_rate_differs_from_a_run_that_did_not_diverge(undisturbed, trai
     """Bit by bit what a clean run is whose rate was halved by hand behind step 4."""
     trainer.run_until(tmp_path, 4, poison=False)
     clean = trainer.start(tmp_path, poison=False)
-    clean.standing.learning_rate_factor = 0.5
+    clean.status = dataclasses.replace(clean.status, learning_rate_factor=0.5)
     clean.run(tiny.NoInterrupts())
     a, b = _tensors(undisturbed), _tensors(tmp_path)
     assert a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
@@ -184,7 +183,7 @@ def _plant_kill(patch, training, moment):
     if moment == "amid the row":
         training._log = _dies_when(training._log, lambda step, *rest: step == 8)
     elif moment == "after the state was read":
-        patch.setattr(divergence, "write_down", _die)
+        patch.setattr(divergence.Rollbacks, "write_down", _die)
     elif moment == "between the checkpoints removed":
         patch.setattr(checkpoint, "remove_after", lambda folder, step: (checkpoint.remove(
             run_record.list_checkpoints(folder)[-1]), _die()))
@@ -194,7 +193,7 @@ def _plant_kill(patch, training, moment):
     elif moment == "after the record":
         patch.setattr(training._save, "go_back", _die)
     elif moment == "after the save":
-        training._iterator = _dies_when(training._iterator, lambda step: training.standing.rollback_count)
+        training._iterator = _dies_when(training._iterator, lambda step: training.status.rollback_count)
     else:
         training._log = _dies_when(training._log, lambda step, *rest: step == 6)
 
@@ -207,7 +206,7 @@ def _kill(trainer, workdir, moment):
         _plant_kill(patch, training, moment)
         training.run(tiny.NoInterrupts())
     record = run_record.read_record(run_record.list_checkpoints(workdir / "checkpoints")[0])
-    return _saved(workdir), (record.rollback_count, record.learning_rate_factor)
+    return _saved(workdir), (record.status.rollback_count, record.status.learning_rate_factor)
 
 
 def test_killed_at_one_moment_after_the_other_it_ends_the_same(undisturbed, trainer, tmp_path):
@@ -293,15 +292,15 @@ def test_after_three_rollbacks_it_stops_with_one_line(trainer, tmp_path):
 
 def test_without_a_checkpoint_before_the_row_it_goes_back_to_the_initial_weights(trainer, tmp_path):
     training = trainer.start(tmp_path, first=2)
-    initial = [variable.numpy() for variable in training.model.trainable_variables]
+    initial = [variable.numpy() for variable in training.network.model.trainable_variables]
     with pytest.raises(KeyboardInterrupt):
-        training._iterator = _dies_when(training._iterator, lambda step: training.standing.rollback_count)
+        training._iterator = _dies_when(training._iterator, lambda step: training.status.rollback_count)
         training.run(tiny.NoInterrupts())
-    for variable, value in zip(training.model.trainable_variables, initial, strict=True):
+    for variable, value in zip(training.network.model.trainable_variables, initial, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
     assert len(tiny.records(tmp_path)) == 1 and _rollbacks(tmp_path) == [(0, 1, 0.5)]
     again = trainer.run(tmp_path, first=2)
-    assert again.start.step == 0 and again.start.record.rollback_count == 1
+    assert again.start.step == 0 and again.start.record.status.rollback_count == 1
     first = tiny.records(tmp_path, "train/")[1]
     assert first["step"] == 2
     assert first["train/learning_rate"] == 0.5 * schedules.learning_rate(again.config.optim, again.plan, 1) > 0
@@ -328,11 +327,11 @@ def test_the_patience_of_a_changed_config_begins_anew_where_it_goes_back_to(trai
     """The checkpoint gone back to is of before the change, of a run that had waited long enough."""
     training = trainer.start(tmp_path, early_stop_evaluations=2)
     path, folder = tmp_path / "checkpoints/step_00000004", Workdir(tmp_path)
-    before = functools.partial(run_record.Record, resolved={}, step=4, last_evaluated_step=4, best=None, finished=True,
-                               versions={}, evaluations_without_best=2)
+    before = functools.partial(run_record.Record, resolved=Resolved(8, (), {}), step=4, finished=True, versions={},
+                               status=RunStatus(4, None, 2))
     for config, without_best in ((training.config.as_dict(), 2), (training.config.as_dict() | {"seed": 7}, 0)):
-        standing = resume.standing(resume.Start(path, before(config)), training.config, folder, training.console)
-        assert standing.without_best == without_best and standing.is_over == bool(without_best)
+        status = resume.status_at(resume.Start(path, before(config)), training.config, folder, training.console)
+        assert status.evaluations_without_best == without_best and status.is_over(2) == bool(without_best)
 
 
 @pytest.mark.parametrize("scale, outcomes, expected", [
@@ -362,4 +361,4 @@ def test_a_checkpoint_of_before_there_were_rollbacks_has_had_none(undisturbed, t
     del data["rollback_count"], data["learning_rate_factor"], data["checksum"]
     (tmp_path / "run.json").write_text(json.dumps(data | {"files": {}}))
     record = run_record.read_record(tmp_path)
-    assert (record.rollback_count, record.learning_rate_factor) == (0, 1.0)
+    assert (record.status.rollback_count, record.status.learning_rate_factor) == (0, 1.0)

@@ -7,6 +7,7 @@ from cct_tf.machine.console import Console
 from cct_tf.runs.workdir import Workdir
 from cct_tf.settings import config
 from cct_tf.training import loop
+from cct_tf.training.preparation import prepare
 from cct_tf.training.resume import find_start
 
 EVERYTHING_RANDOM = {
@@ -36,7 +37,7 @@ class StopAt(NoInterrupts):
 
     @property
     def requested(self):
-        return signal.SIGTERM if int(self._training.state.step.numpy()) >= self._step else None
+        return signal.SIGTERM if int(self._training.network.state.step.numpy()) >= self._step else None
 
 
 def settings(workdir, **changes):
@@ -44,12 +45,17 @@ def settings(workdir, **changes):
     return config.from_dict(EVERYTHING_RANDOM | {"workdir": str(workdir)} | changes)
 
 
-def start(chosen):
-    """`loop.Training` of a config, new or going on."""
+def prepared(chosen):
+    """`preparation.Prepared` of a config, of a new run or one that goes on."""
     folder = Workdir(pathlib.Path(chosen.run.workdir))
     folder.create()
     console = Console(quiet=True)
-    return loop.Training(chosen, folder, find_start(chosen, folder, console), console)
+    return prepare(chosen, folder, find_start(chosen, folder, console), console)
+
+
+def start(chosen):
+    """`loop.Training` of a config, new or going on."""
+    return loop.Training(prepared(chosen))
 
 
 def assemble(workdir, **changes):

@@ -1,0 +1,366 @@
+"""The way of an image from the reader to the network, as an ordered list of stages.
+
+    per image on the host    resize, or random resized crop      uint8 [B, H, W, 3] -> uint8 [B, S, S, 3]
+    per batch on the host    policy, crop, flip, labels, mix     uint8 [B, S, S, 3]
+    on the device            normalize, erase                    uint8 [B, S, S, 3] -> float32 [B, S, S, 3]
+
+`Transform.stages` builds the list, `data.pipeline` runs what belongs to the host, and the training step and the
+evaluation begin with the rest (`on_device`). So the host ships uint8, a quarter of the bytes.
+
+A stage is a frozen dataclass. It maps a batch, a dict, to a batch:
+
+    params = stage.sample(batch, (height, width))      on the host: all that is random, keyed by the example seeds
+    batch = stage.apply(batch, params)                 where the stage runs
+
+Only the host samples: the exp and sqrt of another device could choose another box. What is sampled for the device
+travels in the batch as "NAME/PARAMETER".
+
+A batch holds, as far as the stages have come: "image"; "index", "epoch", "position" int64 [B] and "seed" uint32 [B] of
+its examples (see `data.pipeline`); "class" int32 [B], then "label" float32 [B, K].
+
+Legend: B batch, H W height and width of an image, S side of the network's input, K classes.
+"""
+
+import dataclasses
+import functools
+
+import tensorflow as tf
+
+from cct_tf import rng
+from cct_tf.augment import geometric, image_ops, policy_ops, slots
+from cct_tf.augment.erasing import RandomErasing
+from cct_tf.augment.mix import Mix
+
+IMAGE, BATCH, DEVICE = "per image on the host", "per batch on the host", "on the device"
+
+
+@functools.lru_cache(maxsize=64)  # an eager call would compile anew each time
+def _program(function, first):
+    return tf.function(functools.partial(function, *first), jit_compile=True, autograph=False)
+
+
+def compiled(function, images, *first):
+    """`function`, compiled if the shape of the images it gets is known.
+
+    `first` are its first arguments, hashable. Calls with equal ones share a program; those of a bound method would not.
+
+    XLA takes 0.6 us for the flip of an image of 32 x 32 where the operations one by one take 10, 1.5 and 7 for the
+    crop, 7 and 20 for the resized crop, and the pixels are the same.
+    """
+    if not tf.TensorShape(images.shape).is_fully_defined():  # an array has a shape of its own
+        return functools.partial(function, *first)
+    return _program(function, first)
+
+
+def _apply_op(op, images, params):
+    return compiled(type(op).apply, images, op)(images, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage; see the module's docstring."""
+
+    name = None  # what benchmark and messages call it
+    where = BATCH
+
+    def describe(self):
+        """Words for the plan; None if there is nothing to say."""
+        return None
+
+    def sample(self, batch, shape):
+        """What is random.
+
+        Args:
+            batch: dict of tensors; "image" may be missing.
+            shape: (height, width) of the images to come, ints or int32 scalars.
+
+        Returns:
+            dict of tensors, with a leading dimension B where the stage runs per image or on the device.
+        """
+        del batch, shape
+        return {}
+
+    def apply(self, batch, params):
+        """The batch after the stage, a new dict. `params` is what `sample` gave."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Resize(Stage):
+    """Bring whole images to the network's size, the same way each time: `image_ops.center_fit`.
+
+    Attributes:
+        size: int S.
+        crop_pct: float, see `image_ops.center_fit`.
+        block: int, held images that are resized in one call, whatever memory it takes: the last bits of the products
+            depend on their number, so runs of version 0 keep theirs. None bounds the memory.
+    """
+
+    size: int
+    crop_pct: float = 1.0
+    block: int | None = None
+
+    name = "resize"
+    where = IMAGE
+    is_random = False
+
+    def apply(self, batch, params):
+        return batch | {"image": image_ops.center_fit(batch["image"], self.size, self.crop_pct)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizedCrop(Stage):
+    """Random resized crop.
+
+    Attributes:
+        op: `geometric.RandomResizedCrop`.
+        block: as of `Resize`.
+    """
+
+    op: geometric.RandomResizedCrop
+    block: int | None = None
+
+    name = "crop"
+    where = IMAGE
+    is_random = True
+
+    @property
+    def size(self):
+        return self.op.size
+
+    def describe(self):
+        return "random resized crop {:g}-{:g}".format(*self.op.area)
+
+    def sample(self, batch, shape):
+        return self.op.sample(batch["seed"], *shape)
+
+    def apply(self, batch, params):
+        return batch | {"image": _apply_op(self.op, batch["image"], params)}
+
+
+@dataclasses.dataclass(frozen=True)
+class PaddedCrop(Stage):
+    """Random crop after padding; `op`: `geometric.RandomCrop`."""
+
+    op: geometric.RandomCrop
+
+    name = "crop"
+
+    def describe(self):
+        return f"crop after padding by {self.op.padding}"
+
+    def sample(self, batch, shape):
+        return {"offsets": self.op.sample(batch["seed"])}
+
+    def apply(self, batch, params):
+        return batch | {"image": _apply_op(self.op, batch["image"], params["offsets"])}
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip(Stage):
+    """Mirror left and right at random, or in every second epoch.
+
+    Attributes:
+        op: `geometric.RandomFlip` or `geometric.AlternatingFlip`.
+        seed: int, the run's seed: the alternating flip belongs to the image, not to its draw.
+    """
+
+    op: object
+    seed: int = 0
+
+    name = "flip"
+
+    @property
+    def _alternates(self):
+        return isinstance(self.op, geometric.AlternatingFlip)
+
+    def describe(self):
+        return f"{'alternating' if self._alternates else 'random'} flip"
+
+    def sample(self, batch, shape):
+        if self._alternates:
+            keys = rng.fold(self.seed, rng.Stream.IMAGE, batch["index"])
+            return {"flipped": self.op.sample(keys, batch["epoch"])}
+        return {"flipped": self.op.sample(batch["seed"])}
+
+    def apply(self, batch, params):
+        return batch | {"image": _apply_op(self.op, batch["image"], params["flipped"])}
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy(Stage):
+    """An augmentation policy.
+
+    Attributes:
+        policy: `auto_augment.AutoAugment`, `rand_augment.RandAugment` ...
+        title: str, what --auto_augment calls it.
+    """
+
+    policy: object
+    title: str = ""
+
+    name = "policy"
+
+    def describe(self):
+        return f"policy {self.title}"
+
+    def sample(self, batch, shape):
+        return {"operations": self.policy.sample(batch["seed"], shape[0])}
+
+    def apply(self, batch, params):
+        images = batch["image"]
+        for operation in params["operations"]:
+            images = policy_ops.apply(images, operation, self.policy.fill)
+        return batch | {"image": images}
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels(Stage):
+    """From classes to smoothed one-hot labels.
+
+    Attributes:
+        num_classes: int K.
+        smoothing: float, share of the label spread over all classes (arXiv:1512.00567 section 7).
+    """
+
+    num_classes: int
+    smoothing: float = 0.0
+
+    name = "labels"
+
+    def apply(self, batch, params):
+        batch = dict(batch)
+        labels = tf.one_hot(batch.pop("class"), self.num_classes)
+        return batch | {"label": labels * (1.0 - self.smoothing) + self.smoothing / self.num_classes}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixing(Stage):
+    """Mixup and cutmix of neighbours.
+
+    Attributes:
+        op: `mix.Mix`.
+        seed: int, the run's seed.
+        batch_size: int, the global batch, of which a worker may hold a part.
+        until_step: int, the first step that is not mixed; 0 = all are.
+        until_epoch: int, its epoch, for the plan.
+    """
+
+    op: Mix
+    seed: int
+    batch_size: int
+    until_step: int = 0
+    until_epoch: int = 0
+
+    name = "mix"
+
+    def describe(self):
+        return self.op.describe() + (f" before epoch {self.until_epoch}" if self.until_epoch else "")
+
+    def sample(self, batch, shape):
+        step = batch["position"][0] // self.batch_size
+        return self.op.sample(self.seed, step, *shape) | {"step": step}
+
+    def apply(self, batch, params):
+        params = dict(params)
+        step, images, labels = params.pop("step"), batch["image"], batch["label"]
+
+        def mix():
+            return compiled(Mix.apply, images, self.op)(images, labels, params)
+
+        if self.until_step:
+            images, labels = tf.cond(step < self.until_step, mix, lambda: (images, labels))
+        else:
+            images, labels = mix()
+        return batch | {"image": images, "label": labels}
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalize(Stage):
+    """uint8 -> float32, less the mean, over the deviation.
+
+    Always a program of its own: in that of the network, XLA would round otherwise.
+
+    Attributes:
+        mean, std: tuples of one or three floats, of pixels in [0, 1].
+    """
+
+    mean: tuple
+    std: tuple
+
+    name = "normalize"
+    where = DEVICE
+
+    def apply(self, batch, params):
+        images = batch["image"]
+        return batch | {"image": compiled(image_ops.normalize, images)(images, self.mean, self.std)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Erase(Stage):
+    """Random erasing of normalised images; `op`: `erasing.RandomErasing`."""
+
+    op: RandomErasing
+
+    name = "erase"
+    where = DEVICE
+
+    def describe(self):
+        return f"erasing {100 * self.op.probability:g}% ({self.op.mode})"
+
+    def sample(self, batch, shape):
+        return {"box": self.op.sample(batch["seed"], *shape)["box"]}
+
+    def apply(self, batch, params):
+        return batch | {"image": compiled(_erased, batch["image"], self.op)(batch["image"], batch["seed"],
+                                                                            params["box"])}
+
+
+def _erased(op, images, seeds, box):
+    """`op.apply` to the images that have a box, int32 [B, 4]."""
+    def fill(images, seeds, box):
+        return op.apply(images, {"seeds": seeds, "box": box})
+
+    chosen = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
+    return slots.apply_where(fill, images, chosen, seeds, box)
+
+
+def describe(stages):
+    """The random stages in words, in order."""
+    return ", ".join(text for text in (stage.describe() for stage in stages) if text) or "none"
+
+
+def of_place(stages, *places):
+    """The stages that run at one of some places, in order: tuple."""
+    return tuple(stage for stage in stages if stage.where in places)
+
+
+def resize_stage(stages):
+    """The stage that brings images to the network's size: `Resize` or `ResizedCrop`, the first."""
+    stage, *_ = of_place(stages, IMAGE)
+    return stage
+
+
+def sample_for_device(batch, stages):
+    """The batch with what the stages on the device have to know: {"NAME/PARAMETER": tensor [B, ...]}."""
+    shape = batch["image"].shape[1:3]
+    for stage in of_place(stages, DEVICE):
+        batch = batch | {f"{stage.name}/{name}": value for name, value in stage.sample(batch, shape).items()}
+    return batch
+
+
+def on_device(batch, stages):
+    """What the network takes, from a batch of the host: the stages on the device. Works on each replica's slice.
+
+    Args:
+        batch: dict; "image" uint8 [B, S, S, 3], "seed", and what `sample_for_device` added.
+        stages: tuple of stages.
+
+    Returns:
+        float32 [B, S, S, 3].
+    """
+    for stage in of_place(stages, DEVICE):
+        prefix = f"{stage.name}/"
+        params = {name.removeprefix(prefix): value for name, value in batch.items() if name.startswith(prefix)}
+        batch = stage.apply(batch, params)
+    return batch["image"]

@@ -1,0 +1,176 @@
+"""What a reader is: the images of one split, wherever they are.
+
+    held.Held          all images of one size in one tensor
+    encoded.Encoded    files of any size, their bytes held or on disk, decoded when they are used
+    windowed.Windowed  records of shards, streamed and shuffled in windows
+
+Nobody else asks which of them a reader is: whatever depends on it is a method here. A new kind of reader is a subclass
+in a module of its own; the defaults are those of a reader that finds any image by its place.
+
+An *example* is a dict: "index", the image's place in the split, and whatever else the reader's `load` needs (a
+streamed record, say). Batches of examples have a leading dimension B.
+
+Legend: n images of the split, B batch, H W height and width of an image.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from cct_tf import rng
+
+# Nothing here needs autograph, whose conversion took most of the time of tracing.
+as_written = tf.autograph.experimental.do_not_convert
+
+
+class Reader:
+    """The images of one split.
+
+    Attributes:
+        image_shape: (H, W) of every image, where they are of one size and `gather` gets many at once; else None.
+        at_network_size: whether the images are what the network takes already, see `pipeline.hold_at_size`.
+        knows_labels: whether `load` gives labels; where it doesn't, the split has them.
+        own_columns: tuple of names: what an example of this reader holds beside "index" and "epoch".
+    """
+
+    image_shape = None
+    at_network_size = False
+    knows_labels = False
+    own_columns = ()
+
+    # What it is.
+
+    def __len__(self):
+        """n."""
+        raise NotImplementedError
+
+    def describe(self):
+        """Where the images are and how they are read: words for the plan."""
+        raise NotImplementedError
+
+    def origin(self, place):
+        """Where the image at a place comes from: a path, with the record if it holds several; None if unknown."""
+        del place
+        return None
+
+    def sizes(self, most=256):
+        """(height, width) of some images as they are stored, before any rotation by their orientation tags.
+
+        Args:
+            most: int, so many at most, evenly spread.
+
+        Returns:
+            float64 [k, 2]; k is 0 where looking would mean reading the set.
+        """
+        raise NotImplementedError
+
+    # One image.
+
+    def load(self, example):
+        """One image, in a graph or eagerly.
+
+        Args:
+            example: dict of scalars, see the module's docstring.
+
+        Returns:
+            (uint8 [H, W, 3] tensor, label: integer scalar tensor, or None, see `knows_labels`).
+
+        Raises:
+            BrokenImage: eagerly; in a graph tf.errors.OpError at run time, in which `decode.broken_image` finds it.
+        """
+        raise NotImplementedError
+
+    def gather(self, index):
+        """Many images, of a reader with an `image_shape`: int64 [B] places -> uint8 [B, H, W, 3]."""
+        raise NotImplementedError
+
+    def images(self, places):
+        """Some images, eagerly, one after the other.
+
+        Args:
+            places: sequence of k ints.
+
+        Yields:
+            (uint8 NumPy array [H, W, 3], int label or None), in the order of `places`.
+        """
+        for place in places:
+            with tf.device("CPU:0"):
+                image, label = self.load({"index": tf.constant(int(place), tf.int64)})
+            yield image.numpy(), label
+
+    # Some of the images.
+
+    def spread(self, count):
+        """Places of `count` images that stand for all of them, and are cheap to read: int64 [min(count, n)].
+
+        Evenly spread; of a reader that streams the first.
+        """
+        count = min(count, len(self))
+        return np.arange(count) * len(self) // max(count, 1)
+
+    def select(self, places):
+        """A reader of the images at some places, int64 [k] of `spread`."""
+        raise NotImplementedError
+
+    # All of them.
+
+    def order(self, seed, batch_size, start, num_batches):
+        """The order of the training images, in batches.
+
+        Args:
+            seed: int, the run's seed.
+            batch_size: int b, images per batch.
+            start: int, first batch.
+            num_batches: int.
+
+        Returns:
+            Dataset of batches of examples: {"index": int64 [b], "epoch": int64 [b], whose order it is, ...}.
+        """
+        n, first, end = len(self), start * batch_size, (start + num_batches) * batch_size
+
+        @as_written
+        def one_epoch(epoch):
+            order = rng.permutation(n, rng.fold_pair(seed, rng.Stream.ORDER, epoch))
+            left = order[tf.maximum(first - epoch * n, 0):]
+            return {"index": left, "epoch": tf.fill(tf.shape(left), epoch)}
+
+        epochs = tf.data.Dataset.range(first // n, (end - 1) // n + 1)
+        return epochs.map(one_epoch).rebatch(batch_size, drop_remainder=True).take(num_batches)
+
+    def place_in_epoch(self, seed, epoch, index):
+        """Where images stand in the order of an epoch: int64 [k] places of images -> int64 [k].
+
+        A reader that streams can't tell: 0, 1, 2 ...
+        """
+        order = rng.permutation(len(self), rng.fold_pair(seed, rng.Stream.ORDER, epoch))
+        return tf.cast(tf.gather(tf.argsort(order), index), tf.int64)
+
+    def in_order(self, batch_size):
+        """Every image once, in order, in whole batches.
+
+        Args:
+            batch_size: int B.
+
+        Returns:
+            Dataset of ceil(n / B) batches of examples; the last one is filled up with the last image.
+        """
+        last = len(self) - 1
+
+        @as_written
+        def examples(start):
+            return {"index": tf.minimum(start + tf.range(batch_size, dtype=tf.int64), last)}
+
+        return tf.data.Dataset.range(0, len(self), batch_size).map(examples)
+
+    def map_pixels(self, function):
+        """A function of all pixels, some images at a time, in parallel, in bounded memory.
+
+        Args:
+            function: of uint8 [..., 3] -> tuple of tensors of fixed shapes.
+
+        Returns:
+            Dataset of (number of images, *function's results).
+
+        Raises:
+            UserError: a reader that would have to read the whole set for it.
+        """
+        raise NotImplementedError

@@ -1,0 +1,99 @@
+"""What a config became on a machine with its data: the part of `run.json` under `resolved`. No TensorFlow here.
+
+A run writes all of it, weights converted without a data set only what the network itself tells. Records of every
+version are read: `from_json` gives what a version did where it did not record it.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """Values that were worked out, not given. None: not recorded, or there is no such thing.
+
+    Of the network:
+
+    Attributes:
+        image_size: int, side of its input in pixels.
+        classes: tuple of K names; empty for weights converted without a data set.
+        num_classes: int K. None, given to the constructor: as many as `classes`.
+
+    Of the data set (weights converted without one have none of it):
+
+        num_examples: dict, split name -> images; empty without a data set.
+        mean, std: tuples of floats, one a channel, of pixels in [0, 1].
+        statistics_computed: bool, whether mean and std were computed from the training images, and stay.
+        fingerprint, evaluated_fingerprint: text, of all images and of those that are evaluated, see `source.Source`.
+        fingerprints_before: tuple of text, of images that the run had before it went on with others.
+        order: text, how images are shuffled, see `source.Source`.
+        data_rules: dict of the fields of `source.Rules`. None: recorded by version 0, see `source.rules_of`.
+
+    Of the run (converted weights have none of it):
+
+        total_steps: int.
+        initial_weights: dict {"from": name, "checksum": text, "changes": list of text} of the weights that it started
+            from; None where they were random.
+        device: "CPU" or "GPU"; num_replicas, num_workers: int; threads: int, within an operation.
+        jit: "off", "encoder" or "all", what XLA compiles; accumulate_steps: int, micro-batches of a replica.
+        fused_update, fast_forms, recompute: bool, as the flags of these names.
+    """
+
+    image_size: int
+    classes: tuple
+    num_examples: dict
+    num_classes: int | None = None
+    mean: tuple | None = None
+    std: tuple | None = None
+    statistics_computed: bool = False
+    fingerprint: str | None = None
+    evaluated_fingerprint: str | None = None
+    fingerprints_before: tuple = ()
+    order: str | None = None
+    data_rules: dict | None = None
+    total_steps: int | None = None
+    initial_weights: dict | None = None
+    device: str | None = None
+    num_replicas: int | None = None
+    num_workers: int | None = None
+    threads: int | None = None
+    jit: str | None = None
+    accumulate_steps: int | None = None
+    fused_update: bool | None = None
+    fast_forms: bool | None = None
+    recompute: bool | None = None
+
+    def __post_init__(self):
+        if self.num_classes is None:
+            object.__setattr__(self, "num_classes", len(self.classes))
+
+    @classmethod
+    def from_json(cls, found):
+        """`Resolved` of what a run.json of any version holds; keys that this version does not know are ignored.
+
+        Args:
+            found: dict.
+
+        Raises:
+            KeyError: a key is missing that every version wrote.
+        """
+        if "device" in found:  # a run's: before these were recorded
+            found = {"num_workers": 1, "accumulate_steps": 1} | found
+        known = {field.name: found[field.name] for field in dataclasses.fields(cls)
+                 if field.name in found or field.default is dataclasses.MISSING}
+        for name in ("classes", "mean", "std", "fingerprints_before"):
+            if known.get(name) is not None:
+                known[name] = tuple(known[name])
+        if isinstance(known.get("jit"), bool):  # before XLA compiled parts of the network
+            known["jit"] = "all" if known["jit"] else "off"
+        return cls(**known)
+
+    def as_json(self):
+        """The dict for run.json, without what is not there; `from_json` gives the same `Resolved` of it."""
+        found = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return found if self.fingerprints_before else {
+            name: value for name, value in found.items() if name != "fingerprints_before"}
+
+    @property
+    def has_data(self):
+        """Whether the data set is known."""
+        return bool(self.num_examples)
