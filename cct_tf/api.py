@@ -15,6 +15,7 @@ import collections.abc
 import contextlib
 import dataclasses
 import functools
+import gc
 import math
 import os
 import pathlib
@@ -128,6 +129,7 @@ def run(*, flagfile=(), quiet=False, **fields):
             train_command.train(settings, interrupts, quiet, functools.partial(_same_devices, settings))
         finally:
             _process.training = None
+            gc.collect()  # images, network and graphs refer to one another, and the next run needs the memory
         interrupts.pass_on()
     return None if settings.run.dry_run else load(settings.run.workdir)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -119,6 +120,9 @@ def test_the_process_stays_as_it_was_and_a_second_run_is_as_the_first(trained, t
     own(["program", "--batch_size=8"])
     monkeypatch.setattr(absl_flags, "FLAGS", own)
     monkeypatch.setattr(sys, "argv", ["program", "--dataset=nothing"])
+    held, plain = [], Training.plan_lines
+    monkeypatch.setattr(Training, "plan_lines", lambda self: held.extend(map(weakref.ref, (
+        self, self.model, self.images.source.splits["train"].reader.tensor))) or plain(self))
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     before = signal.set_wakeup_fd(writing)
@@ -137,6 +141,7 @@ def test_the_process_stays_as_it_was_and_a_second_run_is_as_the_first(trained, t
         signal.set_wakeup_fd(before)
         os.close(reading)
         os.close(writing)
+    assert [reference() for reference in held] == [None] * 3  # else runs would fill the memory
     assert own.batch_size == 8 and sys.argv == ["program", "--dataset=nothing"]
     assert not Workdir(run.workdir).is_in_use() and not Workdir(tmp_path / "other").is_in_use()
     out, err = capfd.readouterr()

@@ -1,5 +1,8 @@
 """The contact sheet: its pictures are those of the training, and the command draws them."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -71,6 +74,15 @@ def test_originals_are_the_first_images_of_the_training_as_they_are():
     assert np.array_equal(sheet.originals, split.reader.tensor.numpy()[split.reader.indices[first]])
     assert sheet.titles == tuple(names[label] for label in split.labels[first])
     assert np.array_equal(contact_sheet.first_image(split, transform, sampling.seed), sheet.originals[0])
+
+
+def test_a_sheet_keeps_no_images_of_the_data_set():
+    split, *others = _parts()
+    images = weakref.ref(split.reader.images)
+    contact_sheet.draw(split, *others, 4, 2)
+    del split
+    gc.collect()
+    assert images() is None
 
 
 def test_mixed_draws_show_the_neighbouring_row_and_say_its_share():

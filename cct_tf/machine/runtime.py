@@ -216,7 +216,7 @@ def _make_logical_cpus(count):
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
     except RuntimeError:
         raise UserError(f"--num_replicas: expected at most {len(made)}, the logical CPUs this process started with, "
-                        f"found {count}") from None
+                        f"found {count}; a new process can make others") from None
 
 
 def distribute(devices, dataset, batch_size):

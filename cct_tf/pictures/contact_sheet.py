@@ -80,10 +80,10 @@ def draw(split, class_names, transform, stages, sampling, rows, columns):
     with tf.device("CPU:0"), decode.broken_images_named():
         chosen = _first_examples(split, sampling.seed, rows)
         originals, classes = _originals(split, transform, chosen)
-        batches = tf.data.Dataset.from_generator(
-            lambda: (_draws_of(chosen, split, sampling, epoch) for epoch in range(columns)),
-            output_signature={name: tf.TensorSpec([rows], value.dtype)
-                              for name, value in _draws_of(chosen, split, sampling, 0).items()})
+        draws = [_draws_of(chosen, split, sampling, epoch) for epoch in range(columns)]
+        # Not from a generator: TensorFlow keeps its function, and so the images, as long as the process lives.
+        batches = tf.data.Dataset.from_tensor_slices({name: tf.stack([draw[name] for draw in draws])
+                                                      for name in draws[0]})
         batches = list(pipeline.prepared_batches(batches, split, stages))
     class_names = fonts.readable(class_names)
     draws = np.stack([transform.unfinish(on_device(batch, stages)) for batch in batches], axis=1).astype(np.float32)
