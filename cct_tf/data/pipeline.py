@@ -130,7 +130,7 @@ def hold_at_size(split, transform):
         return split  # nothing to do, now or later
     if split.num_examples * transform.size**2 * 3 > _MOST_HELD:
         return split
-    fit = tf.function(transform.fit)
+    fit = tf.function(transform.fit, autograph=False)
     fitted = loading.empty_images([split.num_examples, *target, 3])
     block = transform.resize_block or loading.batch_within(_BLOCK_BYTES, _float_bytes(reader))
     with tf.device("CPU:0"):  # where tf.data resizes too: another device rounds otherwise

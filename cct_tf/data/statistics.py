@@ -84,6 +84,7 @@ def _held_blocks(reader):
     block_size = loading.batch_within(_BLOCK_BYTES, math.prod(images.shape[1:]))
     starts = tf.data.Dataset.range(0, len(reader.indices), block_size)
 
+    @tf.autograph.experimental.do_not_convert
     def block(start):
         rows = indices[start:start + block_size]
         return tf.size(rows), *_moments(tf.gather(images, rows))
@@ -95,9 +96,11 @@ def _held_blocks(reader):
 def _encoded_blocks(reader):
     indices = tf.data.Dataset.from_tensor_slices(loading.on_cpu(np.asarray(reader.indices, np.int64)))
 
+    @tf.autograph.experimental.do_not_convert
     def block(index):
         return tf.constant(1), *_moments(decode.load_encoded(reader, index))
 
+    @tf.autograph.experimental.do_not_convert
     def added(*columns):
         return tuple(tf.reduce_sum(column, axis=0) for column in columns)
 

@@ -173,6 +173,7 @@ def threads_within(budget, call_bytes):
 
 def _in_parallel(images, function, threads):
     """Dataset of (index int64, function's result for the decoded image), in order, without what fails."""
+    @tf.autograph.experimental.do_not_convert
     def one(index):
         value = tf.gather(images.contents, index)
         encoded = tf.io.read_file(value) if images.on_disk else value

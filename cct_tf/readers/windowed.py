@@ -12,6 +12,7 @@ import tensorflow as tf
 from cct_tf import rng
 
 _BUFFER_BYTES = 8 << 20
+_as_written = tf.autograph.experimental.do_not_convert  # there is nothing in it to rewrite
 
 
 def _records(paths, skips, lengths, firsts):
@@ -20,9 +21,10 @@ def _records(paths, skips, lengths, firsts):
     Of each shard `lengths` records after the first `skips`, which are the images `firsts`, `firsts` + 1, ... of the
     split.
     """
+    @_as_written
     def shard(path, skip, length, first):
         records = tf.data.TFRecordDataset(path, buffer_size=_BUFFER_BYTES).skip(skip).take(length)
-        return records.enumerate(first).map(lambda index, record: {"record": record, "index": index})
+        return records.enumerate(first).map(_as_written(lambda index, record: {"record": record, "index": index}))
 
     return tf.data.Dataset.from_tensor_slices((paths, skips, lengths, firsts)).flat_map(shard)
 
@@ -44,7 +46,7 @@ def windowed_in_order(reader):
     Returns:
         tf.data.Dataset of string scalars, serialized records.
     """
-    dataset = _records(*_shards(reader)).map(lambda example: example["record"])
+    dataset = _records(*_shards(reader)).map(_as_written(lambda example: example["record"]))
     return dataset.apply(tf.data.experimental.assert_cardinality(sum(reader.lengths)))
 
 
@@ -65,12 +67,14 @@ def windowed_examples(reader, seed, start):
     first_epoch, first_offset = divmod(start, n)
     columns = _shards(reader)
 
+    @_as_written
     def one_epoch(epoch):
         offset = tf.where(epoch == first_epoch, tf.constant(first_offset, tf.int64), tf.constant(0, tf.int64))
         first_window = offset // window
         shards = rng.permutation(len(reader.paths), rng.fold_pair(seed, rng.Stream.ORDER, epoch))
         records = _records(*_remaining(*(tf.gather(column, shards) for column in columns), first_window * window))
 
+        @_as_written
         def shuffled(index, batch):
             number = first_window + index
             key = rng.fold_pair(seed, rng.Stream.WINDOW, epoch * num_windows + number)

@@ -65,7 +65,7 @@ def prefix_lines(cluster):
 
 
 def say_last(text):
-    """A line on stderr before `leaving.at_once`, which also shows the line that stdout was in the middle of."""
+    """A line on stderr before `process_exit.at_once`, which also shows the line that stdout was in the middle of."""
     if _out is not None:
         _out.show()
     print(text, file=_last or sys.stderr, flush=True)
