@@ -158,7 +158,7 @@ def test_the_processor_as_linux_tells_it(tmp_path, monkeypatch, text, cpu, instr
 
 
 def test_peak_memory_is_the_processs_own_and_not_what_it_began_with():
-    code = ("from cct_tf import runtime; from cct_tf.benchmark import machine\n"
+    code = ("from cct_tf.machine import runtime; from cct_tf.benchmark import machine\n"
             "peak = lambda: machine.peak_memory_gib(runtime.Devices(None, 'CPU', 1))\n"
             "before = peak(); bytearray(b'x') * 2**28; print(before, peak())")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPO)
