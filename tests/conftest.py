@@ -1,16 +1,27 @@
-"""One process, four logical CPUs, graph mode: what every test shares.
+"""One process, four logical CPUs, graph mode, no pictures of trainings: what every test shares.
 
 Logical devices can only be made before TensorFlow starts; the trainer uses as many of them as --num_replicas says.
 """
 
+import gc
+
 import pytest
 
 from cct_tf.machine import runtime
-from tests import environment
+from tests import environment, undrawn
 
 FOLDER = environment.prepare()
-runtime.start_tensorflow()
-runtime.make_devices(4)
+
+
+def pytest_configure(config):
+    if config.getoption("numprocesses", None):
+        return  # this process hands the tests out and runs none
+    with runtime.quiet_stderr():
+        runtime.start_tensorflow()
+        runtime.make_devices(4)
+    # What has been imported stays, and would be gone through whenever Python looks for garbage.
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 10)
 
 
 def pytest_unconfigure():
@@ -26,3 +37,17 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _no_other_backend(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _undrawn():
+    """Of the whole module, for many train in a fixture."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield undrawn.leave_out(patch.setattr)
+
+
+@pytest.fixture
+def pictures(_undrawn, monkeypatch):
+    """Trainings of the test draw their pictures."""
+    for change in _undrawn:
+        monkeypatch.setattr(*change)

@@ -9,11 +9,12 @@ def prepare():
     """Returns the folder that `clear` takes."""
     # The tests ask for more replicas than a machine may have GPUs, whatever the user's variable says.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    tempfile.gettempdir()  # this process keeps its own: in it pytest keeps the folders of failed tests
+    # pytest alone stays in the machine's temporary folder: there it keeps the folders of failed tests.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     folder = tempfile.mkdtemp(prefix="cct_tf_tests_")
     os.chmod(folder, 0o755)  # some tests look at it as another user
-    # Processes that a test kills leave files behind, such as autograph's.
-    os.environ["TMPDIR"] = folder
+    # Processes that are killed leave files behind, such as autograph's; this one may be, by pytest-xdist.
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
     # Commands compile too; what they keep must not go to the user's cache.
     os.environ["XDG_CACHE_HOME"] = os.path.join(folder, "cache")
     return folder

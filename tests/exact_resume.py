@@ -36,7 +36,7 @@ def start(workdir, flags=()):
     return subprocess.Popen(
         [sys.executable, "-m", "cct_tf.train", *FLAGS, f"--workdir={workdir}", *flags], cwd=REPO,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(REPO), "PYTHONUNBUFFERED": "1"})
+        env=os.environ | {"PYTHONPATH": os.environ.get("PYTHONPATH") or str(REPO), "PYTHONUNBUFFERED": "1"})
 
 
 def finish(process):

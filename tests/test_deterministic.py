@@ -1,11 +1,14 @@
 """`--deterministic` holds for a whole process, so it has one of its own."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import undrawn
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -16,7 +19,8 @@ def test_two_runs_with_deterministic_kernels_have_the_same_losses_and_no_clock_f
     flags = ["--flagfile=configs/smoke.cfg", "--deterministic", "--train_steps=3", "--log_every_steps=1"]
     code = "import sys; from tests import commands; sys.exit(any([commands.run('train', *sys.argv[2:], " \
            "f'--workdir={sys.argv[1]}/{name}') for name in ('one', 'two')]))"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path), *flags], cwd=REPO, check=True)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), *flags], cwd=REPO, check=True,
+                   env=os.environ | {"PYTHONPATH": undrawn.PYTHONPATH})
     for name in ("one", "two"):
         records = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         losses.append([record["train/loss"] for record in records if "train/loss" in record])

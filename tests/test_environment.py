@@ -35,6 +35,7 @@ def test_no_gpu_is_seen_by_the_tests_and_by_what_they_start():
 @pytest.mark.parametrize("given", ["0,1", None])
 def test_the_environment_hides_gpus_and_gives_processes_a_temporary_folder_of_their_own(monkeypatch, given):
     monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     if given:
         os.environ["CUDA_VISIBLE_DEVICES"] = given
@@ -42,7 +43,7 @@ def test_the_environment_hides_gpus_and_gives_processes_a_temporary_folder_of_th
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "-1"
     code = "import tempfile; print(tempfile.mkdtemp())"
     made = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
-    assert os.path.dirname(made.stdout.strip()) == folder != tempfile.gettempdir()
+    assert os.path.dirname(made.stdout.strip()) == folder == tempfile.gettempdir()
     environment.clear(folder)
     assert not os.path.exists(folder)
 

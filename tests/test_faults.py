@@ -8,9 +8,17 @@ import time
 
 import pytest
 
-from tests import exact_resume
+from tests import exact_resume, undrawn
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_drawn():
+    """By the processes either: pictures took half of their time, and none of them is compared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", undrawn.PYTHONPATH)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +39,18 @@ def _read_until(process, text):
         seen += piece
 
 
-def test_a_run_killed_and_asked_to_stop_ends_as_if_nothing_had_happened(undisturbed, tmp_path):
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The processes' folder for temporary files."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    return tmp_path / "temporary"
+
+
+def test_a_run_killed_and_asked_to_stop_ends_as_if_nothing_had_happened(undisturbed, temporary, tmp_path):
     """While saving and evaluating, by SIGKILL and SIGINT; SIGTERM meets two workers in workers/test_end_to_end.py."""
     assert exact_resume.check(2, 0, [signal.SIGKILL, signal.SIGINT], tmp_path, undisturbed) == []
+    assert list(temporary.iterdir()) == []  # whoever is killed can't tidy up
 
 
 def test_a_signal_before_the_first_step_ends_at_once_with_nothing_saved(tmp_path):
@@ -47,9 +64,7 @@ def test_a_signal_before_the_first_step_ends_at_once_with_nothing_saved(tmp_path
     assert exact_resume.saved_steps(tmp_path / "run") == []
 
 
-def test_the_second_sigint_leaves_at_once(tmp_path, monkeypatch):
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+def test_the_second_sigint_leaves_at_once(temporary, tmp_path):
     process = exact_resume.start(tmp_path / "run")
     _read_until(process, "compiling the training step")  # seconds inside one call of TensorFlow
     process.send_signal(signal.SIGINT)
@@ -60,5 +75,5 @@ def test_the_second_sigint_leaves_at_once(tmp_path, monkeypatch):
     status, _, err = exact_resume.finish(process)
     assert status == 130 and time.monotonic() - began < 1.0
     assert "Ctrl-C again" in err
-    assert not list((tmp_path / "temporary").glob("__autograph*"))
+    assert list(temporary.iterdir()) == []
     assert exact_resume.saved_steps(tmp_path / "run") == []

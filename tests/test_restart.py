@@ -134,6 +134,8 @@ def unreadable(copy):
 
 def test_asked_to_a_run_starts_anew_beside_what_is_damaged(unreadable, finished, images, capfd):
     """What it writes is what a run in a fresh folder writes, and nothing of the run before is lost."""
+    (unreadable / "plots").mkdir()
+    (unreadable / "plots/curves.png").touch()
     metrics = (unreadable / "metrics.jsonl").read_bytes()
     damaged = (unreadable / "checkpoints/step_00000004/weights.index").read_bytes()
     command = ["train", *FLAGS, f"--data_dir={images}", f"--workdir={unreadable}", "--restart_if_unreadable"]
@@ -307,7 +309,7 @@ FULL = {"checkpoint": ("cct_tf.runs.checkpoint.sync", _no_space),
 
 
 @pytest.mark.parametrize("place", FULL)
-def test_a_full_disk_is_status_75_and_one_line(place, copy, finished, images, monkeypatch, capfd):
+def test_a_full_disk_is_status_75_and_one_line(place, pictures, copy, finished, images, monkeypatch, capfd):
     shutil.rmtree(copy / "checkpoints/step_00000005")
     command = ["train", *FLAGS, f"--data_dir={images}", f"--workdir={copy}"]
     with monkeypatch.context() as patch:

@@ -75,7 +75,7 @@ class MatrixPeak:
         import tensorflow as tf
         matrix = tf.cast(tf.random.stateless_normal([side, side], [0, side]) / side**0.5, dtype)
 
-        @tf.function
+        @tf.function(autograph=False)
         def multiply(start):
             product = start
             for _ in range(self._length):

@@ -103,7 +103,7 @@ def hold_at_size(split, stages):
         return split  # nothing to do, now or later
     if split.num_examples * resize.size**2 * 3 > _MOST_HELD:
         return split
-    apply = tf.function(lambda images: resize.apply({"image": images}, {})["image"])
+    apply = tf.function(lambda images: resize.apply({"image": images}, {})["image"], autograph=False)
     resized = tensors.empty_images([split.num_examples, *target, 3])
     block = resize.block or tensors.batch_within(_BLOCK_BYTES, _float_bytes(reader))
     with tf.device("CPU:0"):  # where tf.data resizes too: another device rounds otherwise
@@ -130,6 +130,7 @@ def _read(batches, split, resize, num_classes):
     if reader.image_shape is not None:
         return _read_batches(batches, reader, labels, resize)
 
+    @as_written
     def load(example):
         image, label = reader.load(example)
         example = {name: value for name, value in example.items() if name not in reader.own_columns}

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from cct_tf.errors import UserError
 from cct_tf.readers import decode, progress
+from cct_tf.readers.reader import as_written
 
 # Of the training images in [0, 1]. CIFAR, Flowers: the authors' data modules (SHI-Labs/Compact-Transformers,
 # configs/*.yml); ImageNet: timm's IMAGENET_DEFAULT_MEAN and _STD.
@@ -72,6 +73,7 @@ def _moments(pixels):
 
 def _sums(reader):
     """Dataset of (images, pixels, sums [3], sums of squares [3]), of some of a reader's images each."""
+    @as_written
     def added(*columns):
         return tuple(tf.reduce_sum(column, axis=0) for column in columns)
 

@@ -152,14 +152,17 @@ class TrainStep:
         rates[:len(learning_rates)] = learning_rates
         self._run(iterator, tf.constant(rates), tf.constant(len(learning_rates)))
 
-    @tf.function
+    # A loop of the graph written out: autograph would look through all that a step calls.
+    @tf.function(autograph=False)
     def _run(self, iterator, rates, count):
-        index = 0
-        state = self._state
-        while index < count and state.skipped_in_row < self._max_skipped_updates:
-            batch = self._next(iterator)
-            self(batch, rates[index])
-            index += 1
+        def goes_on(index):
+            return (index < count) & (self._state.skipped_in_row < self._max_skipped_updates)
+
+        def step(index):
+            self(self._next(iterator), rates[index])
+            return index + 1
+
+        tf.while_loop(goes_on, step, [0])
 
     def _next(self, iterator):
         """The next batch; the time it took is added to `wait_seconds`."""

@@ -62,7 +62,7 @@ class Evaluator:
                 "confidence": losses.confidence(logits),
                 "mask": batch["mask"]}
 
-    @tf.function
+    @tf.function(autograph=False)
     def _step(self, batch):
         return self._devices.strategy.run(lambda part: self._replica(part), args=(batch,))
 

@@ -21,9 +21,10 @@ class Forward:
         self.image_size = model.image_size
         self._model = model
         self._kind = kind
-        compiled = tf.function(self._plain, jit_compile=True)
+        compiled = tf.function(self._plain, jit_compile=True, autograph=False)
         self._function = {"off": self._plain, "encoder": self._split, "all": compiled}[jit]
-        self._classify = tf.function(lambda tokens: model.classify(tokens, training=False), jit_compile=True)
+        self._classify = tf.function(lambda tokens: model.classify(tokens, training=False), jit_compile=True,
+                                     autograph=False)
 
     def __call__(self, images, training=False):
         """float32 [b, S, S, 3], b static, a replica's -> float32 [b, K]."""

@@ -65,7 +65,8 @@ class Network:
         self.pools, self.bit_depth = model.pooling is not None, bit_depth
         self._forward = Forward(model, kind)
         self._batch = np.zeros([batch_size, transform.size, transform.size, 3], np.uint8)
-        self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
+        self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)],
+                                autograph=False)
         self._step = tf.function(self._of_batch, input_signature=[tf.TensorSpec(self._batch.shape, tf.uint8)],
                                  autograph=False)
 

@@ -26,7 +26,8 @@ class Export:
         self.metadata, self.bit_depth = metadata, metadata.bit_depth
         self._runner, self._prepares = runner, prepares
         transform = Transform(metadata.image_size, tuple(metadata.mean), tuple(metadata.std), metadata.crop_pct)
-        self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
+        self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)],
+                                autograph=False)
 
     def prepare(self, image):
         """uint8 [H, W, 3] -> the same, or uint8 [S, S, 3]."""

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf.readers import decode, tensors
-from cct_tf.readers.reader import Reader
+from cct_tf.readers.reader import Reader, as_written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Encoded(Reader):
             return decode.decode(contents, self.bit_depth), None
         # "Try, else" in a graph: a data set of one element that is empty if decoding fails, and then the next one.
         path = tf.data.Dataset.from_tensors(contents)
-        image = path.map(lambda path: decode.decode(tf.io.read_file(path), self.bit_depth)).ignore_errors()
-        return image.concatenate(path.map(self._decode_by_name)).take(1).get_single_element(), None
+        image = path.map(as_written(lambda path: decode.decode(tf.io.read_file(path), self.bit_depth))).ignore_errors()
+        return image.concatenate(path.map(as_written(self._decode_by_name))).take(1).get_single_element(), None
 
     def _decode_by_name(self, path):
         def read(path):
@@ -80,6 +80,7 @@ class Encoded(Reader):
         return dataclasses.replace(self, indices=self.indices[places])
 
     def map_pixels(self, function):
+        @as_written
         def one(place):
             return tf.constant(1), *function(self.load({"index": place})[0])
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf.readers import tensors
-from cct_tf.readers.reader import Reader
+from cct_tf.readers.reader import Reader, as_written
 
 _BLOCK_BYTES, _PARALLEL_BYTES = 2**24, 2**28  # of `map_pixels`: a block, and all that are in work at once
 
@@ -65,6 +65,7 @@ class Held(Reader):
         size = tensors.batch_within(_BLOCK_BYTES, image_bytes)
         rows = self._rows
 
+        @as_written
         def block(start):
             chosen = rows[start:start + size]
             return tf.size(chosen), *function(tf.gather(self.tensor, chosen))

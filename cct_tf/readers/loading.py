@@ -112,6 +112,7 @@ def _largest(contents, place, on_disk):
 
 def _in_parallel(images, function, threads):
     """Dataset of (index int64, function's result for the decoded image), in order, without what fails."""
+    @tf.autograph.experimental.do_not_convert
     def one(index):
         value = tf.gather(images.contents, index)
         encoded = tf.io.read_file(value) if images.on_disk else value

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from cct_tf import rng
 from cct_tf.errors import UserError
-from cct_tf.readers.reader import Reader
+from cct_tf.readers.reader import Reader, as_written
 
 _BUFFER_BYTES = 8 << 20
 
@@ -100,7 +100,7 @@ class Windowed(Reader):
 
     def records(self):
         """The records once, in the order of the files: Dataset of string scalars, serialized."""
-        dataset = _records(*self._shards()).map(lambda example: example["record"])
+        dataset = _records(*self._shards()).map(as_written(lambda example: example["record"]))
         return dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
 
     def in_order(self, batch_size):
@@ -108,7 +108,7 @@ class Windowed(Reader):
         # Cached: otherwise each repetition reads the whole split again to find its last record.
         padding = records.skip(n - 1).take(1).cache().repeat(-n % batch_size)
         batches = records.concatenate(padding).batch(batch_size, drop_remainder=True)
-        return batches.map(lambda index, record: {"index": index, "record": record})
+        return batches.map(as_written(lambda index, record: {"index": index, "record": record}))
 
     def order(self, seed, batch_size, start, num_batches):
         examples = self.examples(seed, start * batch_size)
@@ -130,12 +130,14 @@ class Windowed(Reader):
         first_epoch, first_offset = divmod(start, n)
         columns = self._shards()
 
+        @as_written
         def one_epoch(epoch):
             offset = tf.where(epoch == first_epoch, tf.constant(first_offset, tf.int64), tf.constant(0, tf.int64))
             first_window = offset // window
             shards = rng.permutation(len(self.paths), rng.fold_pair(seed, rng.Stream.ORDER, epoch))
             records = _records(*_remaining(*(tf.gather(column, shards) for column in columns), first_window * window))
 
+            @as_written
             def shuffled(index, batch):
                 number = first_window + index
                 key = rng.fold_pair(seed, rng.Stream.WINDOW, epoch * num_windows + number)
@@ -156,9 +158,10 @@ def _records(paths, skips, lengths, firsts):
     Of each shard `lengths` records after the first `skips`, which are the images `firsts`, `firsts` + 1, ... of the
     split.
     """
+    @as_written
     def shard(path, skip, length, first):
         records = tf.data.TFRecordDataset(path, buffer_size=_BUFFER_BYTES).skip(skip).take(length)
-        return records.enumerate(first).map(lambda index, record: {"record": record, "index": index})
+        return records.enumerate(first).map(as_written(lambda index, record: {"record": record, "index": index}))
 
     return tf.data.Dataset.from_tensor_slices((paths, skips, lengths, firsts)).flat_map(shard)
 

@@ -20,7 +20,7 @@ def _tags(folder, kind):
     return {tag for tag in events.Tags()["tensors"] if kind in str(events.SummaryMetadata(tag))}
 
 
-def test_a_run_writes_every_tag_of_the_design(tmp_path):
+def test_a_run_writes_every_tag_of_the_design(pictures, tmp_path):
     tiny.train(tmp_path, train_steps=4, eval_every_steps=2, validation_fraction=0.2, ema_decay=0.9)
     scalars = {"train/loss", "train/accuracy", "train/learning_rate", "train/grad_norm", "train/skipped_updates",
                "timing/images_per_second", "timing/step_ms", "timing/input_wait_fraction"}

@@ -1,6 +1,5 @@
 """Real processes through launch/workers.sh: a cluster computes what one process does, and outlives any event."""
 
-import os
 import random
 import shutil
 import subprocess
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from cct_tf.settings import config, flags
-from tests import chaos, exact_resume
+from tests import chaos, exact_resume, undrawn
 from tests.training import tiny
 
 pytestmark = pytest.mark.slow
@@ -20,12 +19,11 @@ SETTINGS = flags.parse(chaos.FLAGS, list(config.FIELDS.values()))
 
 @pytest.fixture(scope="module", autouse=True)
 def _the_tests_own_python():
-    """workers.sh takes the environment of the Python that runs the tests, and makes none."""
-    before = dict(os.environ)
-    os.environ["CCT_VENV"] = sys.prefix
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    """workers.sh takes the environment of the Python that runs the tests, and makes none; nothing is drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CCT_VENV", sys.prefix)
+        patch.setenv("PYTHONPATH", undrawn.PYTHONPATH)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def two_workers(tmp_path_factory):
         patch.setenv("TMPDIR", str(temporary))
         run = chaos.Launched(workdir, ["--log_every_steps=1"])
     assert run.finish()[0] == 0, run.tail()
-    assert not list(temporary.glob("__autograph*"))
+    assert list(temporary.iterdir()) == []  # workers end by `process_exit`, without Python's own end
     return workdir
 
 
@@ -68,9 +66,8 @@ def test_two_workers_compute_what_one_process_does(two_workers, one_replica, tmp
     expected = losses(two_workers, COMPARED)
     assert len(set(expected)) == COMPARED
     np.testing.assert_allclose(losses(one_replica, COMPARED), expected, rtol=1e-5)
-    for count in (2, 4):
-        one_process(tmp_path / str(count), COMPARED, num_replicas=count)
-        np.testing.assert_allclose(losses(tmp_path / str(count), COMPARED), expected, rtol=1e-5)
+    one_process(tmp_path, COMPARED, num_replicas=2)  # four: the next test
+    np.testing.assert_allclose(losses(tmp_path, COMPARED), expected, rtol=1e-5)
 
 
 def test_a_run_moves_from_one_machine_to_two_workers_and_to_another_machine(two_workers, one_replica, tmp_path):
@@ -93,7 +90,8 @@ def test_every_kind_of_event_in_one_run(two_workers, tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True).returncode:
         pytest.skip("mounting a file system is not permitted here")
     subprocess.run(["umount", tmp_path], check=True)
-    luck, kinds = random.Random(3), [kind for kind in chaos.KINDS if kind != "flip"]  # "truncate" damages a file too
+    # "truncate" kills a worker and damages a file too.
+    luck, kinds = random.Random(3), [kind for kind in chaos.KINDS if kind not in ("kill", "flip")]
     with chaos.small_disk(tmp_path / "disk") as disk:
         run = chaos.Launched(disk / "run", ["--log_every_steps=1"], ["--max_restarts=6"])
         for number, kind in enumerate(kinds):
