@@ -122,7 +122,7 @@ def test_the_process_stays_as_it_was_and_a_second_run_is_as_the_first(trained, t
     monkeypatch.setattr(sys, "argv", ["program", "--dataset=nothing"])
     held, plain = [], Training.plan_lines
     monkeypatch.setattr(Training, "plan_lines", lambda self: held.extend(map(weakref.ref, (
-        self, self.model, self.images.source.splits["train"].reader.images))) or plain(self))
+        self, self.network.model, self.images.source.splits["train"].reader.images))) or plain(self))
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     before = signal.set_wakeup_fd(writing)
@@ -261,6 +261,7 @@ def _interrupt(times=1):
         os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_call_goes_on(trained, tmp_path, at_step, monkeypatch, capfd):
     before = [signal.getsignal(number) for number in HANDLERS]
     at_step(4, _interrupt)
