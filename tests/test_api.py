@@ -261,6 +261,7 @@ def _interrupt(times=1):
         os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_call_goes_on(trained, tmp_path, at_step, monkeypatch, capfd):
     before = [signal.getsignal(number) for number in HANDLERS]
     at_step(4, _interrupt)
