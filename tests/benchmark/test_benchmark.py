@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import os
 import pathlib
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from cct_tf.machine import runtime
 from cct_tf.machine.interrupts import Interrupts
 from cct_tf.models import variants
 from cct_tf.settings import config, flags
+from tests import undrawn
 from tests.training import tiny
 
 REPO = pathlib.Path(__file__).parents[2]
@@ -196,7 +196,7 @@ def test_its_start_is_measured_alone_whatever_tf_config_says(monkeypatch):
 
 @pytest.mark.slow
 def test_the_start_seen_from_outside(capsys, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.fspath(REPO))
+    monkeypatch.setenv("PYTHONPATH", undrawn.PYTHONPATH)
     found = _found(capsys, "--what=startup", "--dataset=digits", "--repeats=1")
     assert set(found) == MACHINE | {"what", "seconds", "lowest", "highest", "phases", "cold"}
     for start in (found, found["cold"]):

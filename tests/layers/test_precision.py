@@ -119,12 +119,10 @@ def test_logits_are_float32_and_the_rest_is_not(name, precision, jit):
     model = create_model(name, num_classes=2, dtype=f"mixed_{precision}")
     assert {variable.dtype for variable in model.weights} <= {"float32", "int64"}
     images = tf.random.stateless_normal([2, model.image_size, model.image_size, 3], [0, 0])
-    features = _run(model.features, images, jit=jit)
-    assert features.dtype == precision
-    model.head.kernel.assign(np.ones([features.shape[1], 2]) * [1e5, 1e5 + 1])
-    logits = _run(lambda images: (model(images), model.features(images)), images, jit=jit)
-    logits, features = logits[0], tf.cast(logits[1], tf.float64)
-    assert logits.dtype == tf.float32
+    model.head.kernel.assign(np.ones([model.head.kernel.shape[0], 2]) * [1e5, 1e5 + 1])
+    logits, features = _run(lambda images: (model(images), model.features(images)), images, jit=jit)
+    assert (logits.dtype, features.dtype) == ("float32", precision)
+    features = tf.cast(features, tf.float64)
     expected = tf.matmul(features, tf.constant(model.head.kernel.numpy(), tf.float64))
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6 * 1e5 * float(tf.reduce_max(tf.abs(features))))
 
