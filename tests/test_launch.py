@@ -370,12 +370,13 @@ def test_requirements_name_every_imported_package():
         for name in ("requirements.txt", "launch/requirements-export.txt", "launch/requirements-heif.txt"))
     distributions = {"absl": "absl-py", "pil": "pillow", "sklearn": "scikit-learn", "ai_edge_litert": "ai-edge-litert",
                      "tensorflow_datasets": "tensorflow-datasets", "pillow_heif": "pillow-heif"}
+    standard = set(map(str.lower, sys.stdlib_module_names))
     for path in (REPO / "cct_tf").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 modules = [node.module]
-            for top in {m.split(".")[0].lower() for m in modules} - set(map(str.lower, sys.stdlib_module_names)):
+            for top in {m.split(".")[0].lower() for m in modules} - standard:
                 known = names | {"export": extra, "readers": heif, "cct_tf": {"pandas"}}.get(path.parent.name, set())
                 assert top == "cct_tf" or distributions.get(top, top) in known, f"{path}: {top}"
 
