@@ -261,8 +261,16 @@ def _interrupt(times=1):
         os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.fixture
+def ctrl_c_raises():
+    """Python's own handler of SIGINT: a shell's background process ignores the signal, and so would the tests there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
-def test_ctrl_c_saves_and_the_same_call_goes_on(trained, tmp_path, at_step, monkeypatch, capfd):
+def test_ctrl_c_saves_and_the_same_call_goes_on(trained, tmp_path, at_step, ctrl_c_raises, monkeypatch, capfd):
     before = [signal.getsignal(number) for number in HANDLERS]
     at_step(4, _interrupt)
     with pytest.raises(Interrupted, match="^SIGINT: saved step 4 of 12; the same command goes on from it$") as raised:

@@ -113,18 +113,19 @@ class Transform:
         stage = self._resize if seeds is None else stages.resize_stage(self.training_stages(1))
         return _run((stage,), images, seeds)
 
-    def augment(self, images, seeds, **columns):
+    def augment(self, images, seeds, *, seed=0, **columns):
         """What is random at the network's size.
 
         Args:
             images: uint8 [B, S, S, 3].
             seeds: uint32 [B], example seeds.
-            columns: for the alternating flip "index" int64 [B], of the images, and "epoch" int64 [B], from 0.
+            seed: int, the run's seed; columns: "index" int64 [B], of the images, and "epoch" int64 [B], from 0. These
+                are for the alternating flip.
 
         Returns:
             uint8 [B, S, S, 3].
         """
-        chosen = [stage for stage in stages.of_place(self.training_stages(1), stages.BATCH)
+        chosen = [stage for stage in stages.of_place(self.training_stages(1, seed=seed), stages.BATCH)
                   if not isinstance(stage, stages.Labels)]
         return _run(chosen, images, seeds, **columns)
 

@@ -22,7 +22,8 @@ def cumulative_stages(stages, resize):
         resize: the stage of evaluation that brings images to the network's size.
 
     Returns:
-        dict name -> tuple of stages. "read" is order, gathering or decoding, bringing to size, and the labels.
+        dict name -> tuple of stages, without what is sampled for the device. "read" is order, gathering or decoding,
+        bringing to size, and the labels.
     """
     host = of_place(stages, IMAGE, BATCH)
     labels, = (stage for stage in host if stage.name == "labels")

@@ -85,8 +85,8 @@ def draw(split, class_names, transform, stages, sampling, rows, columns):
         batches = tf.data.Dataset.from_tensor_slices({name: tf.stack([draw[name] for draw in draws])
                                                       for name in draws[0]})
         batches = list(pipeline.prepared_batches(batches, split, stages))
-    class_names = fonts.readable(class_names)
-    draws = np.stack([transform.unfinish(on_device(batch, stages)) for batch in batches], axis=1).astype(np.float32)
+        pictures = [transform.unfinish(on_device(batch, stages)) for batch in batches]
+    class_names, draws = fonts.readable(class_names), np.stack(pictures, axis=1).astype(np.float32)
     captions = ()
     if any(stage.name == "mix" for stage in stages):
         labels = np.stack([batch["label"] for batch in batches], axis=1)  # [R, C, K]

@@ -26,7 +26,8 @@ class Reader:
     """The images of one split.
 
     Attributes:
-        image_shape: (H, W) of every image, where they are of one size and `gather` gets many at once; else None.
+        image_shape: (H, W) of every image, where they are of one size and `gather` gets many at once by their places
+            alone: such a reader knows no labels and has no columns of its own. Else None.
         at_network_size: whether the images are what the network takes already, see `pipeline.hold_at_size`.
         knows_labels: whether `load` gives labels; where it doesn't, the split has them.
         own_columns: tuple of names: what an example of this reader holds beside "index" and "epoch".

@@ -56,12 +56,14 @@ class Windowed(Reader):
         wanted, found = set(map(int, places)), {}
         left = list(map(int, places))
         with tf.device("CPU:0"):
-            for place, record in enumerate(self.records().take(max(wanted) + 1 if wanted else 0)):
-                if place in wanted:
-                    found[place] = record
-                while left and left[0] in found:
+            records = iter(self.records().take(max(wanted) + 1 if wanted else 0))
+        for place, record in enumerate(records):
+            if place in wanted:
+                found[place] = record
+            while left and left[0] in found:
+                with tf.device("CPU:0"):  # not around the yield: it would be the caller's device too
                     image, label = self.decode(found[left.pop(0)])
-                    yield image.numpy(), int(label)
+                yield image.numpy(), int(label)
 
     def spread(self, count):
         return np.arange(min(count, len(self)))

@@ -105,7 +105,8 @@ class Training:
 
     def _pictures(self):
         """What the network will see, {tag: [N, height, width, 3]}: the first batch, and a contact sheet."""
-        first = self.transform.unfinish(on_device(next(iter(self.batches(0, 1))), self.stages))
+        with tf.device("CPU:0"):  # the whole batch, of which a replica gets a slice
+            first = self.transform.unfinish(on_device(next(iter(self.batches(0, 1))), self.stages))
         rows = min(_SHEET, self.train_split.num_examples) // 2 * 2  # even, for mixing
         if not rows:
             return {"train/batch": first}

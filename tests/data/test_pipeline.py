@@ -100,6 +100,18 @@ def test_an_alternating_flip_shows_every_image_both_ways_in_two_epochs(split):
     assert 0 < flipped[0].sum() < N
 
 
+def test_by_itself_a_transform_flips_as_the_training_does(split):
+    transform = Transform(8, (0.0,), (1.0,), flip="alternating")
+    found = _train(split, N, 0, 2, transform)["image"].reshape(2, N, 8, 8, 3)
+    for epoch in range(2):
+        index = rng.permutation(N, rng.fold_pair(4, rng.Stream.ORDER, epoch))
+        images = tf.gather(IMAGES[ROWS], index)
+        seeds = rng.fold(4, rng.Stream.EXAMPLE, epoch * N + tf.range(N, dtype=tf.int64))
+        alone = transform.augment(images, seeds, seed=4, index=tf.cast(index, tf.int64),
+                                  epoch=tf.fill([N], tf.constant(epoch, tf.int64)))
+        assert np.array_equal(transform.finish(alone), found[epoch])
+
+
 def test_mixing_is_a_function_of_the_step_and_ends_with_its_epoch(split):
     """Batches of 10: step 4 begins at position 40, in epoch 1 of 23 images; step 5 at 50, in epoch 2."""
     untouched, mix = Transform(8, (0.0,), (1.0,)), Mix(1.0, 1.0, 1.0, 0.5)

@@ -73,6 +73,12 @@ def test_images_come_in_the_order_asked_for(reader):
     assert [label for _, label in found] == expected
 
 
+def test_who_reads_images_keeps_his_device(reader):
+    with tf.device("CPU:1"):
+        for _ in reader.images([1, 0]):
+            assert tf.zeros([]).device.endswith("CPU:1")
+
+
 def test_every_image_once_in_order_and_the_last_one_again_as_padding(reader):
     batches = list(reader.in_order(4).as_numpy_iterator())
     assert np.concatenate([batch["index"] for batch in batches]).tolist() == [0, 1, 2, 3, 4, 5, 6, 6]
