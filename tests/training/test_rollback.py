@@ -217,8 +217,12 @@ def test_killed_at_one_moment_after_the_other_it_ends_the_same(undisturbed, trai
 def test_a_process_killed_between_metrics_and_record_goes_on_as_undisturbed(undisturbed, trainer, tmp_path):
     script = f"""if True:
         import os, pathlib, signal
-        from tests import conftest
+        from cct_tf.machine import runtime
+        runtime.start_tensorflow()
+        runtime.make_devices(4)
+        from tests import undrawn
         from tests.training import tiny, test_rollback
+        undrawn.leave_out()
         training = tiny.assemble(pathlib.Path({str(tmp_path)!r}), **test_rollback.RUN)
         test_rollback._poison(training, test_rollback._held(training))
         training._save.go_back = lambda step: os.kill(os.getpid(), signal.SIGKILL)
