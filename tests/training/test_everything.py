@@ -12,9 +12,14 @@ EVERYTHING = {"crop_padding": 0, "random_resized_crop": (0.5, 1.0), "flip": "alt
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
+def trainer(tmp_path_factory):
+    return tiny.Trainer(tmp_path_factory.mktemp("trainer"), **EVERYTHING)
+
+
+@pytest.fixture(scope="module")
+def reference(trainer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
-    tiny.train(folder, **EVERYTHING)
+    trainer.train(folder)
     return folder
 
 
@@ -31,11 +36,11 @@ def test_losses_do_not_depend_on_replicas_and_micro_batches(reference, tmp_path)
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(reference, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_to_the_same_bits(reference, trainer, tmp_path, monkeypatch):
     from cct_tf.errors import Interrupted
     from cct_tf.training import loop
     monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
-    training = tiny.assemble(tmp_path, **EVERYTHING)
+    training = trainer.assemble(tmp_path)
     with pytest.raises(Interrupted):
         training.run(tiny.StopAt(training, 3))
     tiny.train(tmp_path, **EVERYTHING)

@@ -22,11 +22,17 @@ def _losses(folder):
     return [record["train/loss"] for record in tiny.records(folder, "train/")]
 
 
+def _variables(training):
+    return [*training.network.model.weights, *training.network.optimizer.variables]
+
+
 @pytest.mark.parametrize("name", ["lamb", "muon"])  # the others work element by element, as AdamW does
 def test_losses_depend_neither_on_replicas_nor_micro_batches_nor_a_stop(name, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
     run = SETTINGS | {"optimizer": name, "learning_rate": RATES[name]}
-    reference = tiny.train(tmp_path / "reference", **run)
+    trainer = tiny.Trainer(tmp_path / "trainer", **run)
+    reference = trainer.train(tmp_path / "reference")
+    expected = [variable.numpy() for variable in _variables(reference)]
     losses = _losses(tmp_path / "reference")
     assert len(losses) == 6 and min(losses[1:]) < losses[0]
 
@@ -36,22 +42,22 @@ def test_losses_depend_neither_on_replicas_nor_micro_batches_nor_a_stop(name, tm
         first, second = spread.devices.strategy.experimental_local_results(variable.value)
         np.testing.assert_array_equal(first.numpy(), second.numpy(), err_msg=variable.path)
 
-    stopped = tiny.assemble(tmp_path / "stopped", **run)
+    stopped = trainer.assemble(tmp_path / "stopped")
     with pytest.raises(Interrupted, match="saved step 3 of 6"):
         stopped.run(tiny.StopAt(stopped, 3))
     resumed = tiny.train(tmp_path / "stopped", **run)
     assert _losses(tmp_path / "stopped") == losses
-    for variable, other in zip(resumed.network.model.weights + resumed.network.optimizer.variables,
-                               reference.network.model.weights + reference.network.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(variable.numpy(), other.numpy(), err_msg=variable.path)
+    for variable, other in zip(_variables(resumed), expected, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), other, err_msg=variable.path)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_a_run_goes_on_with_the_other_form_of_the_update(name, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
     run = SETTINGS | {"optimizer": name, "learning_rate": RATES.get(name, 1e-3)}
-    reference = tiny.train(tmp_path / "reference", **run)
-    stopped = tiny.assemble(tmp_path / "stopped", **run)
+    trainer = tiny.Trainer(tmp_path / "trainer", **run)
+    reference = trainer.train(tmp_path / "reference")
+    stopped = trainer.assemble(tmp_path / "stopped")
     with pytest.raises(Interrupted, match="saved step 3 of 6"):
         stopped.run(tiny.StopAt(stopped, 3))
     resumed = tiny.train(tmp_path / "stopped", fused_update=False, **run)

@@ -164,22 +164,24 @@ def test_an_overflow_on_one_replica_is_skipped_on_all_and_the_scale_halves(tmp_p
         np.testing.assert_array_equal(first, second)
 
 
-def _train(folder, stop_at=None, **run):
-    """A run whose loss scale begins so high that its first updates are skipped."""
-    training = tiny.assemble(folder, **run)
-    if training.start.record is None:
-        training.network.state.loss_scale.scale.assign(HIGHEST)
-    training.run(tiny.NoInterrupts() if stop_at is None else tiny.StopAt(training, stop_at))
-    return training
-
-
 def test_a_resume_goes_on_with_the_scale(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)  # one step, so that it stops where it is told to
     run = {"precision": "float16", "train_steps": 12, "ema_decay": 0.9}
-    whole = _train(tmp_path / "whole", **run)
+    trainer = tiny.Trainer(tmp_path / "trainer", **run)
+
+    def new(folder):
+        """Begins with a loss scale so high that the first updates are skipped."""
+        training = trainer.assemble(folder)
+        training.network.state.loss_scale.scale.assign(HIGHEST)
+        return training
+
+    whole = new(tmp_path / "whole")
+    whole.run(tiny.NoInterrupts())
+    expected, good_updates = _copies(whole), int(whole.network.state.loss_scale.good_updates)
+    stopped = new(tmp_path / "resumed")
     with pytest.raises(Interrupted):
-        _train(tmp_path / "resumed", stop_at=4, **run)
-    resumed = _train(tmp_path / "resumed", **run)
+        stopped.run(tiny.StopAt(stopped, 4))
+    resumed = tiny.train(tmp_path / "resumed", **run)
 
     records = tiny.records(tmp_path / "whole", "train/")
     assert records == tiny.records(tmp_path / "resumed", "train/")
@@ -187,9 +189,9 @@ def test_a_resume_goes_on_with_the_scale(tmp_path, monkeypatch):
     skips = [record["train/skipped_updates"] for record in records]
     assert scales[3] < HIGHEST and scales == [HIGHEST / 2**count for count in skips]
     assert 1 <= skips[3] and skips[-1] < 12
-    for first, second in zip(_copies(whole), _copies(resumed), strict=True):
+    for first, second in zip(expected, _copies(resumed), strict=True):
         np.testing.assert_array_equal(first, second)
-    assert int(whole.network.state.loss_scale.good_updates) == int(resumed.network.state.loss_scale.good_updates)
+    assert int(resumed.network.state.loss_scale.good_updates) == good_updates
 
 
 def test_another_precision_is_another_run(tmp_path):

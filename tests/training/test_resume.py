@@ -29,9 +29,15 @@ def _steps_one_by_one(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def trainer(tmp_path_factory):
+    """Of the runs that end too early; each goes on in a network of its own."""
+    return tiny.Trainer(tmp_path_factory.mktemp("trainer"), **RUN)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trainer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    tiny.train(folder, **RUN)
+    trainer.train(folder)
     return folder
 
 
@@ -47,8 +53,8 @@ def _same(first, second):
     assert all(record.finished for record in records)
 
 
-def test_stopped_by_a_signal_at_a_step_that_no_gate_knows(undisturbed, tmp_path):
-    training = tiny.assemble(tmp_path, **RUN)
+def test_stopped_by_a_signal_at_a_step_that_no_gate_knows(undisturbed, trainer, tmp_path):
+    training = trainer.assemble(tmp_path)
     with pytest.raises(Interrupted, match="saved step 6 of 17") as stop:
         training.run(tiny.StopAt(training, 6))
     assert stop.value.exit_status == 143
@@ -57,9 +63,9 @@ def test_stopped_by_a_signal_at_a_step_that_no_gate_knows(undisturbed, tmp_path)
 
 
 @pytest.mark.parametrize("step", [3, 15])
-def test_killed_between_checkpoints(undisturbed, tmp_path, step):
+def test_killed_between_checkpoints(undisturbed, trainer, tmp_path, step):
     """A kill loses what was not saved: stop the loop dead, with records after the last checkpoint in the file."""
-    training = tiny.assemble(tmp_path, **RUN)
+    training = trainer.assemble(tmp_path)
     log = training._log
 
     def log_then_die(at, *rest):
@@ -77,9 +83,9 @@ def test_killed_between_checkpoints(undisturbed, tmp_path, step):
 
 
 @pytest.mark.parametrize("moment", ["before the record", "after the record", "after the best was kept"])
-def test_killed_around_an_evaluation(undisturbed, tmp_path, monkeypatch, moment):
+def test_killed_around_an_evaluation(undisturbed, trainer, tmp_path, monkeypatch, moment):
     """The evaluation is owed until the checkpoint says it was done."""
-    training = tiny.assemble(tmp_path, **RUN)
+    training = trainer.assemble(tmp_path)
     with monkeypatch.context() as patch:
         def die(*args, **kwargs):
             raise KeyboardInterrupt

@@ -26,7 +26,7 @@ from cct_tf.runs import checkpoint, run_record
 from cct_tf.runs.resolved import Resolved
 from cct_tf.runs.run_status import RunStatus
 from cct_tf.runs.workdir import MetricsFile, Workdir
-from cct_tf.training import divergence, loop, resume
+from cct_tf.training import divergence, resume
 from cct_tf.training.summaries import Summaries
 from tests.training import tiny
 
@@ -53,30 +53,16 @@ def _poison(training, held, rollbacks=1, first=FIRST):
     training.batches = poisoned
 
 
-class Trainer:
-    """One compiled step for many runs: what a start reads or makes is renewed for each."""
+class Trainer(tiny.Trainer):
+    """Whose runs have the planted updates."""
 
     def __init__(self, folder):
-        self._prepared = tiny.prepared(tiny.settings(folder / "first", **RUN))
-        first = loop.Training(self._prepared)
-        self._initial = self._prepared.network.trackable.write(str(folder / "initial"))
-        self._held, self._evaluators = _held(first), {}
-        self._make_evaluator = first.evaluator
-
-    def _evaluator(self, split, models):
-        return self._evaluators.setdefault(split, self._make_evaluator(split, models))
+        super().__init__(folder, **RUN)
+        self._held = _held(self.first)
 
     def start(self, workdir, poison=True, rollbacks=1, first=FIRST, **changes):
         """The Training of a start on `workdir`, as `tiny.assemble` makes one."""
-        config, folder, console = tiny.settings(workdir, **RUN | changes), Workdir(workdir), self._prepared.console
-        folder.create()
-        start, trackable = resume.find_start(config, folder, console), self._prepared.network.trackable
-        trackable.read(self._initial).assert_consumed()
-        start = resume.restore(start, trackable, config, folder, console)
-        training = loop.Training(dataclasses.replace(
-            self._prepared, config=config, workdir=folder, start=start,
-            status=resume.status_at(start, config, folder, console)))
-        training.evaluator, training._pictures = self._evaluator, dict
+        training = self.assemble(workdir, **changes)
         if poison:
             _poison(training, self._held, rollbacks, first)
         return training
@@ -231,8 +217,12 @@ def test_killed_at_one_moment_after_the_other_it_ends_the_same(undisturbed, trai
 def test_a_process_killed_between_metrics_and_record_goes_on_as_undisturbed(undisturbed, trainer, tmp_path):
     script = f"""if True:
         import os, pathlib, signal
-        from tests import conftest
+        from cct_tf.machine import runtime
+        runtime.start_tensorflow()
+        runtime.make_devices(4)
+        from tests import undrawn
         from tests.training import tiny, test_rollback
+        undrawn.leave_out()
         training = tiny.assemble(pathlib.Path({str(tmp_path)!r}), **test_rollback.RUN)
         test_rollback._poison(training, test_rollback._held(training))
         training._save.go_back = lambda step: os.kill(os.getpid(), signal.SIGKILL)

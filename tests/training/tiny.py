@@ -1,12 +1,13 @@
 """The smallest run that has everything random in it, shared by the tests of training."""
 
+import dataclasses
 import pathlib
 import signal
 
 from cct_tf.machine.console import Console
 from cct_tf.runs.workdir import Workdir
 from cct_tf.settings import config
-from cct_tf.training import loop
+from cct_tf.training import loop, resume
 from cct_tf.training.preparation import prepare
 from cct_tf.training.resume import find_start
 
@@ -68,6 +69,46 @@ def train(workdir, interrupts=None, **changes):
     training = assemble(workdir, **changes)
     training.run(interrupts or NoInterrupts())
     return training
+
+
+class Trainer:
+    """One compiled step for many runs of the same settings: what a start reads or makes is renewed for each.
+
+    It stands in for the process that a test kills or stops; what goes on from there is a network of its own (`train`).
+
+    Args:
+        folder: pathlib.Path, its own.
+        run: changes of the settings.
+    """
+
+    def __init__(self, folder, **run):
+        self._run, self._evaluators = run, {}
+        self._prepared = prepared(settings(folder / "first", **run))
+        self.first = loop.Training(self._prepared)
+        self._make_evaluator = self.first.evaluator
+        self._initial = self._prepared.network.trackable.write(str(folder / "initial"))
+
+    def _evaluator(self, split, models):
+        return self._evaluators.setdefault(split, self._make_evaluator(split, models))
+
+    def assemble(self, workdir, **changes):
+        """The `loop.Training` of a start on `workdir`, new or going on."""
+        chosen, folder, console = settings(workdir, **self._run | changes), Workdir(workdir), self._prepared.console
+        folder.create()
+        start, trackable = find_start(chosen, folder, console), self._prepared.network.trackable
+        trackable.read(self._initial).assert_consumed()
+        start = resume.restore(start, trackable, chosen, folder, console)
+        training = loop.Training(dataclasses.replace(
+            self._prepared, config=chosen, workdir=folder, start=start,
+            status=resume.status_at(start, chosen, folder, console)))
+        training.evaluator = self._evaluator
+        return training
+
+    def train(self, workdir, **changes):
+        """A whole run, from where it stands; returns its `loop.Training`."""
+        training = self.assemble(workdir, **changes)
+        training.run(NoInterrupts())
+        return training
 
 
 def records(workdir, prefix="", without_timing=True):
