@@ -30,7 +30,7 @@ from tests import exact_resume  # noqa: E402
 KINDS = ("kill", "terminate", "stop", "truncate", "flip", "fill")
 WORKERS = 2
 FLAGS = [flag for flag in exact_resume.FLAGS if not flag.startswith(("--num_replicas", "--epochs"))] + [
-    "--epochs=4", "--mixup_alpha=0.8", "--startup_timeout=60"]
+    "--epochs=5", "--mixup_alpha=0.8", "--startup_timeout=60"]
 _SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "stop": signal.SIGSTOP}
 _PATIENCE = 420.0  # seconds of a whole run with its event
 
@@ -121,7 +121,7 @@ def _await_moment(run, kind, whole, luck):
     if kind in _SIGNALS and luck.random() < 0.5:
         moment = run.began + luck.uniform(0.5, 0.6 * whole)
         return run.wait_for(lambda: run.pids() and time.monotonic() >= moment)
-    return await_step(run, luck.randrange(10, 120), luck)
+    return await_step(run, luck.randrange(10, 150), luck)
 
 
 def await_step(run, step, luck):
