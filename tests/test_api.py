@@ -20,7 +20,6 @@ from cct_tf import api
 from cct_tf.errors import Interrupted, OutsideFault, UserError
 from cct_tf.runs.workdir import Workdir
 from cct_tf.training.loop import Training
-from cct_tf.training.summaries import Summaries
 from tests import commands
 from tests.training import tiny
 
@@ -30,16 +29,6 @@ FIELDS = {"dataset": "digits", "image_size": 8, "model": "cct_2_3x1_8", "batch_s
           "eval_batch_size": 400, "validation_fraction": 0.2, "random_resized_crop": None, "mean": (0.3,), "std": [0.4],
           "dropout_rate": 0.0, "attention_dropout_rate": 0, "drop_path_rate": 0.0, "jit": "off", "compile_cache": "off"}
 HANDLERS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "_pictures", lambda self: {})
-        patch.setattr(Training, "_write_features", lambda self: None)
-        patch.setattr(Training, "_attention", lambda self, name: {})
-        patch.setattr(Summaries, "_draw", lambda *args: None)
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from cct_tf.data import registry
-from cct_tf.training.loop import Training
-from cct_tf.training.summaries import Summaries
 from tests import commands
 from tests.training import tiny
 
@@ -19,12 +17,7 @@ from tests.training import tiny
 def trained(tmp_path_factory):
     """(work folder of a tiny run on digits, its Training, trained to its end)."""
     workdir = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "_pictures", lambda self: {})
-        patch.setattr(Training, "_write_features", lambda self: None)
-        patch.setattr(Summaries, "_draw", lambda *args: None)
-        patch.setattr(Training, "_attention", lambda self, name: {})
-        return workdir, tiny.train(workdir, train_steps=60, eval_every_steps=60)
+    return workdir, tiny.train(workdir, train_steps=60, eval_every_steps=60)
 
 
 @pytest.fixture(autouse=True)

@@ -313,13 +313,8 @@ class Erase(Stage):
         return {"box": self.op.sample(batch["seed"], *shape)["box"]}
 
     def apply(self, batch, params):
-        return batch | {"image": compiled(_erased, batch["image"], self.op)(batch["image"], batch["seed"],
-                                                                            params["box"])}
-
-
-def _erased(op, images, seeds, box):
-    """`op.apply` as a function of tensors. To all images: one pass is faster than slots of those that have a box."""
-    return op.apply(images, {"seeds": seeds, "box": box})
+        params = {"box": params["box"], "seeds": batch["seed"]}
+        return batch | {"image": _apply_op(self.op, batch["image"], params)}
 
 
 def describe(stages):

@@ -19,8 +19,6 @@ from cct_tf.pictures import plots
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.held import Held
 from cct_tf.readers.windowed import Windowed
-from cct_tf.training.loop import Training
-from cct_tf.training.summaries import Summaries
 from tests.commands import call
 from tests.training import tiny
 
@@ -28,10 +26,7 @@ from tests.training import tiny
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A short run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Summaries, "_draw", lambda *arguments: None)
-        patch.setattr(Training, "_pictures", lambda self: {})
-        return tiny.train(tmp_path_factory.mktemp("trained"), train_steps=40, checkpoint_every_steps=30)
+    return tiny.train(tmp_path_factory.mktemp("trained"), train_steps=40, checkpoint_every_steps=30)
 
 
 def _answers(training):

@@ -25,8 +25,6 @@ from cct_tf.errors import UserError
 from cct_tf.export import formats, isolated, network, running, samples, writing
 from cct_tf.readers import decode
 from cct_tf.runs import run_record
-from cct_tf.training.loop import Training
-from cct_tf.training.summaries import Summaries
 from tests import commands
 from tests.training import tiny
 
@@ -44,15 +42,10 @@ def _marked(*names):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(work folder, Training) of a tiny run on digits that has learned something, without pictures."""
+    """(work folder, Training) of a tiny run on digits that has learned something."""
     workdir = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "_pictures", lambda self: {})
-        patch.setattr(Training, "_write_features", lambda self: None)
-        patch.setattr(Summaries, "_draw", lambda *args: None)
-        patch.setattr(Training, "_attention", lambda self, name: {})
-        return workdir, tiny.train(workdir, train_steps=200, batch_size=32, eval_every_steps=200, learning_rate=2e-3,
-                                   flip="none", crop_padding=0, log_every_steps=50)
+    return workdir, tiny.train(workdir, train_steps=200, batch_size=32, eval_every_steps=200, learning_rate=2e-3,
+                               flip="none", crop_padding=0, log_every_steps=50)
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,6 @@ import threading
 
 import pytest
 
-from cct_tf.training.loop import Training
-from cct_tf.training.summaries import Summaries
 from tests import commands
 from tests.training import tiny
 
@@ -16,8 +14,6 @@ pytestmark = pytest.mark.slow
 
 def test_a_run_that_nobody_reads_saves_and_the_same_command_goes_on(tmp_path, monkeypatch, capfd):
     settings = tiny.EVERYTHING_RANDOM | {"workdir": tmp_path, "train_steps": 100, "eval_every_steps": 20}
-    monkeypatch.setattr(Summaries, "_draw", lambda *arguments: None)  # pictures take most of the time
-    monkeypatch.setattr(Training, "_pictures", lambda self: {})
     argv = [f"--{name}={value}" for name, value in settings.items()]
     reading, writing = os.pipe()
 
