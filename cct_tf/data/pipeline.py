@@ -174,7 +174,8 @@ def _read_batches(batches, reader, labels, resize):
         found = gather(*tf.nest.map_structure(lambda column: column[None], example))
         return tf.nest.map_structure(lambda column: column[0], found)
 
-    if size * image_bytes > _BATCH_BYTES and not resize.block:
+    one_by_one = resize.resampler == "pillow" or (size * image_bytes > _BATCH_BYTES and not resize.block)
+    if one_by_one and not reader.at_network_size:
         return _per_example(batches.map(sample), gather_one, _parallel_calls(3 * image_bytes))
     return batches.map(gather_batch, num_parallel_calls=_parallel_calls(3 * size * image_bytes))
 

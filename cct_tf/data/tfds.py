@@ -177,7 +177,7 @@ def _streamed(config, rules, class_names, readers, notes, known):
     mean, std = known or (None, None)
     return source.Source(name=config.dataset, class_names=class_names, splits=found, mean=mean, std=std,
                          fingerprint=source.fingerprint(class_names, list(found.values()), extra), notes=notes,
-                         order="windowed", rules=dataclasses.replace(rules, bit_depth=16))
+                         order="windowed", rules=dataclasses.replace(rules, bit_depth=16).settled(None))
 
 
 def _held(config, rules, class_names, readers, notes, known, stream):
