@@ -27,7 +27,7 @@ import tensorflow as tf
 
 from cct_tf import rng
 from cct_tf.augment import stages as stages_lib
-from cct_tf.readers import decode, tensors
+from cct_tf.readers import decode, parts, tensors
 from cct_tf.readers.held import Held
 from cct_tf.readers.reader import as_written
 
@@ -130,16 +130,22 @@ def _read(batches, split, resize, num_classes):
     if reader.image_shape is not None:
         return _read_batches(batches, reader, labels, resize)
 
+    def prepared(example):
+        if resize.takes_a_part:
+            return _part(reader, resize, example)
+        image, label = reader.load(example)
+        return _resized_one(resize, image, example["seed"]), label
+
     @as_written
     def load(example):
-        image, label = reader.load(example)
+        image, label = prepared(example)
         example = {name: value for name, value in example.items() if name not in reader.own_columns}
         if reader.knows_labels:
             with tf.control_dependencies([decode.require_label(label, num_classes, split.name)]):
                 label = tf.cast(tf.identity(label), tf.int32)
         else:
             label = tf.gather(labels, example["index"])
-        return example | {"image": _resized_one(resize, image, example["seed"]), "class": label}
+        return example | {"image": image, "class": label}
 
     return _per_example(batches, load)
 
@@ -148,6 +154,19 @@ def _resized_one(resize, image, seed):
     """One image of any size at the network's: uint8 [H, W, 3], uint32 scalar -> uint8 [S, S, 3]."""
     batch, shape = {"image": image[None], "seed": seed[None]}, tf.unstack(tf.shape(image)[:2])
     return resize.apply(batch, resize.sample(batch, shape))["image"][0]
+
+
+def _part(reader, resize, example):
+    """A random part of one image at the network's size, uint8 [S, S, 3], and the label of `Reader.load`."""
+    batch = {"seed": example["seed"][None]}
+
+    def box(height, width):
+        return resize.sample(batch, (height, width))["box"][0]
+
+    pixels, frame, label = reader.load_part(example, box, resize.size if resize.fast else None)
+    params = resize.sample(batch, (frame[0], frame[1]))
+    params = params | {"box": parts.placed(params["box"][0], frame)[None]}
+    return resize.apply({"image": pixels[None]}, params)["image"][0], label
 
 
 def _read_batches(batches, reader, labels, resize):

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng
+from cct_tf.readers import parts
 
 # Nothing here needs autograph, whose conversion took most of the time of tracing.
 as_written = tf.autograph.experimental.do_not_convert
@@ -79,6 +80,20 @@ class Reader:
             BrokenImage: eagerly; in a graph tf.errors.OpError at run time, in which `decode.broken_image` finds it.
         """
         raise NotImplementedError
+
+    def load_part(self, example, part, fast=None):
+        """At least a part of one image, in a graph.
+
+        Args:
+            example: as for `load`.
+            part, fast: see `decode.decode_part`.
+
+        Returns:
+            (pixels uint8 [H, W, 3], frame, label): see `parts` and `load`.
+        """
+        del part, fast
+        image, label = self.load(example)
+        return *parts.of_whole(image), label
 
     def gather(self, index):
         """Many images, of a reader with an `image_shape`: int64 [B] places -> uint8 [B, H, W, 3]."""
