@@ -138,10 +138,10 @@ class ResizedCrop(Stage):
     @property
     def takes_a_part(self):
         """Whether what is not in the box may be missing when the stage is applied."""
-        return self.resampler == "pillow"
+        return self.resampler == "pillow" or self.fast
 
     def describe(self):
-        return "random resized crop {:g}-{:g}".format(*self.op.area)
+        return "random resized crop {:g}-{:g}".format(*self.op.area) + (", fast decoding" if self.fast else "")
 
     def sample(self, batch, shape):
         return self.op.sample(batch["seed"], *shape)

@@ -39,6 +39,10 @@ class Encoded(Reader):
     def origin(self, place):
         return str(self.names[self.indices[place]])
 
+    @property
+    def held_bytes(self):
+        return 0 if self.on_disk else int(tf.reduce_sum(tf.strings.length(self.contents)))
+
     def sizes(self, most=256):
         found = []
         for index in self.indices[self.spread(most)]:

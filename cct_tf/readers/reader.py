@@ -54,6 +54,11 @@ class Reader:
         del place
         return None
 
+    @property
+    def held_bytes(self):
+        """Memory that the images take, with those of other splits that share it."""
+        return 0
+
     def sizes(self, most=256):
         """(height, width) of some images as they are stored, before any rotation by their orientation tags.
 
