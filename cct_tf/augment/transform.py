@@ -166,4 +166,4 @@ def from_config(augment, size, mean, std):
     erasing = RandomErasing(augment.erase_probability, augment.erase_mode) if augment.erase_probability else None
     return Transform(size, tuple(mean), tuple(std), augment.crop_pct, augment.crop_padding,
                      augment.random_resized_crop, augment.crop_ratio, augment.flip, policy, augment.auto_augment,
-                     erasing, fast_decoding=augment.decode == "fast")
+                     erasing)

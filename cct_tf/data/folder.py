@@ -12,7 +12,7 @@ import numpy as np
 
 from cct_tf.data import source, splits, tree
 from cct_tf.errors import UserError
-from cct_tf.readers import decode, loading, progress, tensors
+from cct_tf.readers import decode, flat, loading, progress, tensors
 from cct_tf.readers.held import Held
 
 
@@ -76,6 +76,9 @@ def open_images(images, num_bytes, config, what, stream):
             held = tensors.as_tensor(pixels)
             return lambda indices: Held(held, indices, names=images.names), good
         except loading.MixedSizes:
+            held = None if config.decode == "fast" else flat.hold(images, limit / 2, on_bad, what, stream)
+            if held is not None:
+                return lambda indices: dataclasses.replace(held[0], indices=indices), held[1]
             progress.say(stream, "images of mixed sizes: each is decoded when it is used")
     on_disk = num_bytes > limit
     if not on_disk:

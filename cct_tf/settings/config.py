@@ -36,6 +36,10 @@ class DataConfig:
                                choices=("stop", "skip"))
     in_memory_gib: float = option(8.0, "data sets up to this size (GiB) are held in memory, larger TFDS sets are "
                                   "streamed", minimum=0.0)
+    decode: str = option("exact", "JPEGs for a random resized crop: exact, as Pillow decodes them; or fast, in "
+                         "training alone, at 1/2, 1/4 or 1/8 of their size where the crop stays as large as the "
+                         "network's input",
+                         choices=("exact", "fast"))
     shuffle_window: int = option(8192, "records shuffled at a time when a data set is streamed", minimum=1)
 
 
@@ -51,10 +55,6 @@ class AugmentConfig:
         above=0.0, maximum=1.0, length=(2,))
     crop_ratio: tuple[float, ...] = option((0.75, 1.3333333333333333), "MIN,MAX aspect ratio (width / height) of the "
                                            "random resized crop", above=0.0, length=(2,))
-    decode: str = option("exact", "JPEGs for a random resized crop: exact, as Pillow decodes them; or fast, in "
-                         "training alone, at 1/2, 1/4 or 1/8 of their size where the crop stays as large as the "
-                         "network's input",
-                         choices=("exact", "fast"))
     flip: str = option("none", "horizontal flip: random, half of the draws; alternating, every second epoch of an "
                        "image, the first at random (arXiv:2404.00498); or none",
                        choices=("random", "alternating", "none"))
@@ -290,7 +290,7 @@ def _check_together(config):
     if augment.crop_padding and augment.random_resized_crop:
         raise UserError("--crop_padding: expected 0 with --random_resized_crop (one crop or the other), found "
                         f"{augment.crop_padding}")
-    if augment.decode == "fast" and not augment.random_resized_crop:
+    if config.data.decode == "fast" and not augment.random_resized_crop:
         raise UserError("--decode: expected exact without --random_resized_crop, for nothing else is decoded at a part "
                         "of its size, found 'fast'")
     if config.model.init_weights != "auto" and not config.model.init_from:
