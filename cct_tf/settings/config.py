@@ -191,8 +191,9 @@ class RunConfig:
                                        how=True)
     startup_timeout: float = option(300.0, "seconds a worker waits for the others to start", above=0.0,
                                     transient=True)
-    jit: str = option("auto", "compile the step with XLA; auto decides by device and length of the run",
-                      choices=("auto", "on", "off"), how=True)
+    jit: str = option("auto", "what of the step XLA compiles: nothing, the encoder (all but the tokenizer), or all; on "
+                      "is encoder on CPUs, all on GPUs; auto decides by device and length of the run",
+                      choices=("auto", "on", "off", "encoder", "all"), how=True)
     fast_forms: bool = option(True, "have XLA compile forms of layers that were written for it; off: the plain layers",
                               how=True)
     recompute: bool = option(False, "compute each block's activations again in the backward pass instead of keeping "
