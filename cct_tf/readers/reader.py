@@ -2,7 +2,8 @@
 
     held.Held          all images of one size in one tensor
     encoded.Encoded    files of any size, their bytes held or on disk, decoded when they are used
-    windowed.Windowed  records of shards, streamed and shuffled in windows
+    array_records.ArrayRecords  records of shards with an index, decoded when they are used
+    windowed.Windowed  records of shards without one, streamed and shuffled in windows
 
 Nobody else asks which of them a reader is: whatever depends on it is a method here. A new kind of reader is a subclass
 in a module of its own; the defaults are those of a reader that finds any image by its place.
@@ -17,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng
+from cct_tf.readers import tensors
 
 # Nothing here needs autograph, whose conversion took most of the time of tracing.
 as_written = tf.autograph.experimental.do_not_convert
@@ -30,12 +32,14 @@ class Reader:
             alone: such a reader knows no labels and has no columns of its own. Else None.
         at_network_size: whether the images are what the network takes already, see `pipeline.hold_at_size`.
         knows_labels: whether `load` gives labels; where it doesn't, the split has them.
+        shuffling: "indexed", any image may follow any other in the order of training, or "windowed".
         own_columns: tuple of names: what an example of this reader holds beside "index" and "epoch".
     """
 
     image_shape = None
     at_network_size = False
     knows_labels = False
+    shuffling = "indexed"
     own_columns = ()
 
     # What it is.
@@ -96,7 +100,7 @@ class Reader:
         for place in places:
             with tf.device("CPU:0"):
                 image, label = self.load({"index": tf.constant(int(place), tf.int64)})
-            yield image.numpy(), label
+            yield image.numpy(), None if label is None else int(label)
 
     # Some of the images.
 
@@ -174,4 +178,10 @@ class Reader:
         Raises:
             UserError: a reader that would have to read the whole set for it.
         """
-        raise NotImplementedError
+        @as_written
+        def one(place):
+            return tf.constant(1), *function(self.load({"index": place})[0])
+
+        threads = min(tensors.num_threads(), tensors.MOST_DECODERS)
+        places = tf.data.Dataset.range(len(self))
+        return tensors.by_reference(places.map(one, num_parallel_calls=threads).prefetch(2))

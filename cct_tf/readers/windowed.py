@@ -44,6 +44,7 @@ class Windowed(Reader):
     window: int
 
     knows_labels = True
+    shuffling = "windowed"
     own_columns = ("record",)  # string [B], serialized
 
     def __len__(self):

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from array_record.python import array_record_module
 from PIL import Image
 
 from cct_tf.errors import UserError
+from cct_tf.readers.array_records import ArrayRecords
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.held import Held
 from cct_tf.readers.windowed import Windowed
@@ -45,8 +47,29 @@ def _streamed(folder):
     return Windowed([path], [N], [2], decode, window=3)
 
 
+class _PngRecord:
+    """Records of a byte, the label, and a PNG."""
+
+    def encoded(self, record):
+        return tf.strings.substr(record, 1, -1), tf.cast(tf.io.decode_raw(record, tf.uint8)[0], tf.int64)
+
+    def __call__(self, record):
+        contents, label = self.encoded(record)
+        return tf.io.decode_png(contents, channels=3), label
+
+
+def _by_index(folder):
+    paths, shards = _files(folder), [str(folder / "first"), str(folder / "second")]
+    for shard, numbers in zip(shards, np.split(np.arange(len(paths)), [4]), strict=True):
+        writer = array_record_module.ArrayRecordWriter(shard, "group_size:1")
+        for number in numbers:
+            writer.write(bytes([number]) + open(paths[number], "rb").read())
+        writer.close()
+    return ArrayRecords(shards, [2, 5], [2, 0], _PngRecord())
+
+
 READERS = {"held": lambda folder: Held(tf.constant(PIXELS), ROWS), "in memory": _in_memory, "on disk": _on_disk,
-           "streamed": _streamed}
+           "by index": _by_index, "streamed": _streamed}
 
 
 @pytest.fixture(scope="module", params=READERS)
