@@ -68,13 +68,24 @@ class Reader:
         """
         raise NotImplementedError
 
+    def fetch(self, batches):
+        """What is cheaper for many images at once than in `load`, of the examples that a worker needs.
+
+        Args:
+            batches: Dataset of batches of examples, dicts of columns [B].
+
+        Returns:
+            Dataset of the same, in order, with all of `own_columns`.
+        """
+        return batches
+
     # One image.
 
     def load(self, example):
         """One image, in a graph or eagerly.
 
         Args:
-            example: dict of scalars, see the module's docstring.
+            example: dict of scalars, see the module's docstring; in a graph one that went through `fetch`.
 
         Returns:
             (uint8 [H, W, 3] tensor, label: integer scalar tensor, or None, see `knows_labels`).
@@ -179,9 +190,10 @@ class Reader:
             UserError: a reader that would have to read the whole set for it.
         """
         @as_written
-        def one(place):
-            return tf.constant(1), *function(self.load({"index": place})[0])
+        def one(example):
+            return tf.constant(1), *function(self.load(example)[0])
 
         threads = min(tensors.num_threads(), tensors.MOST_DECODERS)
-        places = tf.data.Dataset.range(len(self))
-        return tensors.by_reference(places.map(one, num_parallel_calls=threads).prefetch(2))
+        places = tf.data.Dataset.range(len(self)).batch(threads)
+        examples = self.fetch(places.map(as_written(lambda index: {"index": index}))).unbatch()
+        return tensors.by_reference(examples.map(one, num_parallel_calls=threads).prefetch(2))

@@ -91,10 +91,9 @@ def test_read_by_index_it_trains_and_evaluates_on_the_batches_of_the_held_set(ro
 
 def test_a_worker_reads_its_own_records_and_a_resume_none_of_those_before(roots, monkeypatch):
     opened, read = _on_disk(roots["array_record"]), []
-    reader = opened.splits["train"].reader
-    read_before = array_records.ArrayRecords._read
-    monkeypatch.setattr(array_records.ArrayRecords, "_read",
-                        lambda self, places: read.extend(places) or read_before(self, places))
+    reader, read_before = opened.splits["train"].reader, array_records.ArrayRecords._record
+    monkeypatch.setattr(array_records.ArrayRecords, "_record",
+                        lambda self, place: read.append(place) or read_before(self, place))
     _batches(opened, 20, 2, (1, 2))
     index = [batch["index"][BATCH // 2:] for batch in reader.order(3, BATCH, 20, 2).as_numpy_iterator()]
     assert sorted(read) == sorted(np.concatenate(index))
@@ -184,8 +183,8 @@ def test_a_broken_record_is_named_with_its_shard(tmp_path, place, wrong):
     with pytest.raises(decode.BrokenImage, match=expected):
         list(reader.images([0, place]))
     with pytest.raises(decode.BrokenImage, match=expected), decode.broken_images_named():
-        places = tf.data.Dataset.from_tensor_slices(np.array([0, place]))
-        list(places.map(lambda place: reader.load({"index": place})[0]))
+        examples = reader.fetch(tf.data.Dataset.from_tensors({"index": np.array([0, place])})).unbatch()
+        list(examples.map(reader.load))
     assert reader.sizes().tolist()[:1] == [[3, 3]]
 
 
