@@ -2,19 +2,24 @@
 
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from cct_tf import readers
 from cct_tf.augment.transform import Transform
 from cct_tf.data import pipeline, registry, statistics
 from cct_tf.errors import UserError
-from cct_tf.readers import array_records, decode
+from cct_tf.readers import decode
 from cct_tf.settings.config import DataConfig
 from tests.data import test_tfds
-from tests.data.test_tfds import NUM_CLASSES, NUM_TRAIN
+from tests.data.test_tfds import NUM_CLASSES, NUM_TRAIN, TinyArchive
+
+pytest.importorskip("array_record", reason="TFDS brings it along on Linux")
+from cct_tf.readers import array_records  # noqa: E402
 
 STATISTICS = ((0.5,) * 3, (0.25,) * 3)
 BATCH = 8
@@ -188,7 +193,9 @@ def test_a_broken_record_is_named_with_its_shard(tmp_path, place, wrong):
     assert reader.sizes().tolist()[:1] == [[3, 3]]
 
 
-def test_damaged_bytes_are_named_with_their_record(roots, tmp_path):
+@pytest.mark.parametrize("find", [lambda opened: list(opened.splits["train"].images(range(NUM_TRAIN))),
+                                  lambda opened: _evaluated(opened, "train")], ids=["eagerly", "in a graph"])
+def test_damaged_bytes_are_named_with_their_record(roots, tmp_path, find):
     def change(contents):
         middle = contents.index(b"IHDR", contents.index(b"IHDR") + 1)  # of the second record
         return contents[:middle] + bytes(20) + contents[middle + 20:]
@@ -197,17 +204,25 @@ def test_damaged_bytes_are_named_with_their_record(roots, tmp_path):
     opened = _on_disk(root)
     with pytest.raises(decode.BrokenImage, match=rf"^broken image: {shard} \(record 1\): "), \
             decode.broken_images_named():
-        list(opened.splits["train"].images(range(NUM_TRAIN)))
+        find(opened)
     with pytest.raises(UserError, match=f"^--dataset=mixed: expected a sound shard at {shard}, found: [^\n]*Corrupted"):
         _open(root, "mixed")
 
 
 def test_without_the_package_one_line_says_so(roots, monkeypatch):
-    import sys
-
-    from cct_tf import readers
-
     monkeypatch.delattr(readers, "array_records")
     monkeypatch.setitem(sys.modules, "cct_tf.readers.array_records", None)
     with pytest.raises(UserError, match="^--dataset=grey: expected the package array_record, [^\n]*$"):
         _on_disk(roots["array_record"], "grey")
+
+
+def test_what_tfds_prepares_in_this_format_is_opened(tmp_path):
+    manual = tmp_path / "downloads" / "manual"
+    manual.mkdir(parents=True)
+    (manual / "tiny.txt").write_bytes(TinyArchive.ORIGINAL)
+    builder = TinyArchive(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual))
+    split = _on_disk(str(tmp_path), "tiny_archive").splits["test"]
+    theirs = [(int(example["image"][0, 0, 0]), int(example["label"])) for example in builder.as_data_source("test")]
+    assert [(int(image[0, 0, 0]), label) for image, label in split.images(range(4))] == theirs
+    assert sorted(theirs) == [(8, 0), (9, 1), (10, 0), (11, 1)]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
 from tensorflow_datasets.core.download import resource
 
 from cct_tf import rng
@@ -31,6 +30,8 @@ def _example(index):
 
 
 def _array_record_writer(path):
+    from array_record.python import array_record_module  # not on all platforms
+
     return contextlib.closing(array_record_module.ArrayRecordWriter(path, "group_size:1"))
 
 

@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from array_record.python import array_record_module
 from PIL import Image
 
 from cct_tf.errors import UserError
-from cct_tf.readers.array_records import ArrayRecords
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.held import Held
 from cct_tf.readers.windowed import Windowed
@@ -59,6 +57,9 @@ class _PngRecord:
 
 
 def _by_index(folder):
+    array_record_module = pytest.importorskip("array_record.python.array_record_module")  # not on all platforms
+    from cct_tf.readers.array_records import ArrayRecords
+
     paths, shards = _files(folder), [str(folder / "first"), str(folder / "second")]
     for shard, numbers in zip(shards, np.split(np.arange(len(paths)), [4]), strict=True):
         writer = array_record_module.ArrayRecordWriter(shard, "group_size:1")
