@@ -52,7 +52,7 @@ def _on_disk(root, name="mixed", **fields):
 
 
 def _batches(opened, start, number, share=(0, 1)):
-    stages = Transform(4, *STATISTICS, resized_crop=(0.5, 1.0), flip="random").training_stages(NUM_CLASSES)
+    stages = Transform(4, *STATISTICS, flip="random").training_stages(NUM_CLASSES)
     return list(pipeline.train_batches(opened.splits["train"], stages, pipeline.Sampling(3, BATCH), start, number,
                                        share).as_numpy_iterator())
 
