@@ -141,7 +141,7 @@ def _read(batches, split, resize, num_classes):
             label = tf.gather(labels, example["index"])
         return example | {"image": _resized_one(resize, image, example["seed"]), "class": label}
 
-    return _per_example(batches, load)
+    return _per_example(reader.fetch(batches), load)
 
 
 def _resized_one(resize, image, seed):

@@ -2,7 +2,8 @@
 
     held.Held          all images of one size in one tensor
     encoded.Encoded    files of any size, their bytes held or on disk, decoded when they are used
-    windowed.Windowed  records of shards, streamed and shuffled in windows
+    array_records.ArrayRecords  records of shards with an index, decoded when they are used
+    windowed.Windowed  records of shards without one, streamed and shuffled in windows
 
 Nobody else asks which of them a reader is: whatever depends on it is a method here. A new kind of reader is a subclass
 in a module of its own; the defaults are those of a reader that finds any image by its place.
@@ -17,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng
+from cct_tf.readers import tensors
 
 # Nothing here needs autograph, whose conversion took most of the time of tracing.
 as_written = tf.autograph.experimental.do_not_convert
@@ -30,12 +32,14 @@ class Reader:
             alone: such a reader knows no labels and has no columns of its own. Else None.
         at_network_size: whether the images are what the network takes already, see `pipeline.hold_at_size`.
         knows_labels: whether `load` gives labels; where it doesn't, the split has them.
+        shuffling: "indexed", any image may follow any other in the order of training, or "windowed".
         own_columns: tuple of names: what an example of this reader holds beside "index" and "epoch".
     """
 
     image_shape = None
     at_network_size = False
     knows_labels = False
+    shuffling = "indexed"
     own_columns = ()
 
     # What it is.
@@ -64,13 +68,24 @@ class Reader:
         """
         raise NotImplementedError
 
+    def fetch(self, batches):
+        """What is cheaper for many images at once than in `load`, of the examples that a worker needs.
+
+        Args:
+            batches: Dataset of batches of examples, dicts of columns [B].
+
+        Returns:
+            Dataset of the same, in order, with all of `own_columns`.
+        """
+        return batches
+
     # One image.
 
     def load(self, example):
         """One image, in a graph or eagerly.
 
         Args:
-            example: dict of scalars, see the module's docstring.
+            example: dict of scalars, see the module's docstring; in a graph one that went through `fetch`.
 
         Returns:
             (uint8 [H, W, 3] tensor, label: integer scalar tensor, or None, see `knows_labels`).
@@ -96,7 +111,7 @@ class Reader:
         for place in places:
             with tf.device("CPU:0"):
                 image, label = self.load({"index": tf.constant(int(place), tf.int64)})
-            yield image.numpy(), label
+            yield image.numpy(), None if label is None else int(label)
 
     # Some of the images.
 
@@ -174,4 +189,11 @@ class Reader:
         Raises:
             UserError: a reader that would have to read the whole set for it.
         """
-        raise NotImplementedError
+        @as_written
+        def one(example):
+            return tf.constant(1), *function(self.load(example)[0])
+
+        threads = min(tensors.num_threads(), tensors.MOST_DECODERS)
+        places = tf.data.Dataset.range(len(self)).batch(threads)
+        examples = self.fetch(places.map(as_written(lambda index: {"index": index}))).unbatch()
+        return tensors.by_reference(examples.map(one, num_parallel_calls=threads).prefetch(2))

@@ -34,8 +34,8 @@ class DataConfig:
                              minimum=0, maximum=2**63 - 1)
     on_bad_image: str = option("stop", "what a broken training image does: end the run, or be left out and counted",
                                choices=("stop", "skip"))
-    in_memory_gib: float = option(8.0, "data sets up to this size (GiB) are held in memory, larger TFDS sets are "
-                                  "streamed", minimum=0.0)
+    in_memory_gib: float = option(8.0, "data sets up to this size (GiB) are held in memory, larger ones are read "
+                                  "from disk, TFDS sets of TFRecord files as a stream", minimum=0.0)
     shuffle_window: int = option(8192, "records shuffled at a time when a data set is streamed", minimum=1)
 
 
