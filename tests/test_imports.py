@@ -22,7 +22,7 @@ ALLOWED = {
     "augment": ("rng", "errors"),
     "models": ("layers", "settings.command", "settings.flags", "machine", "rng", "errors"),
     "convert": ("models.variants", "layers.sines", "layers.position_grid", "errors"),
-    "readers": ("rng", "errors"),
+    "readers": ("machine", "rng", "errors"),
     "data": ("readers", "augment", "settings", "rng", "errors"),
     "optim": ("settings", "errors"),
     "engine": ("layers", "errors"),
