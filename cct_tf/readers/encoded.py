@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from cct_tf.readers import decode, tensors
+from cct_tf.readers import budget, decode, tensors
 from cct_tf.readers.reader import Reader, as_written
 
 
@@ -84,6 +84,6 @@ class Encoded(Reader):
         def one(place):
             return tf.constant(1), *function(self.load({"index": place})[0])
 
-        threads = min(tensors.num_threads(), tensors.MOST_DECODERS)
+        threads = tensors.threads_within(budget.opening(), tensors.DECODING * self.most_pixels + tensors.SUMMING)
         places = tf.data.Dataset.range(len(self))
         return tensors.by_reference(places.map(one, num_parallel_calls=threads).prefetch(2))

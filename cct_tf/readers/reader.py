@@ -13,10 +13,16 @@ streamed record, say). Batches of examples have a leading dimension B.
 Legend: n images of the split, B batch, H W height and width of an image.
 """
 
+import contextlib
+import functools
+
 import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng
+from cct_tf.errors import UserError
+
+_UNKNOWN = 12_000_000  # pixels of a photograph
 
 # Nothing here needs autograph, whose conversion took most of the time of tracing.
 as_written = tf.autograph.experimental.do_not_convert
@@ -63,6 +69,15 @@ class Reader:
             float64 [k, 2]; k is 0 where looking would mean reading the set.
         """
         raise NotImplementedError
+
+    @functools.cached_property
+    def most_pixels(self):
+        """Pixels of the largest of some images, which says how many are read at a time: int."""
+        found = self.sizes(64)
+        if not len(found):  # decoded: eight, which a streamed set has at hand
+            with contextlib.suppress(UserError, tf.errors.OpError):
+                found = [image.shape[:2] for image, _ in self.images(self.spread(8))]
+        return max((int(height * width) for height, width in found), default=_UNKNOWN)
 
     # One image.
 

@@ -9,7 +9,8 @@ from cct_tf.errors import UserError
 from cct_tf.machine import container
 
 GIB = 2**30
-MOST_DECODERS = 16  # threads, where nobody knows how large the images are: 16 of 12 million pixels take 0.6 GiB
+DECODING = 6  # bytes a pixel: the image, and a copy that is turned or handed over
+SUMMING = 6 * 2**20  # bytes of a piece of `statistics`, whatever the image
 MOST_IMAGES = 256  # handled at a time
 _ALIGNMENT = 64  # bytes; what TensorFlow's own tensors have
 
