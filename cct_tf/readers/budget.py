@@ -9,8 +9,8 @@ opened. Whatever the budget, each stage works on one image or batch at least.
         a quarter    batches in the other stages of the host, such as policy and mixing
         a quarter    batches that are ready and wait
 
-Not in it: images that are held (--in_memory_gib), the window of a streamed set (--shuffle_window records, up to four
-times) and what the network takes.
+Not in it: images that are held (--in_memory_gib), the windows of a streamed set (--shuffle_window records each, which
+define the order), the batch that is being put together, and what the network takes.
 """
 
 from cct_tf.readers import tensors
