@@ -10,6 +10,7 @@ from cct_tf.data.pipeline import Sampling
 from cct_tf.data.source import rules_of
 from cct_tf.data.statistics import channel_statistics
 from cct_tf.machine import memory, runtime
+from cct_tf.readers import budget
 from cct_tf.settings import config as config_lib
 
 
@@ -46,6 +47,7 @@ def open_images(config, console, resolved=None):
 
 
 def _open_images(config, console, resolved):
+    budget.use(config.data.pipeline_gib)
     with console.phase(f"opening {config.data.dataset}", with_progress=True), runtime.quiet_stderr():
         source = registry.open_source(config.data, console.stream, rules_of(resolved))
     if config.augment.mean is not None:

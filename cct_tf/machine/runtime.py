@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 from cct_tf.errors import Interrupted, OutsideFault, UserError
-from cct_tf.machine import compile_cache
+from cct_tf.machine import compile_cache, container
 from cct_tf.machine.backend import check as check_backend
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -69,6 +69,7 @@ def start_tensorflow(cache="off", warn=None):
     if "tensorflow" not in sys.modules:
         with quiet_stderr(), _absent("sklearn", "matplotlib.pyplot"):
             import tensorflow  # noqa: F401
+    _keep_to_the_cores()
     import keras
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
@@ -90,10 +91,25 @@ def _keep_freed_memory():
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def num_threads():
-    """Processors this process may use: TensorFlow's number of intra-op threads unless something sets another."""
+def _keep_to_the_cores():
+    """Where a container may use fewer cores than the machine has, start no more threads than on so many cores."""
     import tensorflow as tf
-    return tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0))
+    cores = container.num_cores()
+    if cores == len(os.sched_getaffinity(0)):
+        return
+    for name in ("intra", "inter"):
+        number = getattr(tf.config.threading, f"get_{name}_op_parallelism_threads")
+        if not number() and not os.environ.get(f"TF_NUM_{name.upper()}OP_THREADS"):
+            with contextlib.suppress(RuntimeError):  # TensorFlow runs already
+                getattr(tf.config.threading, f"set_{name}_op_parallelism_threads")(cores)
+
+
+def num_threads():
+    """TensorFlow's number of intra-op threads: the processors this process may use unless something sets another."""
+    import tensorflow as tf
+    given = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    return (tf.config.threading.get_intra_op_parallelism_threads() or (int(given) if given.isdigit() else 0)
+            or len(os.sched_getaffinity(0)))
 
 
 @dataclasses.dataclass(frozen=True)

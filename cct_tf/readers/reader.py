@@ -14,11 +14,17 @@ streamed record, say). Batches of examples have a leading dimension B.
 Legend: n images of the split, B batch, H W height and width of an image.
 """
 
+import contextlib
+import functools
+
 import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.readers import tensors
+from cct_tf.errors import UserError
+from cct_tf.readers import budget, tensors
+
+_UNKNOWN = 12_000_000  # pixels of a photograph
 
 # Nothing here needs autograph, whose conversion took most of the time of tracing.
 as_written = tf.autograph.experimental.do_not_convert
@@ -78,6 +84,15 @@ class Reader:
             Dataset of the same, in order, with all of `own_columns`.
         """
         return batches
+
+    @functools.cached_property
+    def most_pixels(self):
+        """Pixels of the largest of some images, which says how many are read at a time: int."""
+        found = self.sizes(64)
+        if not len(found):  # decoded: eight, which a streamed set has at hand
+            with contextlib.suppress(UserError, tf.errors.OpError):
+                found = [image.shape[:2] for image, _ in self.images(self.spread(8))]
+        return max((int(height * width) for height, width in found), default=_UNKNOWN)
 
     # One image.
 
@@ -193,7 +208,7 @@ class Reader:
         def one(example):
             return tf.constant(1), *function(self.load(example)[0])
 
-        threads = min(tensors.num_threads(), tensors.MOST_DECODERS)
+        threads = tensors.threads_within(budget.opening(), tensors.DECODING * self.most_pixels + tensors.SUMMING)
         places = tf.data.Dataset.range(len(self)).batch(threads)
         examples = self.fetch(places.map(as_written(lambda index: {"index": index}))).unbatch()
         return tensors.by_reference(examples.map(one, num_parallel_calls=threads).prefetch(2))

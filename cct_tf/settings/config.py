@@ -36,6 +36,8 @@ class DataConfig:
                                choices=("stop", "skip"))
     in_memory_gib: float = option(8.0, "data sets up to this size (GiB) are held in memory, larger ones are read "
                                   "from disk, TFDS sets of TFRecord files as a stream", minimum=0.0)
+    pipeline_gib: float = option(2.0, "memory (GiB) that all stages of the input pipeline share for images in work",
+                                 above=0.0, how=True)
     shuffle_window: int = option(8192, "records shuffled at a time when a data set is streamed", minimum=1)
 
 
