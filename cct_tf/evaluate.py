@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 
-from cct_tf.assembly import checks, selection
+from cct_tf.assembly import checks, recorded_data, selection
 from cct_tf.errors import UserError
 from cct_tf.evaluation import report
 from cct_tf.machine import compile_cache, memory, runtime
@@ -97,7 +97,8 @@ def _select(workdir, values, given):
     _check(values, selected.record)
     run = dataclasses.replace(selected.settings.run, num_replicas=values["num_replicas"])
     settings = dataclasses.replace(selected.settings, run=run)
-    checks.check_config(settings)
+    part = recorded_data.part_of(selected.record.resolved, settings, (_split(values, selected.record),))
+    checks.check_config(settings, part)
     return dataclasses.replace(selected, settings=settings)
 
 

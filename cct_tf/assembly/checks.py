@@ -37,24 +37,25 @@ def check_model(model, image_size):
         raise UserError(f"--{error}") from None  # the network's fields are called as the flags
 
 
-def check_inputs(config):
+def check_inputs(config, part=None):
     """Judge what a config says of data, images and network.
 
     Args:
         config: `config.Config`.
+        part: `tree.Part` that will be opened; None for all.
 
     Raises:
         UserError: the first thing found wrong.
     """
     check_model(config.model, config.augment.image_size)
     policies.resolve(config.augment.auto_augment)
-    registry.check_name(config.data)
+    registry.check_name(config.data, part)
 
 
-def check_config(config):
-    """Judge a whole config, of a run. Raises UserError."""
+def check_config(config, part=None):
+    """Judge a whole config, of a run; `part` as for `check_inputs`. Raises UserError."""
     check_workdir(config.run.workdir)
-    check_inputs(config)
+    check_inputs(config, part)
     _check_freeze(config)
 
 

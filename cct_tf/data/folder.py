@@ -41,7 +41,7 @@ def open_folder(config, rules, stream=None, part=None, cache=None):
             held exceeds the free memory.
     """
     listing = tree.take(config, part)
-    subsets = {split: splits.Subset(None, None, listing.labels[split], files)
+    subsets = {split: splits.Subset(None, np.arange(len(files)), listing.labels[split], files)
                for split, files in listing.files.items()}
     subsets = _needed(subsets, config, rules, part)
     opened = _Opened(config, listing, files_lib.joined(subset.files for subset in subsets.values()),

@@ -119,6 +119,11 @@ class Source:
         return "validation" if "validation" in self.splits else "test"
 
     @property
+    def is_part(self):
+        """Whether only some of the splits were opened."""
+        return self.fingerprint is None
+
+    @property
     def has_files(self):
         """Whether the images are files of a folder."""
         return all(split.files is not None for split in self.splits.values())
