@@ -89,7 +89,7 @@ def _check_same(folders, records):
                         f"({second})")
 
 
-def _select(workdir, values, given):
+def _select(workdir, values, given, stream):
     """The `selection.Selection` of a work folder, judged, with the settings to evaluate it by."""
     checks.check_workdir(workdir)
     changed = {name: given[name] for name in ("data_dir", "eval_batch_size") if name in given} | {"workdir": workdir}
@@ -98,7 +98,7 @@ def _select(workdir, values, given):
     run = dataclasses.replace(selected.settings.run, num_replicas=values["num_replicas"])
     settings = dataclasses.replace(selected.settings, run=run)
     part = recorded_data.part_of(selected.record.resolved, settings, (_split(values, selected.record),))
-    checks.check_config(settings, part)
+    checks.check_config(settings, part, stream)
     return dataclasses.replace(selected, settings=settings)
 
 
@@ -163,12 +163,12 @@ def evaluate(given):
     checks.check_workdir(folders[0])
     runtime.check_backend()
     compile_cache.check(values["compile_cache"])
-    chosen = [_select(folder, values, given) for folder in folders]
+    console = Console(quiet=values["json"])
+    chosen = [_select(folder, values, given, console.stream) for folder in folders]
     if values["compare"]:
         _check_same(folders, [one.record for one in chosen])
     if values["output_dir"]:
         checks.make_output_dir("--output_dir", values["output_dir"])
-    console = Console(quiet=values["json"])
     is_asked, values = values["split"] is not None, values | {"split": _split(values, chosen[0].record)}
     if values["split"] == "validation" and not is_asked:
         console.say("no test split in this run: on its validation split, by which the best checkpoint was chosen")

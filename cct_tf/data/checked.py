@@ -60,12 +60,12 @@ class Checked:
 
 def _keys(files, kind):
     """uint64 [n] hashes of path, size and time."""
-    start, rows = hashlib.blake2b(kind.encode() + b"\0", digest_size=8), []
-    for path, size, time in zip(files.paths.tolist(), files.sizes.tolist(), files.times.tolist(), strict=True):
-        digest = start.copy()
-        digest.update(b"%b\0%d %d" % (path, size, time))
-        rows.append(digest.digest())
-    return np.frombuffer(b"".join(rows), "<u8")
+    begun, keys = hashlib.blake2b(kind.encode() + b"\0", digest_size=8), bytearray()
+    for row in files.rows():
+        digest = begun.copy()
+        digest.update(b"%b\0%d %d" % row)
+        keys += digest.digest()
+    return np.frombuffer(bytes(keys), "<u8")
 
 
 def _read(path):

@@ -9,6 +9,8 @@ from cct_tf.data.source import File
 
 _MOST_PADDING = 4  # an array of bytes has rows as long as its longest: so many times the mean at most
 
+_BLOCK = 65_536
+
 
 @dataclasses.dataclass(frozen=True)
 class Files:
@@ -34,7 +36,13 @@ class Files:
         return Files(self.paths[chosen], self.sizes[chosen], self.times[chosen])
 
     def __iter__(self):
-        return map(File, self.paths.tolist(), self.sizes.tolist())
+        return (File(path, size) for path, size, _ in self.rows())
+
+    def rows(self):
+        """Yield (path, size, time) of each, as Python objects, of which there are few at a time."""
+        for start in range(0, len(self), _BLOCK):
+            columns = (column[start:start + _BLOCK].tolist() for column in (self.paths, self.sizes, self.times))
+            yield from zip(*columns, strict=True)
 
 
 def bytes_array(values):
@@ -47,8 +55,14 @@ def bytes_array(values):
 def joined(parts):
     """Files of several, in a row."""
     parts = list(parts)
-    return Files(bytes_array([path for part in parts for path in part.paths.tolist()]),
-                 *(np.concatenate([getattr(part, name) for part in parts]) for name in ("sizes", "times")))
+    paths = [part.paths for part in parts]
+    widths, number = [array.itemsize for array in paths], sum(map(len, paths))
+    if any(array.dtype == object for array in paths) or max(widths) * number > _MOST_PADDING * sum(
+            width * len(array) for width, array in zip(widths, paths, strict=True)):
+        paths = bytes_array([path for array in paths for path in array.tolist()])
+    else:
+        paths = np.concatenate(paths)
+    return Files(paths, *(np.concatenate([getattr(part, name) for part in parts]) for name in ("sizes", "times")))
 
 
 def below(folder, paths):

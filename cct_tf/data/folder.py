@@ -82,7 +82,7 @@ def _needed(subsets, config, rules, part):
 
 def _lines(files):
     """What of the files counts towards the fingerprint."""
-    for path, size in zip(files.paths.tolist(), files.sizes.tolist(), strict=True):
+    for path, size, _ in files.rows():
         yield f"file {path.decode('utf-8', 'backslashreplace')} {size}"
 
 
@@ -122,6 +122,10 @@ class _Opened:
         return (tensors.on_cpu(files_lib.below(self.listing.root, files.paths)),
                 _Names(self.listing.root, files.paths))
 
+    def paths_of(self, places):
+        """Array of bytes, the paths of the files at these places."""
+        return files_lib.below(self.listing.root, self.files.paths[places])
+
     def checked(self, kind):
         """The `Checked` of one kind of look. The packages that look are part of it."""
         kind = f"{kind}; pillow {PIL.__version__}, heif {importlib.util.find_spec('pillow_heif') is not None}, at most "
@@ -136,7 +140,7 @@ def _settle_bit_depth(rules, opened, others_count):
     checked = opened.checked("at most 8 bits a channel")
     unknown = checked.unknown()
     with progress.count(len(unknown), what, opened.stream if len(unknown) > _MANY else None) as advance:
-        wide = headers.find_wide(opened.paths.numpy()[unknown].tolist(), advance)
+        wide = headers.find_wide(opened.paths_of(unknown), advance)
     checked.add(np.delete(unknown, wide))
     files = opened.files[unknown[wide]]
     if wide and others_count:
@@ -195,7 +199,7 @@ def _verify(images, opened, what):
     """
     on_bad, good = opened.config.on_bad_image, np.ones(len(images.names), bool)
     if images.on_disk and on_bad == "stop":
-        _check_headers(images, opened, what.replace("decoding", "checking"))
+        _check_headers(opened, what.replace("decoding", "checking"))
         return good
     checked = opened.checked(f"decoded, {images.bit_depth} bits, tensorflow {tf.__version__}")
     unknown = checked.unknown()
@@ -208,14 +212,14 @@ def _verify(images, opened, what):
     return good
 
 
-def _check_headers(images, opened, what):
+def _check_headers(opened, what):
     """Raise BrokenImage of the first file on disk that does not begin like an image."""
     checked, done = opened.checked("header"), 0
     unknown = checked.unknown()
 
     try:
         with progress.count(len(unknown), what, opened.stream if len(unknown) else None) as advance:
-            for number in headers.check_many(images.contents.numpy()[unknown].tolist()):
+            for number in headers.check_many(opened.paths_of(unknown)):
                 done += number
                 advance(number)
     finally:  # an interrupted look, or one that found a broken file, goes on from there

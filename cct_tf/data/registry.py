@@ -9,12 +9,13 @@ from cct_tf.errors import UserError, nearest
 OURS = ("digits", "folder", "npz")
 
 
-def check_name(config, part=None):
+def check_name(config, part=None, stream=None):
     """Judge --dataset and --data_dir without TensorFlow, in about a second.
 
     Args:
         config: DataConfig.
         part: `tree.Part` of an image folder that will be opened; None for all.
+        stream: text stream for progress, or None.
 
     Raises:
         UserError: an unknown name; a folder or an archive that is not there or not laid out as it must be; flags that
@@ -25,7 +26,7 @@ def check_name(config, part=None):
     if config.dataset == "folder":
         from cct_tf.data import tree
 
-        tree.check(config, part)
+        tree.check(config, part, stream)
     elif config.dataset == "npz":
         from cct_tf.data import npz
 

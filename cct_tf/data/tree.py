@@ -19,6 +19,7 @@ import numpy as np
 from cct_tf.data import files as files_lib
 from cct_tf.data import holding_out
 from cct_tf.errors import UserError, nearest
+from cct_tf.readers import progress
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
             ".pnm", ".jp2", ".avif")
@@ -96,10 +97,10 @@ def _left_out(ignored, most=6):
     return text
 
 
-def check(config, part=None):
+def check(config, part=None, stream=None):
     """As `scan`, and keep the list for the `take` that follows: a large folder takes seconds to list."""
     _listed.clear()
-    _listed[_asked(config, part)] = scan(config, part)
+    _listed[_asked(config, part)] = scan(config, part, stream)
 
 
 def take(config, part=None):
@@ -113,12 +114,13 @@ def _asked(config, part):
     return config.data_dir, config.train_split, config.test_split, config.validation_fraction, part
 
 
-def scan(config, part=None):
+def scan(config, part=None, stream=None):
     """List the folder of --data_dir.
 
     Args:
         config: DataConfig.
         part: Part, or None for all of it.
+        stream: text stream for progress, or None.
 
     Returns:
         Tree.
@@ -128,12 +130,12 @@ def scan(config, part=None):
             tree without --validation_fraction, or without an image to hold out.
     """
     try:
-        return _scan(config.data_dir, config, part.folders(config) if part else None, part)
+        return _scan(config.data_dir, config, part.folders(config) if part else None, part, stream)
     except OSError as error:
         raise UserError(f"{error.filename}: expected a readable folder, found: {error.strerror}") from error
 
 
-def _scan(root, config, wanted, part):
+def _scan(root, config, wanted, part, stream):
     if not root:
         raise UserError("--data_dir: expected the root of the image folder with --dataset=folder, found nothing")
     if not os.path.isdir(root):
@@ -147,7 +149,7 @@ def _scan(root, config, wanted, part):
     else:
         class_names, known = part.classes, {name: label for label, name in enumerate(part.classes)}
     for split, folder in folders.items():
-        files[split], labels[split], skipped = _split_files(root, folder, known, split)
+        files[split], labels[split], skipped = _split_files(root, folder, known, split, stream)
         ignored += skipped
     if config.validation_fraction and "train" in folders:
         holding_out.check(np.bincount(labels["train"]).tolist(), config.validation_fraction, rule=2)  # as all rules do
@@ -241,7 +243,7 @@ def _kind(name):
     return shown(os.path.splitext(name)[1].lower()) or "without a suffix"
 
 
-def _split_files(root, folder, known, split):
+def _split_files(root, folder, known, split, stream):
     """(Files of one split, int32 [n] labels, Counter of what was left out); `known` has the labels by class."""
     path = os.path.join(root, folder)
     names, ignored = _folders(path) if split != "train" else (list(known), {})
@@ -251,7 +253,8 @@ def _split_files(root, folder, known, split):
         raise UserError(f"{os.path.join(path, shown(unknown[0]))}: expected a class of the training folder, found an "
                         f"unknown one" + nearest(unknown[0], known))
     parts = []
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool, \
+            progress.count(len(names), f"listing {shown(path)}", stream, "folders") as advance:
         listed = pool.map(functools.partial(_class_files, path), names)
         for name, (files, skipped) in zip(names, listed, strict=True):
             ignored += skipped
@@ -260,11 +263,11 @@ def _split_files(root, folder, known, split):
                 raise UserError(f"{os.path.join(path, shown(name))}: expected at least one image in every class "
                                 f"folder, found none{others}")
             parts.append(files)
+            advance(1)
     if not sum(map(len, parts)):
         raise UserError(f"{path}: expected images in its class folders, found none")
-    start = os.fsencode(os.path.join(folder, ""))
     files = files_lib.joined(parts)
-    files = dataclasses.replace(files, paths=files_lib.bytes_array([start + name for name in files.paths.tolist()]))
+    files = dataclasses.replace(files, paths=files_lib.below(folder, files.paths))
     order = np.argsort(files.paths, kind="stable")
     return files[order], np.repeat(labels, [len(part) for part in parts]).astype(np.int32)[order], ignored
 

@@ -103,10 +103,10 @@ def main(given):
     settings = selected.settings
     part = _part(selected.record.resolved, settings, values["quantize"])
     checks.check_model(settings.model, settings.augment.image_size)
+    console = Console(quiet=values["json"])
     if not paths:
         with formats.images_help():
-            checks.check_inputs(settings, part)
-    console = Console(quiet=values["json"])
+            checks.check_inputs(settings, part, console.stream)
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow()
         from cct_tf.export import writing

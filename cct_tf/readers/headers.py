@@ -17,7 +17,7 @@ def check_many(paths):
     """Check the headers of files; yields how many were found good since it yielded last.
 
     Args:
-        paths: list of n paths, bytes.
+        paths: array of n bytes.
 
     Raises:
         BrokenImage: of the first file that is no image, see `decode.check_header`.
@@ -29,7 +29,7 @@ def find_wide(paths, advance):
     """Places of the files that may have more than 8 bits a channel, see `loading.used_bits`: list of int.
 
     Args:
-        paths: list of n paths, bytes.
+        paths: array of n bytes.
         advance: function of a number of files, called as they are looked at.
     """
     found, done = [], 0
@@ -41,12 +41,12 @@ def find_wide(paths, advance):
 
 
 def _wide(paths):
-    return [loading.may_be_wide(_start(path, loading.HEAD)) for path in paths]
+    return [loading.may_be_wide(_start(path, loading.HEAD)) for path in paths.tolist()]
 
 
 def _in_blocks(function, paths):
-    """Yield the results of a function of a list of paths, block by block, in order; threads call it."""
-    blocks = [paths[start:start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
+    """Yield the results of a function of an array of paths, block by block, in order; threads call it."""
+    blocks = (paths[start:start + _BLOCK] for start in range(0, len(paths), _BLOCK))
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         try:
             yield from pool.map(function, blocks)
@@ -55,7 +55,7 @@ def _in_blocks(function, paths):
 
 
 def _check_all(paths):
-    for path in paths:
+    for path in paths.tolist():
         check(path)
     return len(paths)
 

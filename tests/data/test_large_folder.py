@@ -308,7 +308,7 @@ def test_the_first_broken_file_in_order_is_named_whatever_the_threads(tmp_path):
     for index in (2900, 1234, 2000):
         os.unlink(paths[index])
         pathlib.Path(os.fsdecode(paths[index])).write_bytes(b"<html>")
-    good = 0
+    paths, good = files.bytes_array(paths), 0
     with pytest.raises(decode.BrokenImage, match="1234.jpg: expected an image, found a web page"):
         for number in headers.check_many(paths):
             good += number
