@@ -97,10 +97,15 @@ def steady_names():
         pass
 
 
+def user_folder():
+    """Where this program may keep what it can do without: pathlib.Path."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(home).absolute() / "cct_tf"
+
+
 def default_folder():
     """The folder of `auto`: pathlib.Path."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return pathlib.Path(home).absolute() / "cct_tf" / "xla"
+    return user_folder() / "xla"
 
 
 class Cache:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from cct_tf.readers import budget, decode, progress, tensors
 from cct_tf.readers.encoded import Encoded
 
-_HEAD = 32  # bytes that tell PNGs of 16 bits from others
+HEAD = 32  # bytes that tell PNGs of 16 bits from others
 
 
 class MixedSizes(Exception):
@@ -66,7 +66,7 @@ def used_bits(contents, names, on_disk, what, stream):
     Returns:
         (int, 8 to 31; how many such images there are). (16, 0) if there are none.
     """
-    places = [place for place, head in enumerate(_heads(contents, on_disk)) if _may_be_wide(head)]
+    places = [place for place, head in enumerate(_heads(contents, on_disk)) if may_be_wide(head)]
     images = dataclasses.replace(whole(contents, names, on_disk), indices=np.array(places, np.int64))
     if not places:
         return 16, 0
@@ -84,19 +84,19 @@ def used_bits(contents, names, on_disk, what, stream):
 def _heads(contents, on_disk):
     """The first bytes of every file; none of one that can't be read."""
     if not on_disk:
-        return tf.strings.substr(contents, 0, _HEAD).numpy()
+        return tf.strings.substr(contents, 0, HEAD).numpy()
     return (_head(path) for path in contents.numpy())
 
 
 def _head(path):
     try:
         with open(path, "rb") as file:
-            return file.read(_HEAD)
+            return file.read(HEAD)
     except OSError:
         return b""
 
 
-def _may_be_wide(head):
+def may_be_wide(head):
     """Whether a file that begins so may have more than 8 bits a channel that `decode` can choose from."""
     return (head.startswith(b"\x89PNG") and head[24:25] == b"\x10") or head[:2] in (b"II", b"MM")  # PNG, TIFF
 
