@@ -22,12 +22,14 @@ class Images:
         source: `source.Source`; None for images that are not of the run's data set.
         mean, std: tuples of floats of pixels in [0, 1].
         statistics_from: where they come from, for the plan.
+        rules: `source.Rules` in force.
     """
 
     source: object
     mean: tuple
     std: tuple
     statistics_from: str
+    rules: object
 
 
 def open_images(config, console, resolved=None, part=None):
@@ -53,14 +55,14 @@ def _open_images(config, console, resolved, part):
         source = registry.open_source(config.data, console.stream, rules_of(resolved), part,
                                       compile_cache.user_folder() / "images")
     if config.augment.mean is not None:
-        return Images(source, config.augment.mean, config.augment.std, "flags")
+        return Images(source, config.augment.mean, config.augment.std, "flags", source.rules)
     if resolved is not None and resolved.statistics_computed:
-        return Images(source, resolved.mean, resolved.std, "an earlier start of this run")
+        return Images(source, resolved.mean, resolved.std, "an earlier start of this run", source.rules)
     if source.mean is not None:
-        return Images(source, source.mean, source.std, "the data set's own")
+        return Images(source, source.mean, source.std, "the data set's own", source.rules)
     with console.phase("computing mean and standard deviation", with_progress=True):
         mean, std = channel_statistics(source.splits["train"], console.stream)
-    return Images(source, mean, std, "computed from the training images")
+    return Images(source, mean, std, "computed from the training images", source.rules)
 
 
 def recorded_images(resolved):
@@ -69,14 +71,13 @@ def recorded_images(resolved):
     Args:
         resolved: `resolved.Resolved` of its record.
     """
-    return Images(None, resolved.mean, resolved.std, "the run")
+    return Images(None, resolved.mean, resolved.std, "the run", rules_of(resolved))
 
 
 def make_transform(config, images, model):
     """The `Transform` that brings the images to what `model` (or a `variants.Variant`) takes."""
     transform = transform_lib.from_config(config.augment, model.image_size, images.mean, images.std)
-    block = images.source.rules.resize_block if images.source else None  # nothing is held without a data set
-    return dataclasses.replace(transform, resize_block=block)
+    return dataclasses.replace(transform, resize_block=images.rules.resize_block, resampler=images.rules.resampler)
 
 
 def make_sampling(config):

@@ -27,7 +27,7 @@ import functools
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.augment import geometric, image_ops, policy_ops
+from cct_tf.augment import geometric, image_ops, pillow_resize, policy_ops
 from cct_tf.augment.erasing import RandomErasing
 from cct_tf.augment.mix import Mix
 
@@ -95,18 +95,21 @@ class Resize(Stage):
         crop_pct: float, see `image_ops.center_fit`.
         block: int, held images that are resized in one call, whatever memory it takes: the last bits of the products
             depend on their number, so runs of version 0 keep theirs. None bounds the memory.
+        resampler: "matrix" or "pillow", by `image_ops` or `pillow_resize`.
     """
 
     size: int
     crop_pct: float = 1.0
     block: int | None = None
+    resampler: str = "matrix"
 
     name = "resize"
     where = IMAGE
     is_random = False
 
     def apply(self, batch, params):
-        return batch | {"image": image_ops.center_fit(batch["image"], self.size, self.crop_pct)}
+        ops = pillow_resize if self.resampler == "pillow" else image_ops
+        return batch | {"image": ops.center_fit(batch["image"], self.size, self.crop_pct)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,11 +118,12 @@ class ResizedCrop(Stage):
 
     Attributes:
         op: `geometric.RandomResizedCrop`.
-        block: as of `Resize`.
+        block, resampler: as of `Resize`.
     """
 
     op: geometric.RandomResizedCrop
     block: int | None = None
+    resampler: str = "matrix"
 
     name = "crop"
     where = IMAGE
@@ -136,7 +140,10 @@ class ResizedCrop(Stage):
         return self.op.sample(batch["seed"], *shape)
 
     def apply(self, batch, params):
-        return batch | {"image": _apply_op(self.op, batch["image"], params)}
+        images = batch["image"]
+        if self.resampler == "pillow":
+            return batch | {"image": pillow_resize.crop(images, params["box"], params["bicubic"], self.size)}
+        return batch | {"image": _apply_op(self.op, images, params)}
 
 
 @dataclasses.dataclass(frozen=True)

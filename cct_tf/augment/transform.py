@@ -38,6 +38,7 @@ class Transform:
         policy_name: str, what --auto_augment calls it.
         erasing: `erasing.RandomErasing`, or None.
         resize_block: int or None, see `stages.Resize`.
+        resampler: "matrix" or "pillow", see `stages.Resize`.
     """
 
     size: int
@@ -52,6 +53,7 @@ class Transform:
     policy_name: str = ""
     erasing: RandomErasing | None = None
     resize_block: int | None = None
+    resampler: str = "matrix"
 
     # Lists of stages.
 
@@ -74,7 +76,7 @@ class Transform:
         flip = self._flip(seed)
         if self.resized_crop is not None:
             crop = geometric.RandomResizedCrop(self.size, self.resized_crop, self.crop_ratio)
-            images = (stages.ResizedCrop(crop, self.resize_block), *flip, *policy)
+            images = (stages.ResizedCrop(crop, self.resize_block, self.resampler), *flip, *policy)
         else:
             crop = (stages.PaddedCrop(geometric.RandomCrop(self.crop_padding)),) if self.crop_padding else ()
             images = (self._resize, *policy, *crop, *flip)
@@ -88,7 +90,7 @@ class Transform:
 
     @property
     def _resize(self):
-        return stages.Resize(self.size, self.crop_pct, self.resize_block)
+        return stages.Resize(self.size, self.crop_pct, self.resize_block, self.resampler)
 
     @property
     def _normalize(self):

@@ -184,7 +184,8 @@ def _read_batches(batches, reader, labels, resize):
         found = gather(*tf.nest.map_structure(lambda column: column[None], example))
         return tf.nest.map_structure(lambda column: column[0], found)
 
-    if size * image_bytes > _BATCH_BYTES and not resize.block:
+    one_by_one = resize.resampler == "pillow" or (size * image_bytes > _BATCH_BYTES and not resize.block)
+    if one_by_one and not reader.at_network_size:
         return _per_example(batches.map(sample), gather_one, _parallel_calls(_RESIZING * image_bytes, budget.reading()))
     call_bytes = size * (_RESIZING * image_bytes + _pixel_bytes(resize.size))
     return batches.map(gather_batch, num_parallel_calls=_parallel_calls(call_bytes, budget.reading()))

@@ -9,6 +9,9 @@ import itertools
 
 import numpy as np
 
+# Pixels of an image. Up to here batches are resized faster by products of matrices than one by one by Pillow.
+_SMALL = 64 * 64
+
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
@@ -20,12 +23,25 @@ class Rules:
             opened: as many as its images need.
         npz_validation: whether the validation arrays of an .npz archive are the validation split.
         resize_block: see `transform.Transform`.
+        resampler: "matrix" or "pillow", what brings images to the network's size, see `settled`; None, before the set
+            is opened.
     """
 
     split: int = 2
     bit_depth: int | None = None
     npz_validation: bool = True
     resize_block: int | None = None
+    resampler: str | None = None
+
+    def settled(self, image_shape):
+        """The rules with every field known, once the set is open. What was recorded stays.
+
+        Args:
+            image_shape: (H, W) of the training images; None where they are of mixed sizes.
+        """
+        small = image_shape is not None and image_shape[0] * image_shape[1] <= _SMALL
+        return dataclasses.replace(self, bit_depth=self.bit_depth or 16,
+                                   resampler=self.resampler or ("matrix" if small else "pillow"))
 
 
 def rules_of(resolved):
@@ -33,8 +49,8 @@ def rules_of(resolved):
     if resolved is None:
         return Rules()
     if resolved.data_rules is None:  # what version 0 did, without recording
-        return Rules(split=1, bit_depth=16, npz_validation=False, resize_block=256)
-    return Rules(**resolved.data_rules)
+        return Rules(split=1, bit_depth=16, npz_validation=False, resize_block=256, resampler="matrix")
+    return Rules(**{"resampler": "matrix"} | resolved.data_rules)  # the only one there was
 
 
 @dataclasses.dataclass(frozen=True, slots=True)  # there may be a million

@@ -151,4 +151,4 @@ def indexed_source(config, rules, class_names, subsets, *, notes=(), known=None,
         name=config.dataset, class_names=tuple(class_names), splits=splits, mean=mean, std=std,
         fingerprint=source.fingerprint(class_names, list(splits.values()), extra),
         notes=(*notes, *_lacking(class_names, splits)), order="indexed",
-        rules=dataclasses.replace(rules, bit_depth=rules.bit_depth or 16), broken=tuple(broken))
+        rules=rules.settled(splits["train"].reader.image_shape), broken=tuple(broken))

@@ -205,7 +205,7 @@ def _from_shards(config, rules, class_names, readers, notes, known):
     mean, std = known or (None, None)
     return source.Source(name=config.dataset, class_names=class_names, splits=found, mean=mean, std=std,
                          fingerprint=source.fingerprint(class_names, list(found.values()), extra), notes=notes,
-                         order=readers["train"].shuffling, rules=dataclasses.replace(rules, bit_depth=16))
+                         order=readers["train"].shuffling, rules=dataclasses.replace(rules, bit_depth=16).settled(None))
 
 
 def _held(config, rules, class_names, readers, notes, known, stream):

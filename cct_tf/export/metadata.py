@@ -37,6 +37,8 @@ class Metadata:
         quantize: "none" or "int8".
         cct_tf: version of cct_tf that wrote the export.
         bit_depth: int, bits per channel that images of more than 8 bits use, see `cct_tf.readers.decode`.
+        resampler: "matrix" or "pillow", what brought the images of the run to size, see `cct_tf.augment`. The graph of
+            a SavedModel always does it by matrices; its pixels are at most one level from Pillow's.
     """
 
     classes: list
@@ -51,6 +53,7 @@ class Metadata:
     quantize: str
     cct_tf: str
     bit_depth: int = 16
+    resampler: str = "matrix"
 
     def as_json(self):
         return json.dumps({"format": 1} | dataclasses.asdict(self), indent=1)
@@ -68,6 +71,8 @@ def parse(text):
         raise ValueError("no names of classes")
     if not isinstance(found.bit_depth, int) or not 8 <= found.bit_depth <= 31:
         raise ValueError("no depth of images")
+    if found.resampler not in ("matrix", "pillow"):
+        raise ValueError("no resampler of images")
     if not isinstance(found.image_size, int) or not all(map(math.isfinite, numbers)) or found.crop_pct > 1:
         raise ValueError("no preparation of images")
     if not min(found.image_size, found.crop_pct, *found.std) > 0 or not len(found.mean) == len(found.std) in (1, 3):

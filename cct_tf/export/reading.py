@@ -25,7 +25,8 @@ class Export:
     def __init__(self, runner, metadata, prepares):
         self.metadata, self.bit_depth = metadata, metadata.bit_depth
         self._runner, self._prepares = runner, prepares
-        transform = Transform(metadata.image_size, tuple(metadata.mean), tuple(metadata.std), metadata.crop_pct)
+        transform = Transform(metadata.image_size, tuple(metadata.mean), tuple(metadata.std), metadata.crop_pct,
+                              resampler=metadata.resampler)
         self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)],
                                 autograph=False)
 

@@ -77,13 +77,16 @@ def export(config, record, choose, weights, request, console):
     """
     # Whatever the run's precision: converters don't support bfloat16, and the comparison allows 1e-5.
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, precision="float32"))
-    bit_depth = rules_of(record.resolved).bit_depth
+    rules = rules_of(record.resolved)
+    bit_depth = rules.bit_depth
     calibration, sample = _samples(config, record, request, bit_depth, console)
     with console.phase("loading the weights"), tf.device("CPU:0"):
         loaded = networks.load_model(config, record.resolved.num_classes, choose, weights)
     transform = inputs.make_transform(config, inputs.recorded_images(record.resolved), loaded.model)
+    if request.kind.name == "saved_model":  # which prepares images itself, so both are compared on the same pixels
+        transform = dataclasses.replace(transform, resampler="matrix")
     network = Network(loaded.model, transform, "CPU", check.BATCH, bit_depth=bit_depth)
-    metadata = _metadata(config, loaded, request.quantize, bit_depth)
+    metadata = _metadata(config, loaded, request.quantize, rules)
     with _hidden(request.output) as path:
         with console.phase(f"converting to {request.kind.name}"):
             ranges = None if calibration is None else samples.prepared(calibration, network)
@@ -108,13 +111,13 @@ def _samples(config, record, request, bit_depth, console):
     return calibration, samples.of_split(split, request.check_images)
 
 
-def _metadata(config, loaded, quantize, bit_depth):
+def _metadata(config, loaded, quantize, rules):
     resolved = loaded.record.resolved
     return metadata_lib.Metadata(
         classes=list(resolved.classes), image_size=loaded.model.image_size, crop_pct=config.augment.crop_pct,
         mean=list(resolved.mean), std=list(resolved.std), model=loaded.model.variant.name,
         checkpoint=loaded.path.name, step=loaded.record.step, weights=loaded.weights, quantize=quantize,
-        cct_tf=cct_tf.__version__, bit_depth=bit_depth)
+        cct_tf=cct_tf.__version__, bit_depth=rules.bit_depth, resampler=rules.resampler)
 
 
 def _write(kind, model, metadata, path, calibration):

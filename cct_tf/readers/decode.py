@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps
 
+from cct_tf import python_calls
 from cct_tf.errors import UserError
 from cct_tf.readers import damage, tensors
 
@@ -183,8 +184,7 @@ def decode(contents, bit_depth=16):
         return tensors.on_cpu(decode_file(contents.numpy(), _NO_NAME, bit_depth))
 
     def by_pillow():
-        return tf.numpy_function(lambda found: _with_pillow_marked(found, bit_depth), [contents], tf.uint8,
-                                 stateful=False)
+        return python_calls.call(lambda found: _with_pillow_marked(found, bit_depth), [contents], tf.uint8)
 
     jpeg, png = _kinds(contents)
     image = tf.case(

@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from cct_tf import python_calls
 from cct_tf.readers import decode, tensors
 from cct_tf.readers.reader import Reader, as_written
 
@@ -74,7 +75,7 @@ class Encoded(Reader):
         def read(path):
             return decode.decode_file(decode.read_bytes(path), decode.shown(path), self.bit_depth)
 
-        return tf.ensure_shape(tf.numpy_function(read, [path], tf.uint8), [None, None, 3])
+        return tf.ensure_shape(python_calls.call(read, [path], tf.uint8, stateful=True), [None, None, 3])
 
     def select(self, places):
         return dataclasses.replace(self, indices=self.indices[places])

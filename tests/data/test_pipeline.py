@@ -1,8 +1,11 @@
 """Batches: the order of the training stream, its independence of batch and start, and padding in evaluation."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from cct_tf import rng
 from cct_tf.augment import image_ops, stages
@@ -10,6 +13,8 @@ from cct_tf.augment.mix import Mix
 from cct_tf.augment.transform import Transform
 from cct_tf.data import pipeline, source
 from cct_tf.data.source import Split
+from cct_tf.evaluation.prediction import Network
+from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.held import Held
 from cct_tf.runs.resolved import Resolved
 
@@ -184,6 +189,51 @@ def test_runs_of_before_are_resized_in_their_blocks_to_the_bit(monkeypatch):
     assert np.array_equal(held, expected) and not calls
     pipeline.hold_at_size(split, Transform(16, (0.5,), (0.5,)).evaluation_stages(K))
     assert calls  # new runs bound their blocks
+
+
+def _photographs(kind):
+    """A split of images of several sizes as PNG files, or of one size, held; and its images."""
+    from sklearn.datasets import load_sample_images
+    photo = load_sample_images().images[0]
+    sizes = [(70, 90)] * 7 if kind == "held" else [(70, 90), (81, 66), (70, 91), (97, 70), (40, 44), (75, 75), (71, 89)]
+    images = [photo[10 * row:10 * row + height, 50:50 + width] for row, (height, width) in enumerate(sizes)]
+    if kind == "held":
+        reader = Held(tf.constant(np.stack(images)), np.arange(7))
+    else:
+        reader = Encoded(tf.stack([tf.io.encode_png(image) for image in images]), ["image"] * 7, np.arange(7), False)
+    return Split("train", reader, 7, (np.arange(7) % K).astype(np.int32)), images
+
+
+@pytest.mark.parametrize("kind", ["held", "mixed sizes"])
+@pytest.mark.parametrize(("resampler", "resized_crop"), [("pillow", None), ("pillow", (0.2, 1.0)), ("matrix", None)])
+def test_photographs_are_resized_by_what_the_rules_say_wherever_they_are_used(kind, resampler, resized_crop):
+    """By Pillow, or as runs of before: by products of matrices, which differ by a level here and there."""
+    split, images = _photographs(kind)
+    transform = Transform(24, (0.0,), (1.0,), crop_pct=0.9, resized_crop=resized_crop, resampler=resampler)
+    alone = np.stack([transform.resize(image[None])[0] for image in images])
+    fitted = np.stack([_by_pillow(image) for image in images])
+    assert np.array_equal(alone, fitted) == (resampler == "pillow")
+    assert np.abs(alone.astype(int) - fitted).max() <= 1
+    way = transform.evaluation_stages(K)
+    batch, = pipeline.evaluation_batches(split, way, batch_size=7)
+    assert np.array_equal(batch["image"], alone)
+    predictor = Network(types.SimpleNamespace(pooling=None, image_size=24), transform, "CPU", 7)
+    assert np.array_equal([predictor.prepare(image) for image in images], alone)
+    trained = np.rint(255 * _train(split, 7, 0, 2, transform)["image"])
+    order = np.concatenate([rng.permutation(7, rng.fold_pair(4, rng.Stream.ORDER, epoch)) for epoch in (0, 1)])
+    seeds = None if resized_crop is None else rng.fold(4, rng.Stream.EXAMPLE, tf.range(14))
+    expected = np.stack([transform.resize(images[index][None], seeds if seeds is None else seeds[row:row + 1])[0]
+                         for row, index in enumerate(order)])
+    assert np.array_equal(trained, expected)
+
+
+def _by_pillow(image):
+    """The evaluation's way to 24 pixels with --crop_pct=0.9: shorter side to 26, then the middle."""
+    height, width = image.shape[:2]
+    resized = [26 * side // min(height, width) for side in (height, width)]
+    top, left = (round((side - 24) / 2) for side in resized)
+    pixels = Image.fromarray(image).resize(resized[::-1], Image.BICUBIC)
+    return np.asarray(pixels.crop((left, top, left + 24, top + 24)))
 
 
 @pytest.mark.parametrize(("wanted", "replicas", "expected"), [(7, 1, 7), (7, 2, 8), (10_000, 1, 23), (10_000, 2, 24)])

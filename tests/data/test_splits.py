@@ -1,6 +1,7 @@
 """Stratified splits: counts by hand, fixed by (seed, class) and path, and a training image for every class."""
 
 import hashlib
+import types
 
 import numpy as np
 import pytest
@@ -95,8 +96,15 @@ def test_the_files_held_out_are_those_of_the_lowest_hashes_of_seed_and_path():
     assert by_hand == ["a/\u00e4.jpg".encode(), b"a/1.jpg", b"a/\xff.jpg", b"a/2.jpg"]  # the same on any machine
 
 
+class _Reader(types.SimpleNamespace):
+    image_shape = (8, 8)
+
+    def __init__(self, indices):
+        super().__init__(indices=indices)
+
+
 def _source(config, train, test=(), rules=None):
-    parts = {name: splits.Subset(lambda indices: indices, np.arange(len(labels)), np.array(labels))
+    parts = {name: splits.Subset(_Reader, np.arange(len(labels)), np.array(labels))
              for name, labels in (("train", train), ("test", test)) if len(labels)}
     return splits.indexed_source(config, rules or source.Rules(), ["a", "b"], parts)
 

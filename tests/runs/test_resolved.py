@@ -40,10 +40,20 @@ def test_converted_weights_without_a_data_set_tell_their_network_alone():
 
 
 def test_rules_that_were_not_recorded_are_those_of_version_0_and_a_new_run_has_new_ones():
-    assert rules_of(Resolved.from_json(RUN)) == Rules(split=1, bit_depth=16, npz_validation=False, resize_block=256)
-    recorded = Rules(bit_depth=8)
+    assert rules_of(Resolved.from_json(RUN)) == Rules(split=1, bit_depth=16, npz_validation=False, resize_block=256,
+                                                      resampler="matrix")
+    recorded = Rules(bit_depth=8, resampler="pillow")
     assert rules_of(Resolved.from_json(RUN | {"data_rules": dataclasses.asdict(recorded)})) == recorded
     assert rules_of(None) == Rules()
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((64, 64), "matrix"), ((64, 65), "pillow"), (None, "pillow")])
+def test_the_kind_of_set_chooses_the_resampler_and_what_was_recorded_stays(shape, expected):
+    assert Rules().settled(shape).resampler == expected
+    for recorded in ("matrix", "pillow"):
+        assert Rules(resampler=recorded).settled(shape).resampler == recorded
+    before = rules_of(Resolved.from_json(RUN | {"data_rules": {"split": 2, "bit_depth": 16}}))
+    assert before.settled(shape).resampler == "matrix"  # recorded before there was another
 
 
 @pytest.mark.parametrize("found", [

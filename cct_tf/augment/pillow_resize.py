@@ -1,0 +1,73 @@
+"""Bringing single images to the network's size by Pillow itself, from graphs and eagerly.
+
+`image_ops` does the same for whole batches by products of matrices, within one level of Pillow. Images of more than
+about 64 x 64 pixels are faster here: Pillow computes each pixel from those it needs and no others. Its C code runs
+without the interpreter's lock, so the calls of a parallel map run beside each other.
+
+Legend: B batch, H W source height and width, S output side.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from cct_tf import python_calls
+
+# Whole images are resized, then cropped, as torchvision and timm do it. Of longer ones the part that stays is computed
+# alone: 20,000 x 10 pixels would become 448,000 x 224.
+_LONGEST = 8  # longer side / shorter side
+
+
+def center_fit(images, size, crop_pct=1.0):
+    """`image_ops.center_fit`, with Pillow's pixels: uint8 [B, H, W, 3] -> uint8 [B, S, S, 3]."""
+    def fit(images):
+        return np.stack([_fitted(image, size, crop_pct) for image in images])
+
+    return _called(fit, size, images)
+
+
+def crop(images, boxes, bicubic, size):
+    """Cut a box out of every image and resize it.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        boxes: float32 [B, 4], (top, left, height, width), whole numbers within the image.
+        bicubic: bool [B], bicubic or bilinear.
+        size: int S.
+
+    Returns:
+        uint8 [B, S, S, 3].
+    """
+    def cut(images, boxes, bicubic):
+        return np.stack([_cropped(*one, size) for one in zip(images, boxes.astype(int), bicubic, strict=True)])
+
+    return _called(cut, size, images, boxes, bicubic)
+
+
+def _called(function, size, images, *columns):
+    found = python_calls.call(function, [images, *columns], tf.uint8)
+    return tf.ensure_shape(found, [images.shape[0], size, size, 3])
+
+
+def _cropped(image, box, bicubic, size):
+    """One image [H, W, 3], cropped and resized, as an array."""
+    top, left, height, width = box
+    pixels = Image.fromarray(image[top:top + height, left:left + width])
+    return np.asarray(pixels.resize((size, size), Image.BICUBIC if bicubic else Image.BILINEAR))
+
+
+def _fitted(image, size, crop_pct):
+    """One image [H, W, 3] in the evaluation's way, as an array."""
+    side, (height, width) = math.floor(size / crop_pct), image.shape[:2]
+    if height == width == side == size:
+        return image
+    resized = [math.floor(side * length / min(height, width) + 1e-9) for length in (height, width)]
+    top, left = (round((length - size) / 2) for length in resized)
+    pixels = Image.fromarray(image)
+    if max(height, width) > _LONGEST * min(height, width):
+        box = (left * width / resized[1], top * height / resized[0],
+               (left + size) * width / resized[1], (top + size) * height / resized[0])
+        return np.asarray(pixels.resize((size, size), Image.BICUBIC, box))
+    return np.asarray(pixels.resize(resized[::-1], Image.BICUBIC).crop((left, top, left + size, top + size)))

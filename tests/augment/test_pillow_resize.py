@@ -1,0 +1,68 @@
+"""Resizing by Pillow: the same pixels as its own calls, in graphs, eagerly, and in every batch."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from cct_tf.augment import geometric, image_ops, pillow_resize
+from cct_tf.augment.transform import Transform
+
+
+@pytest.fixture(scope="module")
+def photo():
+    from sklearn.datasets import load_sample_images
+    return load_sample_images().images[1][:301, :403]
+
+
+def _levels(a, b):
+    return np.abs(np.asarray(a).astype(int) - np.asarray(b).astype(int))
+
+
+@pytest.mark.parametrize(("size", "crop_pct"), [(224, 0.9), (64, 1.0), (33, 0.875), (350, 1.0)])
+def test_center_fit_is_pillows_resize_and_centre_crop(photo, size, crop_pct):
+    side = int(size / crop_pct)
+    resized = Image.fromarray(photo).resize((int(side * 403 / 301), side), Image.BICUBIC)
+    top, left = round((resized.height - size) / 2), round((resized.width - size) / 2)
+    expected = np.asarray(resized.crop((left, top, left + size, top + size)))
+    assert np.array_equal(pillow_resize.center_fit(photo[None], size, crop_pct)[0], expected)
+    assert _levels(image_ops.center_fit(photo[None], size, crop_pct)[0], expected).max() <= 1  # as in a SavedModel
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 20), (11, 400)])
+def test_a_long_image_keeps_its_middle(photo, height, width):
+    long = photo[None, :height, :width]
+    assert _levels(pillow_resize.center_fit(long, 48, 0.9), image_ops.center_fit(long, 48, 0.9)).max() <= 1
+
+
+def test_images_of_the_right_size_pass_untouched(photo):
+    assert np.array_equal(pillow_resize.center_fit(photo[None, :64, :64], 64), photo[None, :64, :64])
+
+
+@pytest.mark.parametrize("bicubic", [False, True])
+@pytest.mark.parametrize("box", [(10, 20, 200, 301), (0, 0, 15, 20), (57, 111, 33, 32), (0, 0, 301, 403)])
+def test_a_crop_is_pillows_crop_and_resize(photo, box, bicubic):
+    top, left, height, width = box
+    expected = Image.fromarray(photo).crop((left, top, left + width, top + height)).resize(
+        (32, 32), Image.BICUBIC if bicubic else Image.BILINEAR)
+    boxes = tf.constant([box], tf.float32)
+    assert np.array_equal(pillow_resize.crop(photo[None], boxes, tf.constant([bicubic]), 32)[0], expected)
+
+
+@pytest.mark.parametrize("resized_crop", [None, (0.1, 1.0)])
+def test_a_graph_of_any_size_prepares_each_image_as_a_batch_does_eagerly(photo, resized_crop):
+    transform = Transform(24, (0.5,), (0.5,), resized_crop=resized_crop, resampler="pillow")
+    images = np.stack([photo[:90, start:start + 100] for start in (0, 37, 200)])
+    seeds = None if resized_crop is None else tf.constant([5, 6, 2**32 - 1], tf.uint32)
+    together = transform.resize(images, seeds).numpy()
+    one = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)] + (
+        [] if seeds is None else [tf.TensorSpec([1], tf.uint32)]))
+    for row, image in enumerate(images):
+        found = one(image[None], *([] if seeds is None else [seeds[row:row + 1]]))
+        assert np.array_equal(found[0], together[row])
+    if resized_crop:
+        params = geometric.RandomResizedCrop(24, resized_crop, (3 / 4, 4 / 3)).sample(seeds, 90, 100)
+        top, left, height, width = params["box"][1].numpy().astype(int)
+        crop = Image.fromarray(images[1]).crop((left, top, left + width, top + height))
+        expected = crop.resize((24, 24), Image.BICUBIC if params["bicubic"][1] else Image.BILINEAR)
+        assert np.array_equal(together[1], expected)
