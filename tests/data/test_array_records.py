@@ -97,6 +97,7 @@ def test_read_by_index_it_trains_and_evaluates_on_the_batches_of_the_held_set(ro
 def test_a_worker_reads_its_own_records_and_a_resume_none_of_those_before(roots, monkeypatch):
     opened, read = _on_disk(roots["array_record"]), []
     reader, read_before = opened.splits["train"].reader, array_records.ArrayRecords._record
+    assert reader.most_pixels  # of a few images, which it reads once
     monkeypatch.setattr(array_records.ArrayRecords, "_record",
                         lambda self, place: read.append(place) or read_before(self, place))
     _batches(opened, 20, 2, (1, 2))
