@@ -150,8 +150,8 @@ def _read(batches, split, resize, num_classes):
             label = tf.gather(labels, example["index"])
         return example | {"image": _resized_one(resize, image, example["seed"]), "class": label}
 
-    calls = _parallel_calls(_RESIZING * _FLOAT * reader.most_pixels, budget.reading())
-    return _per_example(reader.fetch(batches), load, calls)
+    image_bytes = _RESIZING[resize.resampler] * reader.most_pixels
+    return _per_example(reader.fetch(batches), load, _parallel_calls(image_bytes, budget.reading()))
 
 
 def _resized_one(resize, image, seed):
