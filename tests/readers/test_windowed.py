@@ -75,6 +75,7 @@ def _decoded_by(share, paths, training):
         batches = pipeline.train_batches(split, transform.training_stages(N), pipeline.Sampling(3, BATCH), 2, 6, share)
     else:
         batches = pipeline.evaluation_batches(split, transform.evaluation_stages(N), batch_size=BATCH, share=share)
+    decoded.clear()  # the first records, which told the images' size
     return decoded, [batch["label"].argmax(1).tolist() for batch in batches.as_numpy_iterator()]
 
 
