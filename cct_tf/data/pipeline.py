@@ -34,7 +34,7 @@ from cct_tf.readers.reader import as_written
 # Bytes of held images as float32, in blocks of a set that is brought to the network's size, and in the largest batch
 # that is resized at once; others are image by image. No part of the budget, for the last bits depend on them.
 _BLOCK_BYTES, _BATCH_BYTES = 2**26, 2**28
-_RESIZING = 3  # times an image as float32, taken while it is resized
+_RESIZING = {"matrix": 36, "pillow": 12}  # bytes a pixel of an image, taken while it is resized
 _STAGING = 4  # times a batch of uint8, taken by a call of the stages of the host: what goes in, comes out, between
 _FLOAT = 12  # bytes of a pixel as float32
 _MOST_HELD = 2 * 2**30  # bytes; a held set that would be larger at the network's size is resized batch by batch
@@ -185,10 +185,12 @@ def _read_batches(batches, reader, labels, resize):
         return tf.nest.map_structure(lambda column: column[0], found)
 
     one_by_one = resize.resampler == "pillow" or (size * image_bytes > _BATCH_BYTES and not resize.block)
+    one_bytes = _pixel_bytes(resize.size)
+    if not reader.at_network_size:
+        one_bytes += _RESIZING[resize.resampler] * math.prod(reader.image_shape)
     if one_by_one and not reader.at_network_size:
-        return _per_example(batches.map(sample), gather_one, _parallel_calls(_RESIZING * image_bytes, budget.reading()))
-    call_bytes = size * (_RESIZING * image_bytes + _pixel_bytes(resize.size))
-    return batches.map(gather_batch, num_parallel_calls=_parallel_calls(call_bytes, budget.reading()))
+        return _per_example(batches.map(sample), gather_one, _parallel_calls(one_bytes, budget.reading()))
+    return batches.map(gather_batch, num_parallel_calls=_parallel_calls(size * one_bytes, budget.reading()))
 
 
 def _parallel_calls(call_bytes, share):
