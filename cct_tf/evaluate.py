@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 
-from cct_tf.assembly import checks, selection
+from cct_tf.assembly import checks, recorded_data, selection
 from cct_tf.errors import UserError
 from cct_tf.evaluation import report
 from cct_tf.machine import compile_cache, memory, runtime
@@ -89,7 +89,7 @@ def _check_same(folders, records):
                         f"({second})")
 
 
-def _select(workdir, values, given):
+def _select(workdir, values, given, stream):
     """The `selection.Selection` of a work folder, judged, with the settings to evaluate it by."""
     checks.check_workdir(workdir)
     changed = {name: given[name] for name in ("data_dir", "eval_batch_size") if name in given} | {"workdir": workdir}
@@ -97,7 +97,8 @@ def _select(workdir, values, given):
     _check(values, selected.record)
     run = dataclasses.replace(selected.settings.run, num_replicas=values["num_replicas"])
     settings = dataclasses.replace(selected.settings, run=run)
-    checks.check_config(settings)
+    part = recorded_data.part_of(selected.record.resolved, settings, (_split(values, selected.record),))
+    checks.check_config(settings, part, stream)
     return dataclasses.replace(selected, settings=settings)
 
 
@@ -162,12 +163,12 @@ def evaluate(given):
     checks.check_workdir(folders[0])
     runtime.check_backend()
     compile_cache.check(values["compile_cache"])
-    chosen = [_select(folder, values, given) for folder in folders]
+    console = Console(quiet=values["json"])
+    chosen = [_select(folder, values, given, console.stream) for folder in folders]
     if values["compare"]:
         _check_same(folders, [one.record for one in chosen])
     if values["output_dir"]:
         checks.make_output_dir("--output_dir", values["output_dir"])
-    console = Console(quiet=values["json"])
     is_asked, values = values["split"] is not None, values | {"split": _split(values, chosen[0].record)}
     if values["split"] == "validation" and not is_asked:
         console.say("no test split in this run: on its validation split, by which the best checkpoint was chosen")

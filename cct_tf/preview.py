@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 from cct_tf.assembly import checks
+from cct_tf.data import tree
 from cct_tf.errors import UserError
 from cct_tf.machine import runtime
 from cct_tf.settings import command, config, flags
@@ -23,9 +24,10 @@ _OWN = [
 ]
 FIELDS = [*_OWN, *config.FIELDS.values()]
 _MOST_CELLS = 1000
+_PART = tree.Part(("train",))
 
 
-def _check(values, settings):
+def _check(values, settings, stream):
     """What can be judged without TensorFlow."""
     if values["rows"] * values["columns"] > _MOST_CELLS:
         raise UserError(f"--rows: expected at most {_MOST_CELLS} draws in all, found {values['rows']} rows of "
@@ -33,7 +35,7 @@ def _check(values, settings):
     if config.mixes(settings.augment) and values["rows"] % 2 and not values["ops"]:
         raise UserError("--rows: expected an even number for --mixup_alpha and --cutmix_alpha, which mix neighbours, "
                         f"found {values['rows']}")
-    checks.check_inputs(settings)
+    checks.check_inputs(settings, _PART, stream)
     checks.check_output("--output", values["output"], ".png")
 
 
@@ -55,7 +57,7 @@ def _draw(settings, values, console):
     from cct_tf.augment.stages import describe
     from cct_tf.models import variants
     from cct_tf.pictures import contact_sheet
-    images = inputs.open_images(settings, console)
+    images = inputs.open_images(settings, console, part=_PART)
     source, split = images.source, images.source.splits["train"]
     if values["rows"] > split.num_examples:
         raise UserError(f"--rows: expected at most the number of training images, {split.num_examples}, found "
@@ -80,9 +82,9 @@ def main(given):
     own = {field.name for field in _OWN}
     settings = config.from_dict({name: value for name, value in given.items() if name not in own})
     runtime.check_backend()
-    _check(values, settings)
     from cct_tf.machine.console import Console
     console = Console()
+    _check(values, settings, console.stream)
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow()
         from cct_tf.pictures import plots

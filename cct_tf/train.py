@@ -53,9 +53,10 @@ def train(settings, interrupts, quiet=False, choosing_devices=contextlib.nullcon
         stack.callback(interrupts.uninstall)
         interrupts.install()
         stack.enter_context(streams.watched(interrupts.output_closed))
+        console = Console(quiet)
         with interrupts.held(cluster is not None):
-            checks.check_config(settings)
-        workdir, console = Workdir(settings.run.workdir), Console(quiet)
+            checks.check_config(settings, stream=console.stream)
+        workdir = Workdir(settings.run.workdir)
         workdir.check()
         if not run_record.list_checkpoints(workdir.checkpoints):
             initial_weights.find(settings)

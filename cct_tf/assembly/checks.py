@@ -37,24 +37,26 @@ def check_model(model, image_size):
         raise UserError(f"--{error}") from None  # the network's fields are called as the flags
 
 
-def check_inputs(config):
+def check_inputs(config, part=None, stream=None):
     """Judge what a config says of data, images and network.
 
     Args:
         config: `config.Config`.
+        part: `tree.Part` that will be opened; None for all.
+        stream: text stream for progress, or None.
 
     Raises:
         UserError: the first thing found wrong.
     """
     check_model(config.model, config.augment.image_size)
     policies.resolve(config.augment.auto_augment)
-    registry.check_name(config.data)
+    registry.check_name(config.data, part, stream)
 
 
-def check_config(config):
-    """Judge a whole config, of a run. Raises UserError."""
+def check_config(config, part=None, stream=None):
+    """Judge a whole config, of a run; the rest as for `check_inputs`. Raises UserError."""
     check_workdir(config.run.workdir)
-    check_inputs(config)
+    check_inputs(config, part, stream)
     _check_freeze(config)
 
 

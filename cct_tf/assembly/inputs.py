@@ -9,7 +9,8 @@ from cct_tf.data import registry
 from cct_tf.data.pipeline import Sampling
 from cct_tf.data.source import rules_of
 from cct_tf.data.statistics import channel_statistics
-from cct_tf.machine import memory, runtime
+from cct_tf.machine import compile_cache, memory, runtime
+from cct_tf.readers import budget
 from cct_tf.settings import config as config_lib
 
 
@@ -31,7 +32,7 @@ class Images:
     rules: object
 
 
-def open_images(config, console, resolved=None):
+def open_images(config, console, resolved=None, part=None):
     """Open the data set and settle mean and standard deviation.
 
     Args:
@@ -39,17 +40,20 @@ def open_images(config, console, resolved=None):
         console: `console.Console`.
         resolved: `resolved.Resolved` of the run's checkpoint, whose rules and computed statistics stay; None for a new
             run.
+        part: `tree.Part`, the splits of an image folder to open, see `recorded_data.part_of`; None for all.
 
     Returns:
         Images.
     """
     with memory.data_named_when_out(config.data):
-        return _open_images(config, console, resolved)
+        return _open_images(config, console, resolved, part)
 
 
-def _open_images(config, console, resolved):
+def _open_images(config, console, resolved, part):
+    budget.use(config.data.pipeline_gib)
     with console.phase(f"opening {config.data.dataset}", with_progress=True), runtime.quiet_stderr():
-        source = registry.open_source(config.data, console.stream, rules_of(resolved))
+        source = registry.open_source(config.data, console.stream, rules_of(resolved), part,
+                                      compile_cache.user_folder() / "images")
     if config.augment.mean is not None:
         return Images(source, config.augment.mean, config.augment.std, "flags", source.rules)
     if resolved is not None and resolved.statistics_computed:

@@ -68,7 +68,7 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
     if averaged is not None:
         ema = Ema(devices.strategy, optim.ema_decay, optim.ema_warmup, weights, averaged.trainable_variables)
         ema.start()
-    state = TrainState(LossScale() if config.model.precision == "float16" else None)
+    state = TrainState(LossScale(devices.kind) if config.model.precision == "float16" else None, devices.kind)
     chosen = tuning.choose(config, devices, model.variant, num_classes, total_steps, resolved)
     train_step = TrainStep(
         devices, model, optimizer, state, batch_size=optim.batch_size, accumulate_steps=chosen.accumulate_steps.value,

@@ -1,5 +1,6 @@
 """Whether a data set is the one that a run was started on, and what to do where it is not."""
 
+from cct_tf.data import tree
 from cct_tf.errors import UserError
 from cct_tf.machine.console import listed
 from cct_tf.runs import file_list
@@ -8,6 +9,19 @@ from cct_tf.runs.workdir import Workdir
 _GO_ON = "--accept_config_change goes on with them, another --workdir starts anew"
 _LOOK = ("cct_tf.train goes on with them under --accept_config_change, and --data_dir=DIR names a folder as it was for "
          "this command alone")
+
+
+def part_of(resolved, config, splits):
+    """The `tree.Part` of a run's image folder for a command that needs some splits; None: it has to open all.
+
+    Args:
+        resolved: `resolved.Resolved` of the run, which knows since when `folder` was recorded how a split is told.
+        config: `config.Config` of the run.
+        splits: sequence of names of splits that the run has.
+    """
+    if config.data.dataset != "folder" or resolved.folder is None:
+        return None
+    return tree.Part(tuple(splits), resolved.classes, resolved.folder["held"])
 
 
 def check_data(images, resolved, changes=None, accept=False, way_out=_GO_ON):
@@ -39,11 +53,26 @@ def check_data(images, resolved, changes=None, accept=False, way_out=_GO_ON):
 
 
 def check_recorded_data(images, record, config):
-    """As `check_data`, for a command that looks at a run; `config` is its `config.Config`, with the work folder."""
+    """As `check_data`, for a command that looks at a run; `config` is its `config.Config`, with the work folder.
+
+    Where it has opened some of the splits, these alone are judged.
+    """
     changes, source = None, images.source
+    if source.is_part:
+        _check_part(source, record.resolved, Workdir(config.run.workdir))
+        return
     if source.has_files and record.resolved.fingerprint != source.fingerprint:
         changes = file_list.changes(Workdir(config.run.workdir), record.resolved, source)
     check_data(images, record.resolved, changes, way_out=_LOOK)
+
+
+def _check_part(source, resolved, workdir):
+    for name in source.splits:
+        expected, found = resolved.folder["fingerprints"][name], source.split_fingerprint(name)
+        if found != expected:
+            raise UserError(f"--data_dir: expected the images of the {name} split that this run was started on "
+                            f"(fingerprint {expected[:12]}), found others ({found[:12]}); in this split: "
+                            f"{file_list.changes(workdir, resolved, source, (name,))}; {_LOOK}")
 
 
 def check_images(images, start, config, workdir, console, peers):

@@ -20,13 +20,15 @@ def resolve(config, model, images=None):
     if images is None:
         return Resolved(model.image_size, (), {}, num_classes=model.num_classes)
     source = images.source
+    parts = {name: source.split_fingerprint(name) for name in source.splits}
+    folder = {"held": source.splits["train"].reader.image_shape is not None, "fingerprints": parts}
     return Resolved(
         model.image_size, tuple(source.class_names),
         {name: split.num_examples for name, split in source.splits.items()},
         mean=tuple(images.mean), std=tuple(images.std),
         statistics_computed=config.augment.mean is None and source.mean is None,
-        fingerprint=source.fingerprint, evaluated_fingerprint=source.evaluated_fingerprint, order=source.order,
-        data_rules=dataclasses.asdict(source.rules))
+        fingerprint=source.fingerprint, evaluated_fingerprint=parts[source.evaluated_split],
+        folder=folder if source.has_files else None, order=source.order, data_rules=dataclasses.asdict(source.rules))
 
 
 def resolve_run(config, model, images, plan, devices, tuning, before=None, initial=None):

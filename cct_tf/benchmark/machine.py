@@ -1,12 +1,12 @@
 """The machine: its name, what a process took of its memory, and how fast it multiplies matrices."""
 
 import importlib.metadata
-import os
 import pathlib
 import platform
 import resource
 
 from cct_tf.benchmark import measuring
+from cct_tf.machine import container
 
 _VECTORS = (("avx512f", "AVX-512"), ("avx2", "AVX2"))  # flag of Linux, name; the widest first
 # Sides of the square matrices, and products in a row: one must outlast its launch by far.
@@ -21,7 +21,7 @@ def describe():
     vectors = next((name for flag, name in _VECTORS if flag in flags), "unknown")
     versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
     return {"cpu": lines.get("model name", "unknown"), "instruction_set": vectors,
-            "processors": len(os.sched_getaffinity(0)),
+            "processors": container.num_cores(),
             "versions": {"python": platform.python_version()} | versions}
 
 

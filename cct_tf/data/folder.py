@@ -6,23 +6,32 @@
 """
 
 import dataclasses
+import importlib.util
 import os
 
 import numpy as np
+import PIL
+import tensorflow as tf
 
-from cct_tf.data import source, splits, tree
+from cct_tf.data import files as files_lib
+from cct_tf.data import splits, tree
+from cct_tf.data.checked import Checked
 from cct_tf.errors import UserError
-from cct_tf.readers import decode, flat, loading, progress, tensors
+from cct_tf.readers import decode, flat, headers, loading, progress, tensors
 from cct_tf.readers.held import Held
 
+_MANY = 10_000  # files whose first bytes take long enough for a bar
 
-def open_folder(config, rules, stream=None):
+
+def open_folder(config, rules, stream=None, part=None, cache=None):
     """Open an image folder.
 
     Args:
         config: DataConfig.
         rules: source.Rules.
         stream: text stream for progress, or None.
+        part: tree.Part, the splits to open: no file of another is opened. None opens all.
+        cache: pathlib.Path of the folder that remembers which files were looked at, see `checked`, or None.
 
     Returns:
         source.Source.
@@ -31,60 +40,145 @@ def open_folder(config, rules, stream=None):
         UserError: the folder is not laid out as `tree` says, an image is broken and --on_bad_image=stop, or a set to be
             held exceeds the free memory.
     """
-    listing = tree.scan(config)
-    files = [file for split_files in listing.files.values() for file in split_files]
-    names = [os.path.join(listing.root, tree.shown(path)) for path, _, _ in files]
-    paths = loading.path_tensor([os.path.join(listing.root, path) for path, _, _ in files])
-    num_bytes = sum(size for _, _, size in files)
-    rules, notes = loading.settle_bit_depth(rules, paths, names, True, f"looking at {config.data_dir}", stream)
-    images = loading.whole(paths, names, True, rules.bit_depth)
-    make_reader, good = open_images(images, num_bytes, config, f"decoding {config.data_dir}", stream)
-    labels = np.array([label for _, label, _ in files], np.int32)
-    subsets, start = {}, 0
-    known = np.array([source.File(os.fsencode(path), size) for path, _, size in files], object)
-    for split, split_files in listing.files.items():
-        indices = np.arange(start, start + len(split_files))
-        start += len(split_files)
-        subsets[split] = splits.without_broken(splits.Subset(make_reader, indices, labels[indices], known[indices]),
-                                              good)
-    return splits.indexed_source(
-        config, rules, listing.class_names, subsets, notes=listing.notes + notes,
-        broken=loading.broken_images(images, good),
-        extra=[f"file {tree.shown(path)} {size}" for path, _, size in files])
+    listing = tree.take(config, part)
+    subsets = {split: splits.Subset(None, np.arange(len(files)), listing.labels[split], files)
+               for split, files in listing.files.items()}
+    subsets = _needed(subsets, config, rules, part)
+    opened = _Opened(config, listing, files_lib.joined(subset.files for subset in subsets.values()),
+                     part is None or len(subsets) == len(listing.files), cache, stream)
+    rules, notes = _settle_bit_depth(rules, opened, part is not None)
+    images = loading.whole(opened.paths, opened.names, True, rules.bit_depth)
+    make_reader, good = open_images(images, opened, part and part.held)
+    start = 0
+    for split, subset in subsets.items():
+        indices = np.arange(start, start + len(subset.labels))
+        start += len(indices)
+        subsets[split] = splits.without_broken(dataclasses.replace(subset, make_reader=make_reader, indices=indices),
+                                               good)
+    found = {"notes": listing.notes + notes, "broken": loading.broken_images(images, good)}
+    if part is None:
+        return splits.indexed_source(config, rules, listing.class_names, subsets, extra=_lines(opened.files), **found)
+    if _is_held_out_late(config):
+        subsets = splits.divided(subsets, config, rules.split)
+    subsets = {split: subsets[split] for split in part.splits}
+    return splits.part_source(config, rules, listing.class_names, subsets, **found)
 
 
-def open_images(images, num_bytes, config, what, stream):
+def _is_held_out_late(config):
+    """Whether it can't be told which images are held out before they were looked at: broken ones count for nothing."""
+    return bool(config.validation_fraction) and config.on_bad_image == "skip"
+
+
+def _needed(subsets, config, rules, part):
+    """Those of `subsets` (dict of Subset by split, of all files listed) that have to be opened, in their order."""
+    if part is None:
+        return subsets
+    if _is_held_out_late(config):
+        needed = {"train" if split == "validation" else split for split in part.splits}
+    else:
+        subsets, needed = splits.divided(subsets, config, rules.split), part.splits
+    return {split: subset for split, subset in subsets.items() if split in needed}
+
+
+def _lines(files):
+    """What of the files counts towards the fingerprint."""
+    for path, size, _ in files.rows():
+        yield f"file {path.decode('utf-8', 'backslashreplace')} {size}"
+
+
+class _Names:
+    """Paths of files for people, made when they are asked for: a sequence of str."""
+
+    def __init__(self, root, paths):
+        self._root, self._paths = root, paths
+
+    def __len__(self):
+        return len(self._paths)
+
+    def __getitem__(self, place):
+        return os.path.join(self._root, decode.shown(bytes(self._paths[place])))
+
+
+class _Opened:
+    """The files that are opened, and what was found about them before.
+
+    Attributes:
+        config, stream: as for `open_folder`.
+        files: `files.Files`, n of them.
+        paths: string [n] tensor.
+        names: sequence of n paths, for messages.
+        total: (files, bytes) of all that were listed.
+    """
+
+    def __init__(self, config, listing, files, are_all, cache, stream):
+        self.config, self.files, self.stream = config, files, stream
+        self.listing, self._are_all, self._cache = listing, are_all, cache
+        self.paths, self.names = self.of(files)
+        listed = listing.files.values()
+        self.total = sum(map(len, listed)), sum(int(found.sizes.sum()) for found in listed)
+
+    def of(self, files):
+        """(string tensor of paths, sequence of names) of some files."""
+        return (tensors.on_cpu(files_lib.below(self.listing.root, files.paths)),
+                _Names(self.listing.root, files.paths))
+
+    def paths_of(self, places):
+        """Array of bytes, the paths of the files at these places."""
+        return files_lib.below(self.listing.root, self.files.paths[places])
+
+    def checked(self, kind):
+        """The `Checked` of one kind of look. The packages that look are part of it."""
+        kind = f"{kind}; pillow {PIL.__version__}, heif {importlib.util.find_spec('pillow_heif') is not None}, at most "
+        return Checked(self._cache, self.listing.root, f"{kind}{decode.MAX_PIXELS} pixels", self.files, self._are_all)
+
+
+def _settle_bit_depth(rules, opened, others_count):
+    """As `loading.settle_bit_depth`; `others_count`: files that are listed but not opened have to be looked at too."""
+    what = f"looking at {opened.config.data_dir}"
+    if rules.bit_depth is not None:
+        return loading.settle_bit_depth(rules, opened.paths, opened.names, True, what, opened.stream)
+    checked = opened.checked("at most 8 bits a channel")
+    unknown = checked.unknown()
+    with progress.count(len(unknown), what, opened.stream if len(unknown) > _MANY else None) as advance:
+        wide = headers.find_wide(opened.paths_of(unknown), advance)
+    checked.add(np.delete(unknown, wide))
+    files = opened.files[unknown[wide]]
+    if wide and others_count:
+        files = files_lib.joined(opened.listing.files.values())
+    return loading.settle_bit_depth(rules, *opened.of(files), True, what, opened.stream)
+
+
+def open_images(images, opened, held):
     """Decide how to hold image files, and read them.
 
     Args:
         images: encoded.Encoded on disk, of `loading.whole`.
-        num_bytes: size of all the files.
-        config: DataConfig (in_memory_gib, on_bad_image).
-        what, stream: progress.
+        opened: _Opened.
+        held: bool, whether they are held decoded if they are of one size; None: if all that were listed fit.
 
     Returns:
         (function of indices -> reader, bool [n] False where the image is broken).
     """
-    limit, on_bad, number = config.in_memory_gib * tensors.GIB, config.on_bad_image, len(images.names)
+    config, stream, number = opened.config, opened.stream, len(images.names)
+    limit, on_bad, what = config.in_memory_gib * tensors.GIB, config.on_bad_image, f"decoding {config.data_dir}"
     shape = loading.first_shape(images, on_bad)
     if shape is None:
         raise UserError(f"{config.data_dir}: expected images that can be decoded, found {number} broken ones")
-    pixels = number * shape[0] * shape[1] * 3
-    if pixels <= limit:
+    if opened.total[0] * shape[0] * shape[1] * 3 <= limit if held is None else held:
         try:
             pixels, good = loading.decode_uniform(images, shape, on_bad, what, stream)
-            held = tensors.as_tensor(pixels)
-            return lambda indices: Held(held, indices, names=images.names), good
+            tensor = tensors.as_tensor(pixels)
+            return lambda indices: Held(tensor, indices, names=images.names), good
         except loading.MixedSizes:
-            held = None if config.decode == "fast" else flat.hold(images, limit / 2, on_bad, what, stream)
-            if held is not None:
-                return lambda indices: dataclasses.replace(held[0], indices=indices), held[1]
+            found = None if config.decode == "fast" else flat.hold(images, limit / 2, on_bad, what, stream)
+            if found is not None:
+                return lambda indices: dataclasses.replace(found[0], indices=indices), found[1]
             progress.say(stream, "images of mixed sizes: each is decoded when it is used")
-    on_disk = num_bytes > limit
-    if not on_disk:
+    if opened.total[1] <= limit:
+        num_bytes = int(opened.files.sizes.sum())
         tensors.require_memory(2 * num_bytes, config.data_dir)  # twice: TensorFlow copies them
         images = dataclasses.replace(images, contents=_read(images.contents, on_bad), on_disk=False)
-    good = _verify(images, on_bad, what, stream)
+    good = _verify(images, opened, what)
     return lambda indices: dataclasses.replace(images, indices=indices), good
 
 
@@ -101,12 +195,35 @@ def _read(paths, on_bad):
     return tensors.on_cpu(contents)
 
 
-def _verify(images, on_bad, what, stream):
-    """bool [n]: held bytes, and everything that may be skipped, are decoded once; else the headers on disk are read."""
-    if not images.on_disk or on_bad == "skip":
-        return loading.find_broken(images, on_bad, what, stream)
-    with progress.count(len(images.names), what.replace("decoding", "checking"), stream) as advance:
-        for path in images.contents.numpy():
-            decode.check_header(path)
-            advance(1)
-    return np.ones(len(images.names), bool)
+def _verify(images, opened, what):
+    """bool [n]: held bytes, and everything that may be skipped, are decoded once; else the headers on disk are read.
+
+    What was found good by an earlier start is not looked at again.
+    """
+    on_bad, good = opened.config.on_bad_image, np.ones(len(images.names), bool)
+    if images.on_disk and on_bad == "stop":
+        _check_headers(opened, what.replace("decoding", "checking"))
+        return good
+    checked = opened.checked(f"decoded, {images.bit_depth} bits, tensorflow {tf.__version__}")
+    unknown = checked.unknown()
+    if len(unknown) < len(good):  # all of them are not copied
+        images = loading.whole(tf.gather(images.contents, unknown), [images.names[place] for place in unknown],
+                               images.on_disk, images.bit_depth)
+    if len(unknown):
+        good[unknown] = loading.find_broken(images, on_bad, what, opened.stream)
+    checked.add(unknown[good[unknown]])
+    return good
+
+
+def _check_headers(opened, what):
+    """Raise BrokenImage of the first file on disk that does not begin like an image."""
+    checked, done = opened.checked("header"), 0
+    unknown = checked.unknown()
+
+    try:
+        with progress.count(len(unknown), what, opened.stream if len(unknown) else None) as advance:
+            for number in headers.check_many(opened.paths_of(unknown)):
+                done += number
+                advance(number)
+    finally:  # an interrupted look, or one that found a broken file, goes on from there
+        checked.add(unknown[:done])

@@ -49,4 +49,4 @@ def _matches(name):
 def _files(path):
     if not os.path.isdir(path):
         return [path]
-    return sorted((file for file, _ in tree.images_below(path)[0]), key=os.fsencode)
+    return sorted((file for file, *_ in tree.images_below(path)[0]), key=os.fsencode)

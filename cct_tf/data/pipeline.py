@@ -28,13 +28,16 @@ import tensorflow as tf
 from cct_tf import rng
 from cct_tf.augment import stages as stages_lib
 from cct_tf.errors import UserError
-from cct_tf.readers import decode, parts, tensors
+from cct_tf.readers import budget, decode, parts, tensors
 from cct_tf.readers.held import Held
 from cct_tf.readers.reader import as_written
 
-# Bytes of held images as float32; resizing takes about three times as many. Blocks of a set that is brought to the
-# network's size; the largest batch that is resized at once, others are image by image; all threads together.
-_BLOCK_BYTES, _BATCH_BYTES, _PARALLEL_BYTES = 2**26, 2**28, 2**29
+# Bytes of held images as float32, in blocks of a set that is brought to the network's size, and in the largest batch
+# that is resized at once; others are image by image. No part of the budget, for the last bits depend on them.
+_BLOCK_BYTES, _BATCH_BYTES = 2**26, 2**28
+_RESIZING = {"matrix": 36, "pillow": 12}  # bytes a pixel of an image, taken while it is resized
+_STAGING = 4  # times a batch of uint8, taken by a call of the stages of the host: what goes in, comes out, between
+_FLOAT = 12  # bytes of a pixel as float32
 _MOST_HELD = 2 * 2**30  # bytes; a held set that would be larger at the network's size is resized batch by batch
 _WHOLE = (0, 1)  # the share of a worker that is alone
 
@@ -72,7 +75,8 @@ def _numbered(batches, sampling, start_step, share):
         batch |= {"position": position, "seed": rng.fold(sampling.seed, rng.Stream.EXAMPLE, position)}
         return {name: column[rows] for name, column in batch.items()}
 
-    return batches.enumerate(start_step).map(number, num_parallel_calls=tf.data.AUTOTUNE)
+    holds_files = any(spec.dtype == tf.string for spec in tf.nest.flatten(batches.element_spec))  # and copies them
+    return batches.enumerate(start_step).map(number, num_parallel_calls=1 if holds_files else tf.data.AUTOTUNE)
 
 
 def _rows_of(share, size):
@@ -157,7 +161,12 @@ def _read_once(split, stages, resize):
 
 def _float_bytes(reader):
     """Bytes of one image as float32, of a reader whose images are of one size."""
-    return 4 * 3 * math.prod(reader.image_shape)
+    return _FLOAT * math.prod(reader.image_shape)
+
+
+def _pixel_bytes(side):
+    """Bytes of a square image as uint8."""
+    return 3 * side**2
 
 
 def _read(batches, split, resize, num_classes):
@@ -188,7 +197,8 @@ def _read(batches, split, resize, num_classes):
             label = tf.gather(labels, example["index"])
         return example | {"image": image, "class": label}
 
-    return _per_example(batches, load)
+    image_bytes = _RESIZING[resize.resampler] * reader.most_pixels
+    return _per_example(reader.fetch(batches), load, _parallel_calls(image_bytes, budget.reading()))
 
 
 def _resized_one(resize, image, seed):
@@ -235,14 +245,17 @@ def _read_batches(batches, reader, labels, resize):
         return tf.nest.map_structure(lambda column: column[0], found)
 
     one_by_one = resize.resampler == "pillow" or (size * image_bytes > _BATCH_BYTES and not resize.block)
+    one_bytes = _pixel_bytes(resize.size)
+    if not reader.at_network_size:
+        one_bytes += _RESIZING[resize.resampler] * math.prod(reader.image_shape)
     if one_by_one and not reader.at_network_size:
-        return _per_example(batches.map(sample), gather_one, _parallel_calls(3 * image_bytes))
-    return batches.map(gather_batch, num_parallel_calls=_parallel_calls(3 * size * image_bytes))
+        return _per_example(batches.map(sample), gather_one, _parallel_calls(one_bytes, budget.reading()))
+    return batches.map(gather_batch, num_parallel_calls=_parallel_calls(size * one_bytes, budget.reading()))
 
 
-def _parallel_calls(call_bytes):
-    """AUTOTUNE, or fewer calls at once if they take so many bytes each that all threads would take too much."""
-    threads = tensors.threads_within(_PARALLEL_BYTES, max(call_bytes, 1))
+def _parallel_calls(call_bytes, share):
+    """AUTOTUNE, or fewer calls at once if they take so many bytes each that those of all threads exceed `share`."""
+    threads = tensors.threads_within(share, call_bytes)
     return tf.data.AUTOTUNE if threads == tensors.num_threads() else threads
 
 
@@ -264,7 +277,16 @@ def _staged(batches, stages):
         batch = {"mask": tf.ones_like(batch["seed"], tf.float32)} | stages_lib.sample_for_device(batch, stages)
         return {name: value for name, value in batch.items() if name not in ("index", "epoch", "position")}
 
-    return tensors.by_reference(batches.map(run, num_parallel_calls=tf.data.AUTOTUNE))
+    batch_bytes = batches.element_spec["seed"].shape[0] * _pixel_bytes(stages_lib.resize_stage(stages).size)
+    calls = _parallel_calls(_STAGING * batch_bytes, budget.staging())
+    return tensors.by_reference(batches.map(run, num_parallel_calls=calls))
+
+
+def _prefetched(batches):
+    """Batches made ahead, as many as wait within the budget. That bounds what tf.data tunes by itself, too."""
+    options = tf.data.Options()
+    options.autotune.ram_budget = budget.waiting()
+    return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 def train_batches(split, stages, sampling, start_step, num_steps, share=_WHOLE):
@@ -281,8 +303,7 @@ def train_batches(split, stages, sampling, start_step, num_steps, share=_WHOLE):
         tf.data.Dataset of batch dicts (see the module's docstring).
     """
     batches = split.reader.order(sampling.seed, sampling.num_images, start_step, num_steps)
-    batches = prepared_batches(_numbered(batches, sampling, start_step, share), split, stages)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return _prefetched(prepared_batches(_numbered(batches, sampling, start_step, share), split, stages))
 
 
 def prepared_batches(batches, split, stages):
@@ -334,5 +355,4 @@ def evaluation_batches(split, stages, *, batch_size, share=_WHOLE):
         return batch | {"seed": tf.zeros_like(position, tf.uint32), "mask": tf.cast(position < n, tf.float32)}
 
     batches = split.reader.in_order(batch_size).enumerate().map(numbered)
-    batches = _staged(_read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages)), stages)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return _prefetched(_staged(_read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages)), stages))

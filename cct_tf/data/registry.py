@@ -9,11 +9,13 @@ from cct_tf.errors import UserError, nearest
 OURS = ("digits", "folder", "npz")
 
 
-def check_name(config):
+def check_name(config, part=None, stream=None):
     """Judge --dataset and --data_dir without TensorFlow, in about a second.
 
     Args:
         config: DataConfig.
+        part: `tree.Part` of an image folder that will be opened; None for all.
+        stream: text stream for progress, or None.
 
     Raises:
         UserError: an unknown name; a folder or an archive that is not there or not laid out as it must be; flags that
@@ -24,7 +26,7 @@ def check_name(config):
     if config.dataset == "folder":
         from cct_tf.data import tree
 
-        tree.scan(config)
+        tree.check(config, part, stream)
     elif config.dataset == "npz":
         from cct_tf.data import npz
 
@@ -62,13 +64,14 @@ def _check_tfds_name(config):
                         f"{config.dataset!r}" + nearest(name, [*OURS, *known]))
 
 
-def open_source(config, stream=None, rules=None):
+def open_source(config, stream=None, rules=None, part=None, cache=None):
     """Open the data set of a config.
 
     Args:
         config: DataConfig.
         stream: text stream for progress (stdout where it is free, else None).
         rules: `source.Rules` of a run that exists; None for a new one.
+        part, cache: of an image folder, see `folder.open_folder`; other data sets are opened whole.
 
     Returns:
         source.Source.
@@ -80,10 +83,10 @@ def open_source(config, stream=None, rules=None):
 
     config, rules = _expanded(config), rules or source.Rules()
     _check_splits(config)
-    return _opened(config, rules, stream).with_room(config.in_memory_gib * 2**30)
+    return _opened(config, rules, stream, part, cache).with_room(config.in_memory_gib * 2**30)
 
 
-def _opened(config, rules, stream):
+def _opened(config, rules, stream, part, cache):
     if config.dataset == "digits":
         from cct_tf.data import digits
 
@@ -91,7 +94,7 @@ def _opened(config, rules, stream):
     if config.dataset == "folder":
         from cct_tf.data import folder
 
-        return folder.open_folder(config, rules, stream)
+        return folder.open_folder(config, rules, stream, part, cache)
     if config.dataset == "npz":
         from cct_tf.data import npz
 

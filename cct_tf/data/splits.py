@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +20,7 @@ class Subset:
         make_reader: function of indices (int64 NumPy array) -> `readers.reader.Reader`.
         indices: int64 [m], the subset's images among those of the reader.
         labels: int32 [m], their labels.
-        files: object [m], the `source.File` of each; None where the images are no files.
+        files: `files.Files` of them, or object [m] of `source.File`s; None where the images are no files.
     """
 
     make_reader: collections.abc.Callable
@@ -41,7 +42,7 @@ def stratified(labels, fraction, seed, rule, files=None):
         fraction: share held out, 0 to 1.
         seed: Python int.
         rule: `source.Rules.split`, see `holding_out`.
-        files: object [n], `source.File`s, or None.
+        files: as in `Subset`.
 
     Returns:
         (kept, held_out): ascending int64 positions in `labels`.
@@ -67,6 +68,14 @@ def _hold_out(subset, config, rule):
     return subset.of(kept), subset.of(held_out)
 
 
+def divided(subsets, config, rule):
+    """dict of Subset by split, with the validation split held out if one is asked for."""
+    if not config.validation_fraction:
+        return dict(subsets)
+    kept, held_out = _hold_out(subsets["train"], config, rule)
+    return subsets | {"train": kept, "validation": held_out}
+
+
 def without_broken(subset, good):
     """The subset less the images for which `good` (bool, by the reader's index) is False."""
     return subset.of(good[subset.indices])
@@ -84,6 +93,25 @@ def _lacking(class_names, splits, limit=3):
     return notes
 
 
+def _splits(subsets):
+    """dict of `source.Split` of a dict of Subset."""
+    return {name: source.Split(name, subsets[name].make_reader(subsets[name].indices), len(subsets[name].indices),
+                               np.asarray(subsets[name].labels, np.int32), subsets[name].files)
+            for name in ("train", "validation", "test") if name in subsets}
+
+
+def part_source(config, rules, class_names, subsets, *, notes=(), broken=()):
+    """The Source of some splits: a dict of Subset by split, held out already. Other arguments as `indexed_source`."""
+    for name, subset in subsets.items():
+        if not len(subset.indices):
+            raise UserError(f"--dataset={config.dataset}: expected images in the {name} split, found none")
+    splits = _splits(subsets)
+    first = splits.get("train", next(iter(splits.values())))  # other parts than "train" come with recorded rules
+    return source.Source(
+        name=config.dataset, class_names=tuple(class_names), splits=splits, mean=None, std=None, fingerprint=None,
+        notes=tuple(notes), order="indexed", rules=rules.settled(first.reader.image_shape), broken=tuple(broken))
+
+
 def indexed_source(config, rules, class_names, subsets, *, notes=(), known=None, extra=(), broken=(),
                    every_class=True):
     """The Source of a data set with random access, with the validation split held out if one is asked for.
@@ -95,14 +123,13 @@ def indexed_source(config, rules, class_names, subsets, *, notes=(), known=None,
         subsets: dict of Subset: "train", and "validation", "test" where the data set has them.
         notes: lines for the plan.
         known: (mean, std) of the training images, or None.
-        extra: strings that count towards the fingerprint.
+        extra: iterable of strings that count towards the fingerprint.
         broken: (path, reason) of each image left out.
         every_class: whether a class without a training image is an error.
 
     Raises:
         UserError: a split without images; a class without a training image; nothing to evaluate on.
     """
-    subsets = dict(subsets)
     if len(class_names) < 2:
         raise UserError(f"--dataset={config.dataset}: expected at least two classes, found {len(class_names)}")
     for name, subset in subsets.items():
@@ -114,14 +141,12 @@ def indexed_source(config, rules, class_names, subsets, *, notes=(), known=None,
                         f"of {class_names[missing[0]]!r} (class {missing[0]})")
     if config.validation_fraction:
         if rules.split >= 2 and subsets["train"].files is not None:  # of which labels and files alone do not tell
-            extra = [*extra, f"held out by rule {rules.split}, seed {config.split_seed}"]
-        subsets["train"], subsets["validation"] = _hold_out(subsets["train"], config, rules.split)
+            extra = itertools.chain(extra, [f"held out by rule {rules.split}, seed {config.split_seed}"])
+        subsets = divided(subsets, config, rules.split)
     if len(subsets) < 2:
         raise UserError(f"--validation_fraction: expected above 0, for --dataset={config.dataset} has neither a test "
                         "nor a validation split, found 0")
-    splits = {name: source.Split(name, subsets[name].make_reader(subsets[name].indices), len(subsets[name].indices),
-                                 np.asarray(subsets[name].labels, np.int32), subsets[name].files)
-              for name in ("train", "validation", "test") if name in subsets}
+    splits = _splits(subsets)
     mean, std = known or (None, None)
     return source.Source(
         name=config.dataset, class_names=tuple(class_names), splits=splits, mean=mean, std=std,

@@ -1,8 +1,9 @@
 """`--dataset=<TFDS name>`: image-classification sets of TensorFlow Datasets.
 
 Up to --in_memory_gib a set is read once: images of one size as pixels (held.Held), others encoded
-(encoded.Encoded). Larger ones stream (windowed.Windowed). In all three cases the prepared shards are read here, not by
-TFDS: in file order, decoded with `decode`.
+(encoded.Encoded). Larger ones are read from their shards as they are needed: by index where these are ArrayRecord files
+(array_records.ArrayRecords), else as a stream (windowed.Windowed). In all cases the prepared shards are read here, not
+by TFDS, and decoded with `decode`.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ _UNLABELLED_TEST = ("imagenet2012",)
 
 
 class RecordReader:
-    """Reads serialized examples of one set; the `decode` of windowed.Windowed.
+    """Reads serialized examples of one set; the `decode` of windowed.Windowed and array_records.ArrayRecords.
 
     Args:
         info: tfds.core.DatasetInfo.
@@ -67,12 +68,10 @@ def open_tfds(config, rules, stream=None):
     keys = tfds_prepare.image_and_label(info)
     if keys is None:
         raise UserError(tfds_prepare.not_images(info, config))
-    if info.file_format.value != "tfrecord":
-        raise UserError(f"--dataset={config.dataset}: expected TFRecord files in {builder.data_dir}, found "
-                        f"{info.file_format.value}; prepare the set again with the builder's file_format='tfrecord'")
+    make_reader = _reader_of(config, builder)
     specs, notes = _split_specs(config, info)
-    reader = RecordReader(info, keys)
-    readers = {split: _windowed(config, info, spec, reader) for split, spec in specs.items()}
+    decode_record = RecordReader(info, keys)
+    readers = {split: make_reader(*_shards(config, info, spec), decode_record) for split, spec in specs.items()}
     _require_disjoint(config, readers)
     class_names = tuple(info.features[keys[1]].names)
     known = statistics.KNOWN.get(builder.name)
@@ -80,7 +79,7 @@ def open_tfds(config, rules, stream=None):
     uniform = None not in image_shape[:2]
     size = _size(readers, image_shape[:2] if uniform else None)
     if size > config.in_memory_gib * tensors.GIB:
-        return _streamed(config, rules, class_names, readers, notes, known)
+        return _from_shards(config, rules, class_names, readers, notes, known)
     tensors.require_memory(2 * size, config.dataset)  # twice: TensorFlow copies what it is given
     return _held(config, rules, class_names, readers, notes, known, stream)
 
@@ -126,15 +125,44 @@ def _checked(spec, flag, info):
                     f"{found}")
 
 
-def _windowed(config, info, spec, reader):
-    """The Windowed reader of a TFDS split: its shards in file order."""
+def _reader_of(config, builder):
+    """Function of (paths, lengths, skips, decode) -> a reader of the set's shards, whatever their format."""
+    found = builder.info.file_format.value
+    if found == "tfrecord":
+        return lambda *shards: Windowed(*shards, config.shuffle_window)
+    if found != "array_record":
+        raise UserError(f"--dataset={config.dataset}: expected TFRecord or ArrayRecord files in {builder.data_dir}, "
+                        f"found {found}; prepare the set again with the builder's file_format='array_record'")
+    try:
+        from cct_tf.readers import array_records
+    except ImportError as error:
+        raise UserError(f"--dataset={config.dataset}: expected the package array_record, which TFDS brings along on "
+                        f"Linux, for the ArrayRecord files in {builder.data_dir}, found: "
+                        f"{tfds_prepare.first_line(error)}") from error
+
+    def make_reader(paths, lengths, skips, decode_record):
+        unsound = array_records.find_unsound(paths, np.add(skips, lengths))
+        if unsound:
+            raise _unsound(config, *unsound)
+        return array_records.ArrayRecords(paths, lengths, skips, decode_record)
+
+    return make_reader
+
+
+def _unsound(config, path, found):
+    return UserError(f"--dataset={config.dataset}: expected a sound shard at {path}, found: {found}; copy it again or "
+                     "delete the folder and prepare the set again")
+
+
+def _shards(config, info, spec):
+    """The shards of a TFDS split in file order: lists of paths, of lengths (records of the split), of skips."""
     shards = [shard for shard in info.splits[spec].file_instructions if shard.take]
     for shard in shards:
         if not os.path.exists(shard.filename):
             raise UserError(f"--dataset={config.dataset}: expected the shard {shard.filename}, found nothing; copy it "
                             "or delete the folder and prepare the set again")
-    return Windowed([os.fspath(shard.filename) for shard in shards], [shard.take for shard in shards],
-                           [shard.skip for shard in shards], reader, config.shuffle_window)
+    return ([os.fspath(shard.filename) for shard in shards], [shard.take for shard in shards],
+            [shard.skip for shard in shards])
 
 
 def _require_disjoint(config, readers):
@@ -158,8 +186,8 @@ def _size(readers, shape):
     return sum(os.path.getsize(path) for path in {path for reader in readers.values() for path in reader.paths})
 
 
-def _streamed(config, rules, class_names, readers, notes, known):
-    """A Source of Windowed readers; the validation split is the tail of the training records."""
+def _from_shards(config, rules, class_names, readers, notes, known):
+    """A Source of readers of shards; the validation split is the tail of the training records."""
     if config.validation_fraction:
         total = len(readers["train"])
         number = int(config.validation_fraction * total + 0.5)
@@ -177,16 +205,16 @@ def _streamed(config, rules, class_names, readers, notes, known):
     mean, std = known or (None, None)
     return source.Source(name=config.dataset, class_names=class_names, splits=found, mean=mean, std=std,
                          fingerprint=source.fingerprint(class_names, list(found.values()), extra), notes=notes,
-                         order="windowed", rules=dataclasses.replace(rules, bit_depth=16).settled(None))
+                         order=readers["train"].shuffling, rules=dataclasses.replace(rules, bit_depth=16).settled(None))
 
 
 def _held(config, rules, class_names, readers, notes, known, stream):
     """A Source of Held or Encoded readers."""
     contents, labels, names, start, members = [], [], [], 0, {}
     for split, reader in readers.items():
-        for path, values, classes in _encoded_shards(config, reader):
+        for found, values, classes in _encoded_shards(config, reader):
             contents += values
-            names += [f"{path} (record {index})" for index in range(len(values))]
+            names += found
             labels.append(classes)
         members[split] = np.arange(start, len(contents))
         start = len(contents)
@@ -224,17 +252,16 @@ def _hold(images, config, stream):
 
 
 def _encoded_shards(config, reader):
-    """Yield (path, list of encoded images, int64 labels) for the shards of a Windowed reader."""
+    """Yield (names, list of encoded images, int64 labels) for the shards of a reader."""
     for path, skip, length in zip(reader.paths, reader.skips, reader.lengths, strict=True):
-        one = Windowed([path], [length], [skip], reader.decode, reader.window)
+        one = dataclasses.replace(reader, paths=[path], lengths=[length], skips=[skip])
         examples = one.records().map(reader.decode.encoded, num_parallel_calls=tensors.num_threads())
         try:
             pairs = list(examples.batch(1024).as_numpy_iterator())
         except tf.errors.OpError as error:
-            raise UserError(f"--dataset={config.dataset}: expected a sound shard at {path}, found: "
-                            f"{tfds_prepare.first_line(error)}; copy it again or delete the folder and prepare the set "
-                            "again") from error
-        yield path, [image for images, _ in pairs for image in images], np.concatenate([label for _, label in pairs])
+            raise _unsound(config, path, tfds_prepare.first_line(error)) from error
+        names = [f"{path} (record {skip + number})" for number in range(length)]
+        yield names, [image for images, _ in pairs for image in images], np.concatenate([label for _, label in pairs])
 
 
 def _require_labels(config, labels, members, num_classes):

@@ -8,17 +8,49 @@ and files that are no images by their suffix are ignored and counted.
 """
 
 import collections
+import concurrent.futures
 import dataclasses
+import functools
 import importlib.util
 import os
 
+import numpy as np
+
+from cct_tf.data import files as files_lib
 from cct_tf.data import holding_out
 from cct_tf.errors import UserError, nearest
+from cct_tf.readers import progress
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
             ".pnm", ".jp2", ".avif")
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # of iPhones, and of some cameras
 VALIDATION_NAMES = ("val", "validation", "valid")
+_THREADS = 8  # that list folders: on a network file system each answer takes long
+
+_listed = {}  # what `check` has listed last, by what it was asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Some splits of an image folder, for a command that needs no other.
+
+    Attributes:
+        splits: tuple of their names.
+        classes: tuple of the names of the run's classes. None: those of the training folder; then the whole folder is
+            listed and judged, and the images of these splits alone are opened.
+        held: whether images of one size are held decoded; None, as the whole set would be.
+    """
+
+    splits: tuple
+    classes: tuple | None = None
+    held: bool | None = None
+
+    def folders(self, config):
+        """Names of the splits that lie in the folders to be listed; None for all."""
+        if self.classes is None:
+            return None
+        from_training = ("train", "validation") if config.validation_fraction else ("train",)
+        return {"train" if split in from_training else split for split in self.splits}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +60,9 @@ class Tree:
     Attributes:
         root: its path.
         class_names: tuple of the K class folders of the training split, sorted.
-        files: dict by split ("train", "validation", "test") of lists of (path relative to root, label, bytes),
-            sorted. One tree has "train" alone.
+        files: dict by split ("train", "validation", "test") of `files.Files`, sorted by path. One tree has "train"
+            alone.
+        labels: dict by split of int32 arrays, in the same order.
         ignored: collections.Counter of what was left out: by suffix, "hidden", "without a suffix", "link to a folder
             above".
         notes: lines for the plan.
@@ -38,6 +71,7 @@ class Tree:
     root: str
     class_names: tuple
     files: dict
+    labels: dict
     ignored: collections.Counter
     notes: tuple
 
@@ -63,11 +97,30 @@ def _left_out(ignored, most=6):
     return text
 
 
-def scan(config):
+def check(config, part=None, stream=None):
+    """As `scan`, and keep the list for the `take` that follows: a large folder takes seconds to list."""
+    _listed.clear()
+    _listed[_asked(config, part)] = scan(config, part, stream)
+
+
+def take(config, part=None):
+    """The Tree that `check` has listed last; `scan` anew where it was asked for another, or it was taken before."""
+    found = _listed.pop(_asked(config, part), None)
+    _listed.clear()
+    return found or scan(config, part)
+
+
+def _asked(config, part):
+    return config.data_dir, config.train_split, config.test_split, config.validation_fraction, part
+
+
+def scan(config, part=None, stream=None):
     """List the folder of --data_dir.
 
     Args:
         config: DataConfig.
+        part: Part, or None for all of it.
+        stream: text stream for progress, or None.
 
     Returns:
         Tree.
@@ -77,44 +130,64 @@ def scan(config):
             tree without --validation_fraction, or without an image to hold out.
     """
     try:
-        return _scan(config.data_dir, config)
+        return _scan(config.data_dir, config, part.folders(config) if part else None, part, stream)
     except OSError as error:
         raise UserError(f"{error.filename}: expected a readable folder, found: {error.strerror}") from error
 
 
-def _scan(root, config):
+def _scan(root, config, wanted, part, stream):
     if not root:
         raise UserError("--data_dir: expected the root of the image folder with --dataset=folder, found nothing")
     if not os.path.isdir(root):
         raise UserError(f"--data_dir: expected the root of an image folder, found "
                         f"{'a file' if os.path.exists(root) else 'nothing'} at {root}")
-    folders = _split_folders(root, config)
-    class_names, hidden = _folders(os.path.join(root, folders["train"]))
-    where = os.path.join(root, folders["train"])
-    if len(class_names) < 2:
-        found = f"one, {shown(class_names[0])!r}" if class_names else "none"
-        raise UserError(f"--data_dir: expected at least two class folders in {where}, found {found}")
-    ignored, files = collections.Counter(hidden), {}
+    folders = _split_folders(root, config, wanted)
+    ignored, files, labels = collections.Counter(), {}, {}
+    if "train" in folders:
+        class_names, ignored = _class_folders(os.path.join(root, folders["train"]))
+        known = {name: label for label, name in enumerate(class_names)}
+    else:
+        class_names, known = part.classes, {name: label for label, name in enumerate(part.classes)}
     for split, folder in folders.items():
-        files[split], skipped = _split_files(root, folder, class_names, split)
+        files[split], labels[split], skipped = _split_files(root, folder, known, split, stream)
         ignored += skipped
-    if config.validation_fraction:
-        counts = collections.Counter(label for _, label, _ in files["train"])
-        holding_out.check(list(counts.values()), config.validation_fraction, rule=2)  # what it refuses, all rules do
+    if config.validation_fraction and "train" in folders:
+        holding_out.check(np.bincount(labels["train"]).tolist(), config.validation_fraction, rule=2)  # as all rules do
     notes = ()
     if ignored:
         notes += (f"left out: {_left_out(ignored)}",)
     if config.validation_fraction and "validation" in folders:
         notes += (f"{folders['validation']}/ is not used: --validation_fraction holds out training images instead",)
-        del files["validation"]
+        del files["validation"], labels["validation"]
     elif folders.get("test") in VALIDATION_NAMES and config.test_split == "test":
         notes += (f"{folders['test']}/ is the test split, for there is no test/",)
-    return Tree(root, tuple(shown(name) for name in class_names), files, ignored, notes)
+    return Tree(root, tuple(shown(name) for name in class_names), files, labels, ignored, notes)
 
 
-def _split_folders(root, config):
-    """{"train": folder, ...} relative to root; "train" is "" for one tree."""
+def _class_folders(path):
+    """(names of the class folders of the training split, sorted; Counter of what was left out beside them)."""
+    class_names, ignored = _folders(path)
+    if len(class_names) < 2:
+        found = f"one, {shown(class_names[0])!r}" if class_names else "none"
+        raise UserError(f"--data_dir: expected at least two class folders in {path}, found {found}")
+    return class_names, collections.Counter(ignored)
+
+
+def _split_folders(root, config, wanted):
+    """{"train": folder, ...} relative to root, of the splits `wanted` (None: all); "train" is "" for one tree."""
     present, _ = _folders(root)
+    if wanted is None:
+        return _all_folders(root, present, config)
+    # The training folder need not be there for the others.
+    folders = _all_folders(root, present if "train" in wanted else [*present, config.train_split], config)
+    for split in wanted:
+        if split not in folders:
+            raise UserError(f"--data_dir: expected a folder of the {split} split in {root}, found none")
+    return {split: folder for split, folder in folders.items() if split in wanted}
+
+
+def _all_folders(root, present, config):
+    """`_split_folders` of all splits, from the names of the folders in root."""
     validation = next((name for name in VALIDATION_NAMES if name in present), None)
     if config.train_split not in present:
         return _one_tree(root, present, config)
@@ -170,34 +243,49 @@ def _kind(name):
     return shown(os.path.splitext(name)[1].lower()) or "without a suffix"
 
 
-def _split_files(root, folder, class_names, split):
-    """([(relative path, label, bytes)] of one split, Counter of what was left out)."""
+def _split_files(root, folder, known, split, stream):
+    """(Files of one split, int32 [n] labels, Counter of what was left out); `known` has the labels by class."""
     path = os.path.join(root, folder)
-    names, ignored = _folders(path) if split != "train" else (class_names, {})
-    ignored = collections.Counter(ignored)
-    unknown = [name for name in names if name not in set(class_names)]
+    names, ignored = _folders(path) if split != "train" else (list(known), {})
+    ignored, labels = collections.Counter(ignored), [known.get(name, known.get(shown(name))) for name in names]
+    unknown = [name for name, label in zip(names, labels, strict=True) if label is None]
     if unknown:
         raise UserError(f"{os.path.join(path, shown(unknown[0]))}: expected a class of the training folder, found an "
-                        f"unknown one" + nearest(unknown[0], class_names))
-    files = []
-    for name in names:
-        found, skipped = images_below(os.path.join(path, name))
-        ignored += skipped
-        label = class_names.index(name)
-        if split == "train" and not found:
-            others = f" ({_left_out(skipped)})" if skipped else ""
-            raise UserError(f"{os.path.join(path, shown(name))}: expected at least one image in every class folder, "
-                            f"found none{others}")
-        files += [(os.path.relpath(file, root), label, size) for file, size in found]
-    if not files:
+                        f"unknown one" + nearest(unknown[0], known))
+    parts = []
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool, \
+            progress.count(len(names), f"listing {shown(path)}", stream, "folders") as advance:
+        listed = pool.map(functools.partial(_class_files, path), names)
+        for name, (files, skipped) in zip(names, listed, strict=True):
+            ignored += skipped
+            if split == "train" and not len(files):
+                others = f" ({_left_out(skipped)})" if skipped else ""
+                raise UserError(f"{os.path.join(path, shown(name))}: expected at least one image in every class "
+                                f"folder, found none{others}")
+            parts.append(files)
+            advance(1)
+    if not sum(map(len, parts)):
         raise UserError(f"{path}: expected images in its class folders, found none")
-    return sorted(files, key=lambda file: os.fsencode(file[0])), ignored
+    files = files_lib.joined(parts)
+    files = dataclasses.replace(files, paths=files_lib.below(folder, files.paths))
+    order = np.argsort(files.paths, kind="stable")
+    return files[order], np.repeat(labels, [len(part) for part in parts]).astype(np.int32)[order], ignored
+
+
+def _class_files(path, name):
+    """(Files of one class, their paths relative to `path`; Counter of what was left out)."""
+    found, skipped = images_below(os.path.join(path, name))
+    start = len(os.path.join(path, ""))
+    paths = files_lib.bytes_array([os.fsencode(file[start:]) for file, _, _ in found])
+    sizes, times = (np.array([each[place] for each in found], np.int64) for place in (1, 2))
+    return files_lib.Files(paths, sizes, times), skipped
 
 
 def images_below(folder, above=()):
-    """([(path, bytes)] of the images in a folder and the folders below it, Counter of what was left out).
+    """([(path, bytes, time)] of the images in a folder and the folders below it, Counter of what was left out).
 
-    `above` holds the real paths of the folders on the way here: links back to them are ignored.
+    `time` is when the file was last modified, in nanoseconds. `above` holds the real paths of the folders on the way
+    here: links back to them are ignored.
     """
     above = (*above, os.path.realpath(folder))
     found, ignored, endings = [], collections.Counter(), suffixes()
@@ -212,14 +300,15 @@ def images_below(folder, above=()):
                 found += deeper
                 ignored += skipped
             elif entry.name.lower().endswith(endings):
-                found.append((entry.path, _size(entry)))
+                found.append((entry.path, *_size_and_time(entry)))
             else:
                 ignored[_kind(entry.name)] += 1
     return found, ignored
 
 
-def _size(entry):
+def _size_and_time(entry):
     try:
-        return entry.stat().st_size
+        found = entry.stat()
     except OSError:  # a link to nothing; decoding will name it
-        return 0
+        return 0, 0
+    return found.st_size, found.st_mtime_ns

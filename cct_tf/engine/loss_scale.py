@@ -24,9 +24,9 @@ class LossScale(tf.Module):
             skipped in a row, those included that made the scale fall.
     """
 
-    def __init__(self):
+    def __init__(self, kind="CPU"):
         super().__init__(name="loss_scale")
-        with tf.device("CPU:0"):  # as the counters of `state.TrainState`
+        with tf.device(f"{kind}:0"):  # as the counters of `state.TrainState`
             self.scale = tf.Variable(START, dtype=tf.float32, trainable=False, name="scale")
             self.good_updates = tf.Variable(0, dtype=tf.int64, trainable=False, name="good_updates")
 
@@ -34,10 +34,16 @@ class LossScale(tf.Module):
         """Whether a smaller scale can't be tried any more, bool."""
         return self.scale <= LOWEST
 
-    def follow(self, done):
-        """Settle the scale of the next step; `done` says whether the update of this one was finite, bool."""
+    def follow(self, done, counts=True):
+        """Settle the scale of the next step.
+
+        Args:
+            done: bool scalar, whether the update of this one was finite.
+            counts: bool scalar; where it is False, nothing changes.
+        """
         good = tf.where(done, tf.maximum(self.good_updates, 0) + 1, tf.minimum(self.good_updates, 0) - 1)
         grows = good >= GOOD_UPDATES
         factor = tf.where(done, tf.where(grows, 2.0, 1.0), 0.5)
-        self.scale.assign(tf.clip_by_value(self.scale * factor, LOWEST, HIGHEST))
-        self.good_updates.assign(tf.where(grows, tf.zeros_like(good), good))
+        scale = tf.clip_by_value(self.scale * factor, LOWEST, HIGHEST)
+        self.scale.assign(tf.where(counts, scale, self.scale))
+        self.good_updates.assign(tf.where(counts, tf.where(grows, tf.zeros_like(good), good), self.good_updates))

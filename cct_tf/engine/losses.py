@@ -53,7 +53,7 @@ def balanced_weights(labels, num_classes):
     """n / (K n_k) of each class k with n_k of the n images: the weights of all images have mean 1.
 
     Args:
-        labels: int [n] NumPy array, or None where the data set is streamed.
+        labels: int [n] NumPy array, or None where they are not known beforehand.
         num_classes: int K.
 
     Returns:
@@ -63,8 +63,8 @@ def balanced_weights(labels, num_classes):
         UserError: no labels, or a class without images.
     """
     if labels is None:
-        raise UserError("--class_weights: expected none for a streamed data set, whose labels are not counted "
-                        "beforehand, found balanced")
+        raise UserError("--class_weights: expected none for a TFDS set that is not held in memory, whose labels "
+                        "are not counted beforehand, found balanced")
     counts = np.bincount(labels, minlength=num_classes)
     if counts.min() == 0:
         raise UserError("--class_weights: expected a training image of every class, found none of class "

@@ -11,6 +11,7 @@ class TrainState(tf.Module):
 
     Args:
         loss_scale: `loss_scale.LossScale` of a run in float16, else None.
+        kind: "CPU" or "GPU", where the counters are held: beside the first replica, so that the host waits for none.
 
     Attributes:
         loss_scale: as given.
@@ -24,12 +25,12 @@ class TrainState(tf.Module):
 
     _INTERVAL = ("interval_steps", "interval_updates", "loss_sum", "accuracy_sum", "grad_norm_sum")
 
-    def __init__(self, loss_scale=None):
+    def __init__(self, loss_scale=None, kind="CPU"):
         super().__init__(name="train_state")
         self.loss_scale = loss_scale
 
         def make(name, dtype):
-            with tf.device("CPU:0"):  # the host decides by them whether to go on
+            with tf.device(f"{kind}:0"):
                 return tf.Variable(0, dtype=dtype, trainable=False, name=name)
 
         self.step = make("step", tf.int64)
@@ -41,22 +42,28 @@ class TrainState(tf.Module):
         self.accuracy_sum = make("accuracy_sum", tf.float64)
         self.grad_norm_sum = make("grad_norm_sum", tf.float64)
 
-    def add(self, loss, accuracy, grad_norm, done):
-        """Count one step. Scalars float32 (means over the global batch), `done` bool; call inside the step."""
-        one = tf.cast(done, tf.int64)
+    def add(self, loss, accuracy, grad_norm, done, counts=True):
+        """Count one step; call inside the step.
+
+        Args:
+            loss, accuracy, grad_norm: float32 scalars, means over the global batch.
+            done: bool scalar, whether there was an update.
+            counts: bool scalar; where it is False, nothing changes (`done` is False then).
+        """
+        step, one = tf.cast(counts, tf.int64), tf.cast(done, tf.int64)
 
         def if_done(value):
             return tf.where(done, tf.cast(value, tf.float64), tf.zeros([], tf.float64))
 
-        self.step.assign_add(1)
-        self.interval_steps.assign_add(1)
+        self.step.assign_add(step)
+        self.interval_steps.assign_add(step)
         self.interval_updates.assign_add(one)
-        self.skipped.assign_add(1 - one)
-        counts = tf.constant(1, tf.int64)
+        self.skipped.assign_add(step - one)
+        in_row = step
         if self.loss_scale is not None:
-            counts = tf.cast(self.loss_scale.is_lowest(), tf.int64)
-            self.loss_scale.follow(done)
-        self.skipped_in_row.assign((self.skipped_in_row + counts) * (1 - one))
+            in_row *= tf.cast(self.loss_scale.is_lowest(), tf.int64)
+            self.loss_scale.follow(done, counts)
+        self.skipped_in_row.assign((self.skipped_in_row + in_row) * (1 - one))
         self.loss_sum.assign_add(if_done(loss))
         self.accuracy_sum.assign_add(if_done(accuracy))
         self.grad_norm_sum.assign_add(if_done(grad_norm))

@@ -4,10 +4,13 @@
     per replica   forward and backward of each micro-batch (compiled by XLA if asked), summed
     together      all-reduce sum over the replicas, once
     per replica   in float16 divide by the loss scale; clip by the global norm
-    together      finite? -> update, then the weights' average follows : skip
+    per replica   update, then the weights' average follows; both change nothing if loss or gradient is not finite
 
 The loss is a sum over the examples divided by the global batch, never a mean of means; clipping and the finite check
 see the whole gradient, so any number of replicas and micro-batches gives the same update up to summation order.
+
+No branch or loop asks for a loss or a gradient: an accelerator would have to compute it before the host could queue
+the next operation. What depends on them is selected instead.
 
 Legend: B global batch, b a replica's share, m = b / accumulate_steps a micro-batch, K classes.
 """
@@ -33,7 +36,7 @@ class TrainStep:
         accumulate_steps: int, micro-batches per replica.
         clip_norm: float or None.
         example_loss: function of (labels [m, K], logits [m, K]) -> [m], as `losses.make_loss` returns.
-        max_skipped_updates: int, `run` returns early after this many skipped updates in a row.
+        max_skipped_updates: int, after this many skipped updates in a row the other steps of `run` change nothing.
         jit, fast_forms, recompute: how gradients are computed, see `gradients.Gradients`.
         ema: `optim.ema.Ema` of the weights, or None.
         prepare: function of a replica's batch dict -> its images as the network takes them, float32 [b, S, S, 3]; None
@@ -65,11 +68,12 @@ class TrainStep:
             raise ValueError(f"batch_size: expected a multiple of {devices.num_replicas} x {accumulate_steps}, found "
                              f"{batch_size}")
 
-    def _replica_gradients(self, batch, scale):
+    def _replica_gradients(self, batch, scale, goes_on):
         """A replica's micro-batches, then the sum over all replicas, clipped.
 
         Returns:
-            (gradients, loss, accuracy, global norm before clipping), equal on all replicas.
+            (gradients, loss, accuracy, global norm before clipping, whether the update is to be done), equal on all
+            replicas. The gradients are zeros where it is not.
         """
         weights = [tf.convert_to_tensor(variable.value) for variable in self._gradients.variables]
         parts = (self._prepare(batch), batch["label"], batch["seed"])
@@ -86,10 +90,12 @@ class TrainStep:
         norm = tf.norm(flat)
         if self._clip_norm is not None:
             flat *= self._clip_norm / tf.maximum(norm, self._clip_norm)
+        applies = goes_on & tf.math.is_finite(loss) & tf.math.is_finite(norm)
+        flat = tf.where(applies, flat, tf.zeros_like(flat))
         sizes = [gradient.shape.num_elements() for gradient in gradients]
         pieces = tf.split(flat, sizes)
         summed = [tf.reshape(piece, gradient.shape) for piece, gradient in zip(pieces, gradients, strict=True)]
-        return summed, loss, accuracy, norm
+        return summed, loss, accuracy, norm, applies
 
     def _micro_batch(self, weights, *parts):
         return self._gradients.for_size(self._micro_size)(weights, *parts)
@@ -109,8 +115,8 @@ class TrainStep:
                                 parallel_iterations=1)
         return sums
 
-    def _update(self, gradients):
-        self._optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
+    def _update(self, gradients, applies):
+        self._optimizer.apply_gradients(zip(gradients, self._variables, strict=True), applies)
 
     def __call__(self, batch, learning_rate):
         """One step in cross-replica context.
@@ -122,22 +128,16 @@ class TrainStep:
         strategy = self._devices.strategy
         loss_scale = self._state.loss_scale
         scale = tf.ones([]) if loss_scale is None else loss_scale.scale.read_value()
-        gradients, loss, accuracy, norm = strategy.run(lambda *parts: self._replica_gradients(*parts),
-                                                       args=(batch, scale))
-        # All replicas hold the same reduced values: the first speaks for all.
-        loss, accuracy, norm = (strategy.experimental_local_results(value)[0] for value in (loss, accuracy, norm))
-        finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+        goes_on = self._state.skipped_in_row < self._max_skipped_updates
+        gradients, *found = strategy.run(lambda *parts: self._replica_gradients(*parts), args=(batch, scale, goes_on))
+        applies = found[-1]
         self._optimizer.learning_rate.assign(learning_rate)
         updates = self._state.step - self._state.skipped  # done so far
-
-        def update():
-            strategy.run(lambda values: self._update(values), args=(gradients,))
-            if self._ema is not None:
-                self._ema.update(updates)
-            return 0
-
-        tf.cond(finite, update, lambda: 0)
-        self._state.add(loss, accuracy, norm, finite)
+        strategy.run(lambda *parts: self._update(*parts), args=(gradients, applies))
+        if self._ema is not None:
+            self._ema.update(updates, applies)
+        # All replicas hold the same reduced values: the first speaks for all.
+        self._state.add(*(strategy.experimental_local_results(value)[0] for value in found), goes_on)
 
     def run(self, iterator, learning_rates):
         """Many steps, without a word to the host.
@@ -155,22 +155,17 @@ class TrainStep:
     # A loop of the graph written out: autograph would look through all that a step calls.
     @tf.function(autograph=False)
     def _run(self, iterator, rates, count):
-        def goes_on(index):
-            return (index < count) & (self._state.skipped_in_row < self._max_skipped_updates)
-
         def step(index):
             self(self._next(iterator), rates[index])
             return index + 1
 
-        tf.while_loop(goes_on, step, [0])
+        tf.while_loop(lambda index: index < count, step, [0])
 
     def _next(self, iterator):
         """The next batch; the time it took is added to `wait_seconds`."""
         if self._devices.deterministic:
             return next(iterator)
-        # A clock has no inputs, so nothing but these dependencies says when it is read.
-        with tf.control_dependencies([self._state.step.read_value()]):
-            before = tf.timestamp()
+        before = tf.timestamp()
         with tf.control_dependencies([before]):
             batch = next(iterator)
         with tf.control_dependencies(self._devices.strategy.experimental_local_results(batch["mask"])):

@@ -165,7 +165,8 @@ def evaluate_checkpoint(config, record, choose, split, console, *, weights="auto
         UserError: other data, or a checkpoint that can't be read.
     """
     devices = make_devices(config)
-    images = inputs.open_images(config, console, record.resolved)
+    part = recorded_data.part_of(record.resolved, config, (split,))
+    images = inputs.open_images(config, console, record.resolved, part)
     source = images.source
     recorded_data.check_recorded_data(images, record, config)
     with console.phase("loading the weights"), devices.strategy.scope():

@@ -4,7 +4,7 @@ import json
 import pathlib
 import sys
 
-from cct_tf.assembly import checks, selection
+from cct_tf.assembly import checks, recorded_data, selection
 from cct_tf.data import listing
 from cct_tf.errors import UserError
 from cct_tf.export import formats
@@ -87,6 +87,12 @@ def _as_dict(written, request):
             "accuracy_of_export": theirs}
 
 
+def _part(resolved, settings, quantize):
+    """The `tree.Part` of the run's image folder that is compared on, and calibrated with; None: all is opened."""
+    compared = "test" if "test" in resolved.num_examples else "validation"
+    return recorded_data.part_of(resolved, settings, (compared,) if quantize == "none" else ("train", compared))
+
+
 def main(given):
     """Export as the flags say."""
     values = {field.name: field.default for field in FIELDS} | given
@@ -95,16 +101,17 @@ def main(given):
     changed = {"workdir": values["workdir"]} | ({"data_dir": given["data_dir"]} if "data_dir" in given else {})
     selected = selection.select(values["workdir"], values["checkpoint"], values["weights"], changed=changed)
     settings = selected.settings
+    part = _part(selected.record.resolved, settings, values["quantize"])
     checks.check_model(settings.model, settings.augment.image_size)
+    console = Console(quiet=values["json"])
     if not paths:
         with formats.images_help():
-            checks.check_inputs(settings)
-    console = Console(quiet=values["json"])
+            checks.check_inputs(settings, part, console.stream)
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow()
         from cct_tf.export import writing
     request = writing.Request(kind, pathlib.Path(values["output"]), values["quantize"], values["calibration_images"],
-                              values["check_images"], paths)
+                              values["check_images"], paths, part)
     written = writing.export(settings, selected.record, selected.find, values["weights"], request, console)
     _say(written, request, console)
     if values["json"]:

@@ -29,10 +29,14 @@ class Sample:
     name: str
 
 
-def of_run(config, record, console):
-    """The data set of a run: `source.Source`. Raises UserError if it can't be opened, or differs from the run's."""
+def of_run(config, record, part, console):
+    """The data set of a run: `source.Source`. Raises UserError if it can't be opened, or differs from the run's.
+
+    Args:
+        part: `tree.Part` to open; None for all.
+    """
     with formats.images_help():
-        images = inputs.open_images(config, console, record.resolved)
+        images = inputs.open_images(config, console, record.resolved, part)
         recorded_data.check_recorded_data(images, record, config)
     return images.source
 

@@ -29,6 +29,7 @@ class Request:
         quantize: "none" or "int8".
         calibration_images, check_images: ints, the most images to calibrate with and to compare on.
         paths: list of image files to use instead of the run's data set; empty for the data set.
+        part: `tree.Part` of the data set that holds them, see `recorded_data.part_of`; None: all of it is opened.
     """
 
     kind: object
@@ -37,6 +38,7 @@ class Request:
     calibration_images: int
     check_images: int
     paths: list
+    part: object = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _samples(config, record, request, bit_depth, console):
     if request.paths:
         counts = request.calibration_images if quantized else None, request.check_images
         return tuple(count and samples.of_files(request.paths, count, bit_depth, console) for count in counts)
-    source = samples.of_run(config, record, console)
+    source = samples.of_run(config, record, request.part, console)
     split = source.splits["test" if "test" in source.splits else source.evaluated_split]
     calibration = samples.of_split(source.splits["train"], request.calibration_images) if quantized else None
     return calibration, samples.of_split(split, request.check_images)

@@ -27,6 +27,7 @@ import tempfile
 import zlib
 
 from cct_tf.errors import UserError
+from cct_tf.machine import container
 
 MOST_BYTES = 512 * 2**20  # of entries; a CCT-7's step is 3 MB for each replica. A second core checks 6 GB/s
 _ROOM = 64 * 2**20  # bytes that must be free: TensorFlow ends the run if an entry can't be written
@@ -96,10 +97,15 @@ def steady_names():
         pass
 
 
+def user_folder():
+    """Where this program may keep what it can do without: pathlib.Path."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(home).absolute() / "cct_tf"
+
+
 def default_folder():
     """The folder of `auto`: pathlib.Path."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return pathlib.Path(home).absolute() / "cct_tf" / "xla"
+    return user_folder() / "xla"
 
 
 class Cache:
@@ -238,7 +244,7 @@ def _build():
     takes from the environment.
     """
     tensorflow = importlib.metadata.distribution("tensorflow")
-    parts = [tensorflow.read_text("RECORD"), platform.machine(), _processor(), len(os.sched_getaffinity(0)),
+    parts = [tensorflow.read_text("RECORD"), platform.machine(), _processor(), container.num_cores(),
              *(os.environ.get(name) for name in ("XLA_FLAGS", "TF_XLA_FLAGS", "TF_NUM_INTRAOP_THREADS"))]
     return f"{tensorflow.version}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
 

@@ -7,14 +7,16 @@ import contextlib
 import ctypes
 import dataclasses
 import os
+import subprocess
 import sys
 import tempfile
 
 from cct_tf.errors import Interrupted, OutsideFault, UserError
-from cct_tf.machine import compile_cache
+from cct_tf.machine import compile_cache, container
 from cct_tf.machine.backend import check as check_backend
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_ON_DEVICE = 2  # batches that wait on a GPU
 
 
 @contextlib.contextmanager
@@ -67,6 +69,7 @@ def start_tensorflow(cache="off", warn=None):
     if "tensorflow" not in sys.modules:
         with quiet_stderr(), _absent("sklearn", "matplotlib.pyplot"):
             import tensorflow  # noqa: F401
+    _keep_to_the_cores()
     import keras
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
@@ -88,10 +91,25 @@ def _keep_freed_memory():
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def num_threads():
-    """Processors this process may use: TensorFlow's number of intra-op threads unless something sets another."""
+def _keep_to_the_cores():
+    """Where a container may use fewer cores than the machine has, start no more threads than on so many cores."""
     import tensorflow as tf
-    return tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0))
+    cores = container.num_cores()
+    if cores == len(os.sched_getaffinity(0)):
+        return
+    for name in ("intra", "inter"):
+        number = getattr(tf.config.threading, f"get_{name}_op_parallelism_threads")
+        if not number() and not os.environ.get(f"TF_NUM_{name.upper()}OP_THREADS"):
+            with contextlib.suppress(RuntimeError):  # TensorFlow runs already
+                getattr(tf.config.threading, f"set_{name}_op_parallelism_threads")(cores)
+
+
+def num_threads():
+    """TensorFlow's number of intra-op threads: the processors this process may use unless something sets another."""
+    import tensorflow as tf
+    given = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    return (tf.config.threading.get_intra_op_parallelism_threads() or (int(given) if given.isdigit() else 0)
+            or len(os.sched_getaffinity(0)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +122,7 @@ class Devices:
         num_replicas: int, of all workers together.
         deterministic: bool, deterministic kernels only.
         worker, num_workers: ints, which of how many processes this is.
+        divided: bool, whether the replicas share one GPU.
     """
 
     strategy: object
@@ -112,6 +131,7 @@ class Devices:
     deterministic: bool = False
     worker: int = 0
     num_workers: int = 1
+    divided: bool = False
 
     @property
     def num_local(self):
@@ -125,10 +145,12 @@ class Devices:
 
     @property
     def description(self):
-        """`1 CPU (2 threads)`, `4 GPUs`, `2 logical CPUs`, `3 workers of 8 GPUs`."""
+        """`1 CPU (2 threads)`, `4 GPUs`, `2 logical GPUs of one`, `2 logical CPUs`, `3 workers of 8 GPUs`."""
         own = f"{self.num_local} {self.kind}" + ("s" if self.num_local > 1 else "")
         if self.kind == "CPU":
             own = f"{own.replace('CPUs', 'logical CPUs')} ({num_threads()} threads)"
+        if self.divided:
+            own = own.replace("GPUs", "logical GPUs of one")
         return f"{self.num_workers} workers of {own}" if self.num_workers > 1 else own
 
 
@@ -155,11 +177,16 @@ def make_devices(num_replicas=None, deterministic=False, strategy="auto", cluste
         tf.config.experimental.enable_op_determinism()
     kind, count = local_devices(num_replicas, strategy, cluster)
     gpus = tf.config.list_physical_devices("GPU")
-    with contextlib.suppress(RuntimeError):  # set already by an earlier run in this process
-        for gpu in gpus:
-            tf.config.experimental.set_memory_growth(gpu, True)
-    # The default collectives fail where one process has strategies of different sizes, as the tests do.
-    cross_device_ops = tf.distribute.ReductionToOneDevice() if kind == "CPU" else None
+    divided = kind == "GPU" and count > len(gpus)
+    if divided:
+        _divide_gpu(gpus[0], count)
+    else:
+        with contextlib.suppress(RuntimeError):  # set already by an earlier run in this process
+            for gpu in gpus:
+                tf.config.experimental.set_memory_growth(gpu, True)
+    # The default collectives fail where one process has strategies of different sizes, as the tests do, and NCCL where
+    # two replicas share a GPU.
+    cross_device_ops = tf.distribute.ReductionToOneDevice() if kind == "CPU" or divided else None
     if cluster is not None:
         return _multi_worker(cluster, kind, gpus[:count], deterministic, collectives)
     if kind == "CPU":
@@ -169,7 +196,7 @@ def make_devices(num_replicas=None, deterministic=False, strategy="auto", cluste
     names = [f"{kind}:{index}" for index in range(count)]
     with quiet_stderr():
         return Devices(tf.distribute.MirroredStrategy(names, cross_device_ops=cross_device_ops), kind, count,
-                       deterministic)
+                       deterministic, divided=divided)
 
 
 def local_devices(num_replicas=None, strategy="auto", cluster=None):
@@ -182,7 +209,7 @@ def local_devices(num_replicas=None, strategy="auto", cluster=None):
     gpus = len(tf.config.list_physical_devices("GPU"))
     if strategy == "single" and (num_replicas or 1) > 1:
         raise UserError(f"--num_replicas: expected 1 with --strategy=single, found {num_replicas}")
-    if gpus and (num_replicas or 0) > gpus:
+    if gpus > 1 and (num_replicas or 0) > gpus:
         raise UserError(f"--num_replicas: expected at most {gpus}, the GPUs of this machine, found {num_replicas}")
     if cluster is not None and not gpus and (num_replicas or 1) > 1:
         raise UserError("--num_replicas: expected 1 with several workers on CPUs, where TensorFlow uses one device of "
@@ -204,6 +231,25 @@ def _multi_worker(cluster, kind, gpus, deterministic, collectives):
     with quiet_stderr():
         strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
     return Devices(strategy, kind, strategy.num_replicas_in_sync, deterministic, cluster.index, cluster.num_workers)
+
+
+def _divide_gpu(gpu, count):
+    """Make one GPU several logical ones, each with its share of the memory that is free: to try replicas out."""
+    import tensorflow as tf
+    if len(tf.config.get_logical_device_configuration(gpu) or []) >= count:
+        return  # by an earlier run in this process
+    try:
+        free = subprocess.run(["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"],
+                              capture_output=True, text=True, check=True).stdout.split()[0]
+        each = int(0.8 * int(free)) // count  # MiB; what is left is for cuDNN, cuBLAS and the compiled programs
+        tf.config.set_logical_device_configuration(
+            gpu, [tf.config.LogicalDeviceConfiguration(memory_limit=each)] * count)
+    except (OSError, ValueError, IndexError, subprocess.CalledProcessError):
+        raise UserError(f"--num_replicas: expected nvidia-smi to say how much memory is free, to divide the only GPU "
+                        f"into {count}, found no answer; 1 replica needs none") from None
+    except RuntimeError:
+        raise UserError(f"--num_replicas: expected 1, as this process started, found {count}; a new process "
+                        "can divide it") from None
 
 
 def _make_logical_cpus(count):
@@ -232,6 +278,9 @@ def distribute(devices, dataset, batch_size):
         iterator usable in a tf.function.
     """
     if devices.num_local == 1:
+        if devices.kind == "GPU":  # the next batch is copied while the GPU computes
+            import tensorflow as tf
+            dataset = dataset.apply(tf.data.experimental.prefetch_to_device("GPU:0", _ON_DEVICE))
         return iter(dataset)
     per_replica = batch_size // devices.num_replicas
     dataset = dataset.rebatch(per_replica, drop_remainder=True)

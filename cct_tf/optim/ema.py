@@ -32,20 +32,22 @@ class Ema:
             # Each replica from its own copy of the weight: nothing is sent.
             self._strategy.extended.update(average, lambda average, weight: average.assign(weight), args=(weight,))
 
-    def update(self, updates):
+    def update(self, updates, applies=True):
         """Follow the weights after an update; call it in cross-replica context.
 
         Args:
             updates: int64 scalar t, the updates done before this one.
+            applies: bool scalar, or one per replica; where it is False, nothing changes.
         """
         share = tf.constant(1.0 - self._decay, tf.float64)
         if self._warmup:
             share = tf.maximum(share, 9.0 / (10.0 + tf.cast(updates, tf.float64)))  # 1 - (1 + t) / (10 + t)
-        self._strategy.run(self._follow, args=(tf.cast(share, tf.float32),))
+        self._strategy.run(self._follow, args=(tf.cast(share, tf.float32), applies))
 
     @tf.autograph.experimental.do_not_convert
-    def _follow(self, share):
+    def _follow(self, share, applies):
         """One replica's averages from its own weights: nothing is sent."""
+        share = tf.where(applies, share, tf.zeros_like(share))
         for average, weight in self._pairs:
             # The difference is small where d is near 1, so little is lost in float32.
             descend(average, share, average - weight)

@@ -24,12 +24,19 @@ class FusedUpdate:
 
     fused = True
 
+    masks_kernels = False  # whether `_kernel` changes nothing with the `_constants` and the rate of `applies` False
+
     def _has_kernel(self, index):
         """Whether `_kernel` can update the variable of this index."""
         return False
 
-    def _constants(self, dtype):
-        """The kernel's arguments that are the same for all variables of a dtype: dict of scalars."""
+    def _constants(self, dtype, applies):
+        """The kernel's arguments that are the same for all variables of a dtype: dict of scalars.
+
+        Args:
+            dtype: of the variables.
+            applies: bool scalar, or None for True; see `apply_gradients`.
+        """
         raise NotImplementedError
 
     def _kernel(self, variable, index, gradient, rate, constants):
@@ -37,31 +44,57 @@ class FusedUpdate:
         raise NotImplementedError
 
     @tf.autograph.experimental.do_not_convert  # no control flow to convert; looking for it takes time
-    def apply_gradients(self, grads_and_vars):
+    def apply_gradients(self, grads_and_vars, applies=None):
         """Update all variables. Call it in replica context, where it changes that replica's copies.
 
         Args:
             grads_and_vars: pairs of a gradient, equal on all replicas, and a keras.Variable.
+            applies: bool scalar tensor; where it is False, nothing changes. It selects values and branches nowhere: a
+                GPU would have to finish the gradients before the host could queue what follows. The gradients must be
+                finite in any case. None means True.
 
         Raises:
             RuntimeError: called outside `run` of the strategy that the optimizer was built for.
         """
         rest = list(grads_and_vars)
+        kept = [] if applies is None else self._values_before(rest)
         if self.fused:
             if tf.distribute.get_strategy() is not self._distribution_strategy:
                 raise RuntimeError("apply_gradients: outside strategy.run only the first replica would be updated")
             with tf.name_scope(self.name):
-                rest = self._apply_kernels(rest)
+                rest = self._apply_kernels(rest, applies)
         if rest:
             super().apply_gradients(rest)  # counts the update
         else:
-            one = tf.constant(1, self.iterations.dtype)
-            tf.raw_ops.AssignAddVariableOp(resource=self.iterations.value.handle, value=one)
+            one = tf.constant(True) if applies is None else applies
+            tf.raw_ops.AssignAddVariableOp(resource=self.iterations.value.handle,
+                                           value=tf.cast(one, self.iterations.dtype))
+        for handle, before in kept:
+            after = tf.raw_ops.ReadVariableOp(resource=handle, dtype=before.dtype)
+            tf.raw_ops.AssignVariableOp(resource=handle, value=tf.where(applies, after, before))
 
-    def _apply_kernels(self, pairs):
+    def _values_before(self, pairs):
+        """What an update that doesn't apply has to leave as it is: pairs of a handle and the value now.
+
+        Without those that the kernels leave alone.
+        """
+        others = [variable for _, variable in pairs
+                  if not (self.fused and self.masks_kernels and self._has_kernel(self._get_variable_index(variable)))]
+        if not others:
+            return []
+        values = [variable.value for variable in (*others, *self.variables)]
+        return [(value.handle, tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype)) for value in values]
+
+    def _apply_kernels(self, pairs, applies):
         """Update what has a kernel; returns the other pairs."""
-        constants, rest = functools.cache(self._constants), []
-        rates, decays = functools.cache(self._rate), functools.cache(self._decay)
+        constants, rest = functools.cache(lambda dtype: self._constants(dtype, applies)), []
+
+        def rate(dtype, factor):
+            value = self._rate(dtype, factor)
+            return value if applies is None else tf.where(applies, value, tf.zeros([], dtype))
+
+        rates = functools.cache(rate)
+        decays = functools.cache(lambda dtype, factor: rates(dtype, factor) * self.weight_decay)
         for gradient, variable in pairs:
             index = self._get_variable_index(variable)
             if not self._has_kernel(index):
@@ -76,16 +109,18 @@ class FusedUpdate:
     def _rate(self, dtype, factor):
         return keras.ops.cast(self.learning_rate, dtype) * factor
 
-    def _decay(self, dtype, factor):
-        return self._rate(dtype, factor) * self.weight_decay
 
+def adam_constants(iterations, beta_1, beta_2, epsilon, dtype, applies=None):
+    """What `adam` takes beside the variable's own: dict of scalars. `iterations` counts the updates before this one.
 
-def adam_constants(iterations, beta_1, beta_2, epsilon, dtype):
-    """What `adam` takes beside the variable's own: dict of scalars. `iterations` counts the updates before this one."""
+    With `applies` False the moments decay by a factor of 1: they stay what they are, if the gradient is finite.
+    """
     step = keras.ops.cast(iterations + 1, dtype)
     beta_1, beta_2, epsilon = (tf.constant(value, dtype) for value in (beta_1, beta_2, epsilon))
-    return {"beta1": beta_1, "beta2": beta_2, "epsilon": epsilon, "beta1_power": beta_1**step,
-            "beta2_power": beta_2**step}
+    powers = {"beta1_power": beta_1**step, "beta2_power": beta_2**step}
+    if applies is not None:
+        beta_1, beta_2 = (tf.where(applies, value, tf.ones([], dtype)) for value in (beta_1, beta_2))
+    return {"beta1": beta_1, "beta2": beta_2, "epsilon": epsilon, **powers}
 
 
 def adam(variable, momentum, velocity, gradient, rate, constants):

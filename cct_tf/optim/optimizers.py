@@ -44,11 +44,13 @@ class SummedGradients(FusedUpdate):
 class AdamW(SummedGradients, keras.optimizers.AdamW):
     """AdamW (arXiv:1711.05101) for gradients that are already summed over the replicas."""
 
+    masks_kernels = True
+
     def _has_kernel(self, index):
         return True
 
-    def _constants(self, dtype):
-        return adam_constants(self.iterations, self.beta_1, self.beta_2, self.epsilon, dtype)
+    def _constants(self, dtype, applies):
+        return adam_constants(self.iterations, self.beta_1, self.beta_2, self.epsilon, dtype, applies)
 
     def _kernel(self, variable, index, gradient, rate, constants):
         adam(variable, self._momentums[index], self._velocities[index], gradient, rate, constants)
@@ -60,7 +62,7 @@ class SGD(SummedGradients, keras.optimizers.SGD):
     def _has_kernel(self, index):
         return True
 
-    def _constants(self, dtype):
+    def _constants(self, dtype, applies):
         return {"momentum": tf.constant(self.momentum, dtype)}
 
     def _kernel(self, variable, index, gradient, rate, constants):
@@ -84,11 +86,13 @@ class Muon(SummedGradients, keras.optimizers.Muon):
     Keras updates by Adam what has not two dimensions (biases, norms, convolution kernels) and what is excluded.
     """
 
+    masks_kernels = True
+
     def _has_kernel(self, index):
         return self.adam_velocities[index] is not None  # Adam's
 
-    def _constants(self, dtype):
-        return adam_constants(self.iterations, self.adam_beta_1, self.adam_beta_2, self.epsilon, dtype)
+    def _constants(self, dtype, applies):
+        return adam_constants(self.iterations, self.adam_beta_1, self.adam_beta_2, self.epsilon, dtype, applies)
 
     def _kernel(self, variable, index, gradient, rate, constants):
         adam(variable, self.momentums[index], self.adam_velocities[index], gradient, rate, constants)

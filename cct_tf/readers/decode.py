@@ -304,6 +304,17 @@ def reason_of(error, name):
     return str(error).removeprefix(f"{_MARK}{name}: ")
 
 
+def named(error, name):
+    """The BrokenImage that names an image.
+
+    Args:
+        error: what was raised by reading or decoding it, without its name.
+        name: its path, with the record if the file holds several.
+    """
+    reason = reason_of(error, _NO_NAME) if isinstance(error, BrokenImage) else damage.reason(error)
+    return BrokenImage(f"{_MARK}{name}: {reason}")
+
+
 def broken_image(error):
     """The BrokenImage inside an error that a graph raised, or None.
 

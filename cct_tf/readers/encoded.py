@@ -109,12 +109,3 @@ class Encoded(Reader):
 
     def select(self, places):
         return dataclasses.replace(self, indices=self.indices[places])
-
-    def map_pixels(self, function):
-        @as_written
-        def one(place):
-            return tf.constant(1), *function(self.load({"index": place})[0])
-
-        threads = min(tensors.num_threads(), tensors.MOST_DECODERS)
-        places = tf.data.Dataset.range(len(self))
-        return tensors.by_reference(places.map(one, num_parallel_calls=threads).prefetch(2))

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cct_tf.errors import UserError
 from cct_tf.readers import decode, loading, tensors
-from cct_tf.readers.reader import Reader, as_written
+from cct_tf.readers.reader import Reader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +59,6 @@ class Flat(Reader):
 
     def select(self, places):
         return dataclasses.replace(self, indices=self.indices[places])
-
-    def map_pixels(self, function):
-        @as_written
-        def one(place):
-            return tf.constant(1), *function(self.load({"index": place})[0])
-
-        places = tf.data.Dataset.range(len(self))
-        threads = min(tensors.num_threads(), tensors.MOST_DECODERS)
-        return tensors.by_reference(places.map(one, num_parallel_calls=threads).prefetch(2))
 
 
 def hold(images, budget, on_bad, what, stream):

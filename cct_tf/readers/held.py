@@ -7,10 +7,10 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from cct_tf.readers import tensors
+from cct_tf.readers import budget, tensors
 from cct_tf.readers.reader import Reader, as_written
 
-_BLOCK_BYTES, _PARALLEL_BYTES = 2**24, 2**28  # of `map_pixels`: a block, and all that are in work at once
+_BLOCK_BYTES = 2**24  # of `map_pixels`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,6 @@ class Held(Reader):
             chosen = rows[start:start + size]
             return tf.size(chosen), *function(tf.gather(self.tensor, chosen))
 
-        threads = tensors.threads_within(_PARALLEL_BYTES, size * image_bytes)
+        threads = tensors.threads_within(budget.opening(), size * image_bytes + tensors.SUMMING)
         starts = tf.data.Dataset.range(0, len(self), size)
         return tensors.by_reference(starts.map(block, num_parallel_calls=threads).prefetch(2))

@@ -12,12 +12,10 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from cct_tf.readers import decode, progress, tensors
+from cct_tf.readers import budget, decode, progress, tensors
 from cct_tf.readers.encoded import Encoded
 
-_BLOCK_BYTES = 64 * 2**20  # of images handed over at a time
-_PARALLEL_BYTES = 256 * 2**20  # of images being decoded
-_HEAD = 32  # bytes that tell PNGs of 16 bits from others
+HEAD = 32  # bytes that tell PNGs of 16 bits from others
 
 
 class MixedSizes(Exception):
@@ -68,12 +66,13 @@ def used_bits(contents, names, on_disk, what, stream):
     Returns:
         (int, 8 to 31; how many such images there are). (16, 0) if there are none.
     """
-    places = [place for place, head in enumerate(_heads(contents, on_disk)) if _may_be_wide(head)]
+    places = [place for place, head in enumerate(_heads(contents, on_disk)) if may_be_wide(head)]
+    images = dataclasses.replace(whole(contents, names, on_disk), indices=np.array(places, np.int64))
     if not places:
         return 16, 0
     largest = []
     with progress.count(len(places), what, stream) as advance, \
-            concurrent.futures.ThreadPoolExecutor(min(tensors.num_threads(), tensors.MOST_DECODERS)) as pool:
+            concurrent.futures.ThreadPoolExecutor(_decoders(images)) as pool:
         for value in pool.map(lambda place: _largest(contents, place, on_disk), places):
             largest += [] if value is None else [value]
             advance(1)
@@ -85,19 +84,19 @@ def used_bits(contents, names, on_disk, what, stream):
 def _heads(contents, on_disk):
     """The first bytes of every file; none of one that can't be read."""
     if not on_disk:
-        return tf.strings.substr(contents, 0, _HEAD).numpy()
+        return tf.strings.substr(contents, 0, HEAD).numpy()
     return (_head(path) for path in contents.numpy())
 
 
 def _head(path):
     try:
         with open(path, "rb") as file:
-            return file.read(_HEAD)
+            return file.read(HEAD)
     except OSError:
         return b""
 
 
-def _may_be_wide(head):
+def may_be_wide(head):
     """Whether a file that begins so may have more than 8 bits a channel that `decode` can choose from."""
     return (head.startswith(b"\x89PNG") and head[24:25] == b"\x10") or head[:2] in (b"II", b"MM")  # PNG, TIFF
 
@@ -120,6 +119,11 @@ def _in_parallel(images, function, threads):
 
     dataset = tf.data.Dataset.range(len(images.names)).map(one, num_parallel_calls=threads)
     return dataset.ignore_errors()
+
+
+def _decoders(images):
+    """How many images of an Encoded are decoded at a time."""
+    return tensors.threads_within(budget.opening(), tensors.DECODING * images.most_pixels)
 
 
 def _diagnose(images, index, on_bad):
@@ -171,8 +175,8 @@ def decode_uniform(images, shape, on_bad, what, stream):
     good = np.zeros(number, bool)
     # Sets of mixed sizes mostly show themselves in the first images, so the memory is not judged before.
     image_bytes = math.prod(shape) * 3
-    decoded = _in_parallel(images, fitted, tensors.threads_within(_PARALLEL_BYTES, 2 * image_bytes))
-    decoded = decoded.batch(tensors.batch_within(_BLOCK_BYTES, image_bytes)).prefetch(1)
+    decoded = _in_parallel(images, fitted, tensors.threads_within(budget.opening(), 2 * image_bytes))
+    decoded = decoded.batch(tensors.batch_within(budget.block(), image_bytes)).prefetch(1)
     decoded = tensors.by_reference(decoded).as_numpy_iterator()
     with progress.count(number, what, stream) as advance:
         for place, (indices, (block, fits)) in enumerate(decoded):
@@ -204,7 +208,7 @@ def each_decoded(images, put, on_bad, what, stream):
         bool [n], False where broken; None if `put` said so.
     """
     good = np.zeros(len(images.names), bool)
-    decoded = _in_parallel(images, lambda image: image, min(tensors.num_threads(), tensors.MOST_DECODERS))
+    decoded = _in_parallel(images, lambda image: image, _decoders(images))
     with progress.count(len(good), what, stream) as advance:
         for index, image in tensors.by_reference(decoded.prefetch(2)).as_numpy_iterator():
             if not put(index, image):
@@ -228,7 +232,7 @@ def find_broken(images, on_bad, what, stream):
         bool [n], False where broken.
     """
     good = np.zeros(len(images.names), bool)
-    decoded = _in_parallel(images, tf.size, min(tensors.num_threads(), tensors.MOST_DECODERS))
+    decoded = _in_parallel(images, tf.size, _decoders(images))
     decoded = tensors.by_reference(decoded.batch(tensors.MOST_IMAGES).prefetch(2)).as_numpy_iterator()
     with progress.count(len(good), what, stream) as advance:
         for indices, _ in decoded:

@@ -2,7 +2,8 @@
 
     held.Held          all images of one size in one tensor
     encoded.Encoded    files of any size, their bytes held or on disk, decoded when they are used
-    windowed.Windowed  records of shards, streamed and shuffled in windows
+    array_records.ArrayRecords  records of shards with an index, decoded when they are used
+    windowed.Windowed  records of shards without one, streamed and shuffled in windows
 
 Nobody else asks which of them a reader is: whatever depends on it is a method here. A new kind of reader is a subclass
 in a module of its own; the defaults are those of a reader that finds any image by its place.
@@ -13,11 +14,17 @@ streamed record, say). Batches of examples have a leading dimension B.
 Legend: n images of the split, B batch, H W height and width of an image.
 """
 
+import contextlib
+import functools
+
 import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.readers import parts
+from cct_tf.errors import UserError
+from cct_tf.readers import budget, parts, tensors
+
+_UNKNOWN = 12_000_000  # pixels of a photograph
 
 # Nothing here needs autograph, whose conversion took most of the time of tracing.
 as_written = tf.autograph.experimental.do_not_convert
@@ -31,12 +38,14 @@ class Reader:
             alone: such a reader knows no labels and has no columns of its own. Else None.
         at_network_size: whether the images are what the network takes already, see `pipeline.hold_at_size`.
         knows_labels: whether `load` gives labels; where it doesn't, the split has them.
+        shuffling: "indexed", any image may follow any other in the order of training, or "windowed".
         own_columns: tuple of names: what an example of this reader holds beside "index" and "epoch".
     """
 
     image_shape = None
     at_network_size = False
     knows_labels = False
+    shuffling = "indexed"
     own_columns = ()
 
     # What it is.
@@ -70,13 +79,33 @@ class Reader:
         """
         raise NotImplementedError
 
+    def fetch(self, batches):
+        """What is cheaper for many images at once than in `load`, of the examples that a worker needs.
+
+        Args:
+            batches: Dataset of batches of examples, dicts of columns [B].
+
+        Returns:
+            Dataset of the same, in order, with all of `own_columns`.
+        """
+        return batches
+
+    @functools.cached_property
+    def most_pixels(self):
+        """Pixels of the largest of some images, which says how many are read at a time: int."""
+        found = self.sizes(64)
+        if not len(found):  # decoded: eight, which a streamed set has at hand
+            with contextlib.suppress(UserError, tf.errors.OpError):
+                found = [image.shape[:2] for image, _ in self.images(self.spread(8))]
+        return max((int(height * width) for height, width in found), default=_UNKNOWN)
+
     # One image.
 
     def load(self, example):
         """One image, in a graph or eagerly.
 
         Args:
-            example: dict of scalars, see the module's docstring.
+            example: dict of scalars, see the module's docstring; in a graph one that went through `fetch`.
 
         Returns:
             (uint8 [H, W, 3] tensor, label: integer scalar tensor, or None, see `knows_labels`).
@@ -116,7 +145,7 @@ class Reader:
         for place in places:
             with tf.device("CPU:0"):
                 image, label = self.load({"index": tf.constant(int(place), tf.int64)})
-            yield image.numpy(), label
+            yield image.numpy(), None if label is None else int(label)
 
     # Some of the images.
 
@@ -194,4 +223,11 @@ class Reader:
         Raises:
             UserError: a reader that would have to read the whole set for it.
         """
-        raise NotImplementedError
+        @as_written
+        def one(example):
+            return tf.constant(1), *function(self.load(example)[0])
+
+        threads = tensors.threads_within(budget.opening(), tensors.DECODING * self.most_pixels + tensors.SUMMING)
+        places = tf.data.Dataset.range(len(self)).batch(threads)
+        examples = self.fetch(places.map(as_written(lambda index: {"index": index}))).unbatch()
+        return tensors.by_reference(examples.map(one, num_parallel_calls=threads).prefetch(2))

@@ -1,22 +1,23 @@
 """Images in memory: tensors on the CPU without copies, and how many to handle at a time."""
 
 import math
-import os
 
 import numpy as np
 import tensorflow as tf
 
 from cct_tf.errors import UserError
+from cct_tf.machine import container
 
 GIB = 2**30
-MOST_DECODERS = 16  # threads, where nobody knows how large the images are: 16 of 12 million pixels take 0.6 GiB
+DECODING = 6  # bytes a pixel: the image, and a copy that is turned or handed over
+SUMMING = 6 * 2**20  # bytes of a piece of `statistics`, whatever the image
 MOST_IMAGES = 256  # handled at a time
 _ALIGNMENT = 64  # bytes; what TensorFlow's own tensors have
 
 
 def num_threads():
     """Threads for decoding: the cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    return container.num_cores()
 
 
 def threads_within(budget, call_bytes):
@@ -31,12 +32,8 @@ def batch_within(budget, image_bytes):
 
 def require_memory(needed, what):
     """Raise UserError if `needed` bytes for holding `what` exceed the free memory (where the system tells it)."""
-    try:
-        with open("/proc/meminfo") as file:
-            available = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return
-    if needed > available:
+    available = container.free_memory()
+    if available is not None and needed > available:
         raise UserError(f"--in_memory_gib: expected at most the free memory, {available / GIB:.1f} GiB, found that "
                         f"holding {what} takes {needed / GIB:.1f} GiB")
 

@@ -4,10 +4,14 @@ Epoch e visits the shards in a random order; their records, end to end, are cut 
 shuffled. Order index e n + offset names an example of the endless stream, so a stream can start anywhere: it skips
 whole shards by their lengths without opening them, then serialized records, then the offset inside the window.
 
+While one shard is read, the next two are read ahead; the order of the records is that of the shards, one after the
+other. Beside what is read ahead two windows are held: one that batches are taken from, and the next one.
+
 Legend: n records of the split, W window, w records of one window (the last of an epoch may have fewer than W).
 """
 
 import dataclasses
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +22,8 @@ from cct_tf.readers import decode
 from cct_tf.readers.reader import Reader, as_written
 
 _BUFFER_BYTES = 8 << 20
+_AHEAD_BYTES = 256 << 20  # serialized records, of the shard that is read and of the next two together
+_PART = 64  # records of a window that are taken out of it at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Windowed(Reader):
     window: int
 
     knows_labels = True
+    shuffling = "windowed"
     own_columns = ("record",)  # string [B], serialized
 
     def __len__(self):
@@ -64,7 +71,7 @@ class Windowed(Reader):
         wanted, found = set(map(int, places)), {}
         left = list(map(int, places))
         with tf.device("CPU:0"):
-            records = iter(self.records().take(max(wanted) + 1 if wanted else 0))
+            records = iter(self.records(ahead=1).take(max(wanted) + 1 if wanted else 0))
         for place, record in enumerate(records):
             if place in wanted:
                 found[place] = record
@@ -108,17 +115,35 @@ class Windowed(Reader):
             return (tf.constant(self.paths, tf.string), tf.constant(self.skips, tf.int64), lengths,
                     tf.cumsum(lengths, exclusive=True))
 
-    def records(self):
-        """The records once, in the order of the files: Dataset of string scalars, serialized."""
-        dataset = _records(*self._shards()).map(as_written(lambda example: example["record"]))
+    def _ahead(self):
+        """How many records of each shard may be read ahead."""
+        record_bytes = max((os.path.getsize(path) // (skip + length)
+                            for path, skip, length in zip(self.paths, self.skips, self.lengths, strict=True)
+                            if os.path.exists(path)), default=0)  # one that is missing shows itself when it is read
+        return max(1, min(_AHEAD_BYTES // 3 // max(record_bytes, 1), max(self.lengths)))
+
+    def records(self, ahead=None):
+        """The records once, in the order of the files: Dataset of string scalars, serialized.
+
+        Args:
+            ahead: int, records of each shard that may be read ahead; None: as many as memory is set aside for.
+        """
+        dataset = _records(*self._shards(), ahead or self._ahead()).map(as_written(lambda example: example["record"]))
         return dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
 
     def in_order(self, batch_size):
-        n, records = len(self), self.records().enumerate()
-        # Cached: otherwise each repetition reads the whole split again to find its last record.
-        padding = records.skip(n - 1).take(1).cache().repeat(-n % batch_size)
-        batches = records.concatenate(padding).batch(batch_size, drop_remainder=True)
-        return batches.map(as_written(lambda index, record: {"index": index, "record": record}))
+        @as_written
+        def filled(index, record):
+            missing = batch_size - tf.size(index)
+
+            def column_of(column):  # a whole one is not copied
+                padded = tf.cond(missing > 0, lambda: tf.concat([column, tf.repeat(column[-1:], missing)], 0),
+                                 lambda: column)
+                return tf.ensure_shape(padded, [batch_size])
+
+            return {"index": column_of(index), "record": column_of(record)}
+
+        return self.records().enumerate().batch(batch_size).map(filled)
 
     def order(self, seed, batch_size, start, num_batches):
         examples = self.examples(seed, start * batch_size)
@@ -132,48 +157,56 @@ class Windowed(Reader):
             start: int, the first order index wanted.
 
         Returns:
-            tf.data.Dataset without end of {"record": string [w], "index": int64 [w], image of the split, "epoch": int64
-            [w]}, one window (or what is left of the first) each; `rebatch` makes batches of them.
+            tf.data.Dataset without end of {"record": string [k], "index": int64 [k], image of the split, "epoch": int64
+            [k]}, at most `_PART` images of a window each; `rebatch` makes batches of them.
         """
         n, window = len(self), self.window
         num_windows = -(-n // window)
         first_epoch, first_offset = divmod(start, n)
-        columns = self._shards()
+        columns, ahead = self._shards(), self._ahead()
 
         @as_written
-        def one_epoch(epoch):
-            offset = tf.where(epoch == first_epoch, tf.constant(first_offset, tf.int64), tf.constant(0, tf.int64))
-            first_window = offset // window
+        def windows(epoch):
+            first = tf.where(epoch == first_epoch, tf.constant(first_offset // window, tf.int64), 0)
             shards = rng.permutation(len(self.paths), rng.fold_pair(seed, rng.Stream.ORDER, epoch))
-            records = _records(*_remaining(*(tf.gather(column, shards) for column in columns), first_window * window))
+            left = _remaining(*(tf.gather(column, shards) for column in columns), first * window)
+            records = _records(*left, ahead).batch(window).enumerate(first)
+            return records.map(as_written(lambda number, batch: (epoch, number, batch)))
+
+        @as_written
+        def shuffled(epoch, number, batch):
+            key = rng.fold_pair(seed, rng.Stream.WINDOW, epoch * num_windows + number)
+            place = tf.where(epoch == first_epoch, tf.maximum(first_offset - number * window, 0), 0)
+            order = rng.permutation(tf.size(batch["index"]), key)[place:]  # from where the stream starts
 
             @as_written
-            def shuffled(index, batch):
-                number = first_window + index
-                key = rng.fold_pair(seed, rng.Stream.WINDOW, epoch * num_windows + number)
-                order = rng.permutation(tf.size(batch["index"]), key)
-                place = tf.maximum(offset - number * window, 0)  # inside the window in which the stream starts
-                shuffled = {name: tf.gather(column, order[place:]) for name, column in batch.items()}
-                return shuffled | {"epoch": tf.fill(tf.shape(shuffled["index"]), epoch)}
+            def part(start):
+                chosen = order[start:start + _PART]
+                found = {name: tf.gather(column, chosen) for name, column in batch.items()}
+                return found | {"epoch": tf.fill(tf.shape(chosen), epoch)}
 
-            return records.batch(window).enumerate().map(shuffled)
+            return tf.data.Dataset.range(0, tf.size(order, tf.int64), _PART).map(part)
 
         epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-        return epochs.flat_map(one_epoch).prefetch(1)
+        return epochs.flat_map(windows).prefetch(1).flat_map(shuffled)
 
 
-def _records(paths, skips, lengths, firsts):
+def _records(paths, skips, lengths, firsts, ahead):
     """Dataset of {"record": string, serialized; "index": int64}, scalars.
 
     Of each shard `lengths` records after the first `skips`, which are the images `firsts`, `firsts` + 1, ... of the
-    split.
+    split. About `ahead` records of a shard and of each of the next two are read before they are asked for.
     """
     @as_written
     def shard(path, skip, length, first):
         records = tf.data.TFRecordDataset(path, buffer_size=_BUFFER_BYTES).skip(skip).take(length)
         return records.enumerate(first).map(as_written(lambda index, record: {"record": record, "index": index}))
 
-    return tf.data.Dataset.from_tensor_slices((paths, skips, lengths, firsts)).flat_map(shard)
+    # A cycle of one is one shard after the other. TensorFlow reads two more shards than the cycle has, and of each two
+    # blocks.
+    shards = tf.data.Dataset.from_tensor_slices((paths, skips, lengths, firsts))
+    return shards.interleave(shard, cycle_length=1, block_length=-(-ahead // 2), num_parallel_calls=1,
+                             deterministic=True)
 
 
 def _remaining(paths, skips, lengths, firsts, start):

@@ -14,6 +14,8 @@ _NAMED = 3  # files of each kind of change
 def _escaped(name):
     """Bytes of a name as printable text of one line, so that different names stay different."""
     text = name.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(letter if letter.isprintable() else "".join(f"\\x{byte:02x}" for byte in letter.encode())
                    for letter in text)
 
@@ -22,10 +24,10 @@ def _head(fingerprint):
     return f"fingerprint {fingerprint}"
 
 
-def _rows(source):
-    """(split, class, bytes, path) of every file, text each."""
+def _rows(source, splits=None):
+    """(split, class, bytes, path) of every file, text each; of the files of some splits if they are named."""
     classes = [_escaped(os.fsencode(name)) for name in source.class_names]
-    for split in source.splits.values():
+    for split in (source.splits[name] for name in splits or source.splits):
         for label, file in zip(split.labels.tolist(), split.files, strict=True):
             yield split.name, classes[label], str(file.size), _escaped(file.path)
 
@@ -57,13 +59,14 @@ def _named(what, names):
     return f"{len(names):,} {what} ({', '.join(names[:_NAMED])}{more})"
 
 
-def changes(workdir, resolved, source):
+def changes(workdir, resolved, source, splits=None):
     """What is different in the files now, as text.
 
     Args:
         workdir: `workdir.Workdir`.
         resolved: `resolved.Resolved` of the run's checkpoint.
         source: `source.Source` of an image folder, opened now.
+        splits: names of the splits to compare, or None for all.
 
     Returns:
         Text such as "1 added (cat/9.jpg), 1 of another size (dog/2.jpg)"; the counts of images before and now where
@@ -73,8 +76,10 @@ def changes(workdir, resolved, source):
     if before is None:
         counts = resolved.num_examples, {name: split.num_examples for name, split in source.splits.items()}
         return ", ".join(f"{name} {counts[0].get(name, 0):,} -> {counts[1].get(name, 0):,} images"
-                         for name in dict.fromkeys([*counts[0], *counts[1]]))
-    now = {name: (split, size) for split, _, size, name in _rows(source)}
+                         for name in splits or dict.fromkeys([*counts[0], *counts[1]]))
+    if splits:
+        before = {name: found for name, found in before.items() if found[0] in splits}
+    now = {name: (split, size) for split, _, size, name in _rows(source, splits)}
     both = [name for name in now if name in before]
     kinds = {"added": [name for name in now if name not in before],
              "removed": [name for name in before if name not in now],

@@ -25,6 +25,8 @@ class Resolved:
         statistics_computed: bool, whether mean and std were computed from the training images, and stay.
         fingerprint, evaluated_fingerprint: text, of all images and of those that are evaluated, see `source.Source`.
         fingerprints_before: tuple of text, of images that the run had before it went on with others.
+        folder: dict of an image folder: "held", bool, whether its images are held decoded, and "fingerprints", dict by
+            split of text, see `source.Source.split_fingerprint`. Whoever needs one split opens no file of the others.
         order: text, how images are shuffled, for people; see `source.Source`.
         data_rules: dict of the fields of `source.Rules`. None: recorded by version 0, see `source.rules_of`.
 
@@ -48,6 +50,7 @@ class Resolved:
     fingerprint: str | None = None
     evaluated_fingerprint: str | None = None
     fingerprints_before: tuple = ()
+    folder: dict | None = None
     order: str | None = None
     data_rules: dict | None = None
     total_steps: int | None = None

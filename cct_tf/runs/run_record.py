@@ -207,7 +207,7 @@ def _with_images_of_run(path, record):
     flags = {field.name: newest.config.get(field.name, field.default) for field in dataclasses.fields(DataConfig)}
     resolved = dataclasses.replace(
         record.resolved, fingerprint=newest.resolved.fingerprint, num_examples=newest.resolved.num_examples,
-        evaluated_fingerprint=newest.resolved.evaluated_fingerprint)
+        evaluated_fingerprint=newest.resolved.evaluated_fingerprint, folder=newest.resolved.folder)
     return dataclasses.replace(record, config=record.config | flags, resolved=resolved)
 
 

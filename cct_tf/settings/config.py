@@ -34,8 +34,10 @@ class DataConfig:
                              minimum=0, maximum=2**63 - 1)
     on_bad_image: str = option("stop", "what a broken training image does: end the run, or be left out and counted",
                                choices=("stop", "skip"))
-    in_memory_gib: float = option(8.0, "data sets up to this size (GiB) are held in memory, larger TFDS sets are "
-                                  "streamed", minimum=0.0)
+    in_memory_gib: float = option(8.0, "data sets up to this size (GiB) are held in memory, larger ones are read "
+                                  "from disk, TFDS sets of TFRecord files as a stream", minimum=0.0)
+    pipeline_gib: float = option(2.0, "memory (GiB) that all stages of the input pipeline share for images in work",
+                                 above=0.0, how=True)
     decode: str = option("exact", "JPEGs for a random resized crop: exact, as Pillow decodes them; or fast, in "
                          "training alone, at 1/2, 1/4 or 1/8 of their size where the crop stays as large as the "
                          "network's input",
@@ -195,8 +197,9 @@ class RunConfig:
                                        how=True)
     startup_timeout: float = option(300.0, "seconds a worker waits for the others to start", above=0.0,
                                     transient=True)
-    jit: str = option("auto", "compile the step with XLA; auto decides by device and length of the run",
-                      choices=("auto", "on", "off"), how=True)
+    jit: str = option("auto", "what of the step XLA compiles: nothing, the encoder (all but the tokenizer), or all; on "
+                      "is encoder on CPUs, all on GPUs; auto decides by device and length of the run",
+                      choices=("auto", "on", "off", "encoder", "all"), how=True)
     fast_forms: bool = option(True, "have XLA compile forms of layers that were written for it; off: the plain layers",
                               how=True)
     recompute: bool = option(False, "compute each block's activations again in the backward pass instead of keeping "

@@ -5,6 +5,7 @@ import numpy as np
 from cct_tf.augment.stages import describe
 from cct_tf.machine.console import duration, listed
 from cct_tf.optim import schedules
+from cct_tf.readers import budget
 from cct_tf.runs.workdir import Workdir
 from cct_tf.settings import flags
 from cct_tf.training import divergence
@@ -172,6 +173,7 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
     counts = ", ".join(f"{split.num_examples:,} {name}" for name, split in source.splits.items())
     rows = [
         ("data set", f"{config.data.dataset}: {counts}; {source.splits['train'].reader.describe()}"),
+        ("input", budget.describe()),
         ("classes", f"{source.num_classes}: {listed(source.class_names)}"),
         ("images", f"{model.image_size} x {model.image_size}, mean {_numbers(images.mean)}, std {_numbers(images.std)} "
                    f"({images.statistics_from})"),

@@ -11,7 +11,8 @@ CCT_7, CCT_2 = variants.resolve("cct_7_3x1_32"), variants.resolve("cct_2_3x2_32"
 @pytest.mark.parametrize(("flag", "kind", "macs", "recorded", "value"), [
     ("on", "CPU", 0, "off", "encoder"), ("on", "GPU", 0, None, "all"), ("off", "CPU", 1e20, "all", "off"),
     ("auto", "CPU", 1e12, None, "off"), ("auto", "CPU", 1e13, None, "encoder"), ("auto", "CPU", 1e13, "off", "off"),
-    ("auto", "GPU", 1e20, None, "off")])
+    ("auto", "GPU", 1e20, None, "all"), ("auto", "GPU", 1e13, None, "off"), ("auto", "GPU", 1e20, "off", "off"),
+    ("encoder", "GPU", 0, "all", "encoder"), ("all", "CPU", 0, None, "all")])
 def test_jit(flag, kind, macs, recorded, value):
     choice = tuning.choose_jit(flag, kind, macs, recorded)
     assert choice.value == value in tuning.JIT and choice.reason

@@ -1,5 +1,6 @@
 """Image folders: layout, order, how they are held, broken images, statistics."""
 
+import contextlib
 import importlib.util
 import io
 import os
@@ -11,6 +12,7 @@ from PIL import Image, ImageOps
 
 from cct_tf.data import registry, source, statistics, tree
 from cct_tf.errors import UserError
+from cct_tf.machine import container
 from cct_tf.readers import decode, tensors
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.flat import Flat
@@ -305,6 +307,24 @@ def test_a_set_beyond_the_free_memory_names_the_flag():
     with pytest.raises(UserError, match="^--in_memory_gib: expected at most the free memory"):
         tensors.require_memory(2**60, "a set")
     tensors.require_memory(1, "a set")
+
+
+@pytest.mark.parametrize("size", [(6, 5), _mixed])
+def test_a_set_beyond_the_limit_of_a_container_names_the_flag(tmp_path, monkeypatch, size):
+    root, gib = tmp_path / "root", 2**30
+    group = root / "sys/fs/cgroup"
+    (root / "proc/self").mkdir(parents=True)
+    group.mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text("0::/\n")
+    (root / "proc/self/mountinfo").write_text("30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    (group / "memory.max").write_text(f"{4 * gib}\n")
+    _make(tmp_path / "set", LAYOUT, size)
+    monkeypatch.setattr(container, "ROOT", root)
+    for used, fits in ((gib, True), (4 * gib - 100, False)):  # bytes; the images take more than 100
+        (group / "memory.current").write_text(f"{used}\n")
+        with contextlib.nullcontext() if fits else pytest.raises(UserError) as caught:
+            _open(tmp_path / "set")
+    assert str(caught.value).startswith("--in_memory_gib: expected at most the free memory, 0.0 GiB, found")
 
 
 def test_progress_is_one_plain_line_off_a_terminal(tmp_path):

@@ -1,6 +1,7 @@
 """TFDS sets, made here with several shards: held, encoded, streamed; and the errors without data and network."""
 
 import collections
+import contextlib
 import hashlib
 import pathlib
 
@@ -29,8 +30,15 @@ def _example(index):
     return image, (index * 7) % NUM_CLASSES
 
 
-def _write(data_dir, name, image_shape, splits, features=None):
+def _array_record_writer(path):
+    from array_record.python import array_record_module  # not on all platforms
+
+    return contextlib.closing(array_record_module.ArrayRecordWriter(path, "group_size:1"))
+
+
+def _write(data_dir, name, image_shape, splits, features=None, file_format="tfrecord"):
     """A prepared set of NUM_SHARDS shards per split, which TFDS reads without its builder's code."""
+    make_writer = {"tfrecord": tf.io.TFRecordWriter, "array_record": _array_record_writer}[file_format]
     features = features or tfds.features.FeaturesDict({
         "image": tfds.features.Image(shape=image_shape, encoding_format="png"),
         "label": tfds.features.ClassLabel(names=["ant", "bee", "cow", "dog"]), "weight": tf.float32})
@@ -40,17 +48,17 @@ def _write(data_dir, name, image_shape, splits, features=None):
     for split, examples in splits.items():
         lengths = []
         template = tfds.core.ShardedFileTemplate(data_dir=tfds.core.Path(folder), dataset_name=name, split=split,
-                                                 filetype_suffix="tfrecord")
+                                                 filetype_suffix=file_format)
         for shard, part in enumerate(np.array_split(np.arange(len(examples)), NUM_SHARDS)):
-            path = folder / f"{name}-{split}.tfrecord-{shard:05d}-of-{NUM_SHARDS:05d}"
-            with tf.io.TFRecordWriter(str(path)) as writer:
+            path = folder / f"{name}-{split}.{file_format}-{shard:05d}-of-{NUM_SHARDS:05d}"
+            with make_writer(str(path)) as writer:
                 for index in part:
-                    image, label = examples[index]
-                    writer.write(features.serialize_example({"image": image, "label": label, "weight": 1.0}))
+                    example = dict(zip(("image", "label"), examples[index], strict=True), weight=1.0)
+                    writer.write(features.serialize_example({key: example[key] for key in features}))
             lengths.append(len(part))
         infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=0, filename_template=template))
     tfds.folder_dataset.write_metadata(data_dir=str(folder), features=features, split_infos=infos,
-                                       supervised_keys=("image", "label"))
+                                       supervised_keys=("image", "label"), check_data=file_format == "tfrecord")
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def test_balanced_classes_count_the_same_in_sum_and_images_1_on_average():
 
 
 @pytest.mark.parametrize(("labels", "message"), [
-    (None, "--class_weights: expected none for a streamed data set.*found balanced"),
+    (None, "--class_weights: expected none for a TFDS set that is not held in memory.*found balanced"),
     (np.array([0, 2, 2]), r"--class_weights: expected a training image of every class, found none of class 1")])
 def test_classes_that_cannot_be_counted_are_one_line(labels, message):
     with pytest.raises(UserError, match=message):

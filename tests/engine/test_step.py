@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from cct_tf.augment.stages import on_device
 from cct_tf.engine import losses
+from cct_tf.engine.step import MOST_STEPS
 from cct_tf.machine import runtime
 from tests.training import tiny
 
@@ -86,6 +87,70 @@ def test_a_non_finite_update_is_skipped_on_all_replicas_and_counted(tmp_path, nu
         for copy in training.devices.strategy.experimental_local_results(variable.value):
             assert np.isfinite(copy.numpy()).all()
     assert np.isfinite(state.interval()["train/loss"])
+
+
+def test_steps_after_too_many_skipped_updates_change_nothing(tmp_path):
+    """So the state at the end of a chunk is the one in which a loop would have stopped."""
+    training = tiny.assemble(tmp_path, max_skipped_updates=2)
+    batches = training.batches(0, 6).enumerate().map(
+        lambda step, batch: batch | {"label": batch["label"] * tf.where((step == 1) | (step == 2), np.nan, 1.0)})
+    run, state = training.network.train_step.run, training.network.state
+    iterator = runtime.distribute(training.devices, batches, 16)
+    run(iterator, [0.01] * 3)
+    kept = [variable.numpy() for variable in (*training.network.model.variables, *state.variables)]
+    assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (3, 2, 2)
+    run(iterator, [0.01] * 3)
+    for variable, before in zip((*training.network.model.variables, *state.variables), kept, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), before)
+
+
+def _nested(graph):
+    """(operation, its graph) of a graph and of all functions that it calls."""
+    seen, left = set(), [graph]
+    while left:
+        graph = left.pop()
+        for operation in graph.get_operations():
+            yield operation, graph
+            for value in operation.node_def.attr.values():
+                name = value.func.name
+                if name and name not in seen:
+                    seen.add(name)
+                    left.append(graph._get_function(name.encode()).graph)
+
+
+def _asks_for_counters_only(tensor):
+    """Whether a predicate follows from int32 values alone: a loss or a gradient is none."""
+    left, seen = [tensor], set()
+    while left:
+        tensor = left.pop()
+        if tensor.name in seen:
+            continue
+        seen.add(tensor.name)
+        if tensor.dtype not in (tf.bool, tf.int32) or tensor.op.type == "Placeholder" and tensor.dtype != tf.int32:
+            return False
+        left += tensor.op.inputs
+    return True
+
+
+def test_no_branch_or_loop_of_a_chunk_asks_for_a_loss_or_a_gradient(tmp_path):
+    """A GPU would have to compute it before the host can queue the next operation."""
+    training = tiny.assemble(tmp_path, num_replicas=2, accumulate_steps=2, ema_decay=0.9, clip_norm=1.0)
+    step = training.network.train_step
+    iterator = runtime.distribute(training.devices, training.batches(0, 2), 16)
+    step.run(iterator, [0.01] * 2)
+    graph = step._run.get_concrete_function(iterator, tf.zeros([MOST_STEPS]), tf.constant(0)).graph
+    found = {"While": 0, "If": 0}
+    for operation, inside in _nested(graph):
+        kind = operation.type.removeprefix("Stateless")
+        if kind == "While":
+            predicate = inside._get_function(operation.get_attr("cond").name.encode()).graph.outputs[0]
+        elif kind in ("If", "Case"):
+            predicate = operation.inputs[0]
+        else:
+            continue
+        found[kind] = found.get(kind, 0) + 1
+        assert _asks_for_counters_only(predicate), operation.name
+    assert found["While"] >= 2  # the chunk's, and that of the micro-batches
 
 
 def test_too_many_skipped_updates_in_a_row_end_the_run_with_one_line(tmp_path):

@@ -6,6 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from cct_tf.errors import UserError
+from cct_tf.readers import parts
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.flat import Flat
 from cct_tf.readers.held import Held
@@ -46,13 +47,37 @@ def _streamed(folder):
     return Windowed([path], [N], [2], decode, window=3)
 
 
+class _PngRecord:
+    """Records of a byte, the label, and a PNG."""
+
+    def encoded(self, record):
+        return tf.strings.substr(record, 1, -1), tf.cast(tf.io.decode_raw(record, tf.uint8)[0], tf.int64)
+
+    def __call__(self, record):
+        contents, label = self.encoded(record)
+        return tf.io.decode_png(contents, channels=3), label
+
+
+def _by_index(folder):
+    array_record_module = pytest.importorskip("array_record.python.array_record_module")  # not on all platforms
+    from cct_tf.readers.array_records import ArrayRecords
+
+    paths, shards = _files(folder), [str(folder / "first"), str(folder / "second")]
+    for shard, numbers in zip(shards, np.split(np.arange(len(paths)), [4]), strict=True):
+        writer = array_record_module.ArrayRecordWriter(shard, "group_size:1")
+        for number in numbers:
+            writer.write(bytes([number]) + open(paths[number], "rb").read())
+        writer.close()
+    return ArrayRecords(shards, [2, 5], [2, 0], _PngRecord())
+
+
 def _flat(folder):
     starts, shapes = np.arange(9) * PIXELS[0].size, np.full([9, 2], PIXELS.shape[1:3], np.int32)
     return Flat(tf.constant(PIXELS.reshape(-1)), starts, shapes, ROWS, [f"{row}.png" for row in range(9)])
 
 
 READERS = {"held": lambda folder: Held(tf.constant(PIXELS), ROWS), "held end to end": _flat, "in memory": _in_memory,
-           "on disk": _on_disk, "streamed": _streamed}
+           "on disk": _on_disk, "by index": _by_index, "streamed": _streamed}
 
 
 @pytest.fixture(scope="module", params=READERS)
@@ -62,7 +87,7 @@ def reader(request, tmp_path_factory):
 
 def _loaded(reader, examples):
     """The images of a dataset of batches of examples, as a graph loads them: uint8 [k, H, W, 3]."""
-    images = examples.unbatch().map(lambda example: reader.load(example)[0])
+    images = reader.fetch(examples).unbatch().map(lambda example: reader.load(example)[0])
     return np.stack(list(images.as_numpy_iterator()))
 
 
@@ -79,6 +104,16 @@ def test_images_come_in_the_order_asked_for(reader):
     assert [label for _, label in found] == expected
 
 
+def test_a_part_of_an_image_has_its_pixels(reader):
+    box = np.float32([2, 1, 3, 4])
+    examples = reader.in_order(N).unbatch()
+    found = list(examples.map(lambda example: reader.load_part(example, lambda *size: box)[:2]).as_numpy_iterator())
+    for row, (pixels, frame) in zip(ROWS, found, strict=True):
+        assert tuple(frame[:3]) == (*PIXELS.shape[1:3], 1)
+        top, left, height, width = parts.placed(box, frame).numpy().astype(int)
+        assert np.array_equal(pixels[top:top + height, left:left + width], PIXELS[row, 2:5, 1:5])
+
+
 def test_who_reads_images_keeps_his_device(reader):
     with tf.device("CPU:1"):
         for _ in reader.images([1, 0]):
@@ -88,7 +123,7 @@ def test_who_reads_images_keeps_his_device(reader):
 def test_every_image_once_in_order_and_the_last_one_again_as_padding(reader):
     batches = list(reader.in_order(4).as_numpy_iterator())
     assert np.concatenate([batch["index"] for batch in batches]).tolist() == [0, 1, 2, 3, 4, 5, 6, 6]
-    assert all(set(batch) == {"index", *reader.own_columns} for batch in batches)
+    assert set(reader.fetch(reader.in_order(4)).element_spec) == {"index", *reader.own_columns}
     assert np.array_equal(_loaded(reader, reader.in_order(4)), PIXELS[ROWS[[0, 1, 2, 3, 4, 5, 6, 6]]])
 
 

@@ -1,5 +1,6 @@
 """The files of an image folder change in mid-run: what is said, what goes on, and that nothing is lost by it."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -131,13 +132,47 @@ def _stop_after(training, step):
 @pytest.mark.parametrize("command", ["evaluate", "export"])
 def test_commands_that_look_at_a_run_name_what_changed_and_the_ways_out(copy, capfd, command):
     """The run of a moved work folder too, whose record names the old one."""
+    gone = _held_out(copy)
     os.rename(copy / "run", copy / "moved")
-    os.remove(copy / "images" / BROKEN)
+    os.remove(copy / "images" / gone)
     flags = {"evaluate": [], "export": ["--format=keras", f"--output={copy}/x.keras"]}[command]
     status, _, err = call(capfd, command, f"--workdir={copy}/moved", f"--data_dir={copy}/images", *flags)
     line = only_line(err[err.index("error: "):])
-    assert status == 2 and "found others (" in line and f"1 removed ({BROKEN}); cct_tf.train goes on with them" in line
+    assert status == 2 and "expected the images of the validation split" in line and "found others (" in line
+    assert f"1 removed ({gone}); cct_tf.train goes on with them" in line.replace(", 1 added", "")
     assert "--data_dir=DIR names a folder as it was" in line
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["now", "of before splits were recorded"])
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+def test_commands_that_look_at_a_run_open_the_split_they_need(copy, capfd, command, recorded):
+    """Of a run that recorded how a split alone is told, training images may be broken, of others none may differ."""
+    if not recorded:
+        for path in (copy / "run").rglob("step_*"):
+            record = run_record.read_record(path)
+            resolved = dataclasses.replace(record.resolved, folder=None)
+            run_record.write_record(path, dataclasses.replace(record, resolved=resolved))
+    kept = {_held_out(copy, place) for place in range(4)}
+    broken = [path for path in (copy / "images").rglob("*.jpg") if str(path.relative_to(copy / "images")) not in kept]
+    assert len(broken) == 12
+    flags = {"evaluate": ["--json"], "export": ["--json", "--format=keras", f"--output={copy}/x.keras"]}[command]
+    results = []
+    for contents in (None, b"no image"):
+        for path in broken if contents else ():
+            path.write_bytes(contents)
+        status, out, err = call(capfd, command, f"--workdir={copy}/run", f"--data_dir={copy}/images", *flags)
+        results.append(out)
+        shutil.rmtree(copy / "x.keras", ignore_errors=True)
+        (copy / "x.keras").unlink(missing_ok=True)
+    if recorded:
+        assert (status, err) == (0, "") and results[0] == results[1]
+    else:
+        assert status == 2 and "broken image: " in err
+
+
+def _held_out(copy, place=0):
+    listed = [line.split("\t") for line in (copy / "run/files.txt").read_text().splitlines()[1:]]
+    return [path for where, _, _, path in listed if where == "validation"][place]
 
 
 def test_after_an_accepted_change_a_run_that_is_killed_and_stopped_is_the_one_that_was_not(copy, tmp_path):

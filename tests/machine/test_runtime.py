@@ -1,0 +1,23 @@
+"""What a run computes on."""
+
+import subprocess
+
+import pytest
+import tensorflow as tf
+
+from cct_tf.errors import UserError
+from cct_tf.machine import runtime
+
+
+def test_a_single_gpu_is_divided_among_replicas(monkeypatch):
+    """Each gets half of four fifths of the memory that is free. Faked: the tests see no GPU."""
+    made = {}
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, stdout="80000\n"))
+    monkeypatch.setattr(tf.config, "get_logical_device_configuration", lambda gpu: None)
+    monkeypatch.setattr(tf.config, "set_logical_device_configuration", made.__setitem__)
+    runtime._divide_gpu("gpu", 2)
+    assert [part.memory_limit for part in made["gpu"]] == [32000, 32000]
+    assert runtime.Devices(None, "GPU", 2, divided=True).description == "2 logical GPUs of one"
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, stdout=""))
+    with pytest.raises(UserError, match="--num_replicas: expected nvidia-smi"):
+        runtime._divide_gpu("gpu", 2)
