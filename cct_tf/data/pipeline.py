@@ -13,7 +13,8 @@ A batch is a dict
     "image"  uint8 [B, S, S, 3]; `stages.on_device` makes of it what the network takes
     "label"  float32 [B, K], smoothed and mixed in training
     "seed"   uint32 [B], example seeds (zeros in evaluation)
-    "mask"   float32 [B], 0 for padding
+    "mask"   float32 [B], 0 for padding, and in evaluation for what is broken
+    "broken" float32 [B], in evaluation alone, 1 for images that can't be decoded, see `readers.broken`
     "STAGE/PARAMETER"  [B, ...], what the stages on the device have to know
 
 Legend: B batch, S side of the network's input, K classes, n examples.
@@ -141,17 +142,26 @@ def _read(batches, split, resize, num_classes):
 
     @as_written
     def load(example):
-        image, label = reader.load(example)
+        image, label, place = reader.load_or_replace(example)
         example = {name: value for name, value in example.items() if name not in reader.own_columns}
+        example |= _masks(example, place, reader)
         if reader.knows_labels:
             with tf.control_dependencies([decode.require_label(label, num_classes, split.name)]):
                 label = tf.cast(tf.identity(label), tf.int32)
         else:
-            label = tf.gather(labels, example["index"])
+            label = tf.gather(labels, tf.where(place >= 0, place, example["index"]))
         return example | {"image": _resized_one(resize, image, example["seed"]), "class": label}
 
     image_bytes = _RESIZING[resize.resampler] * reader.most_pixels
     return _per_example(reader.fetch(batches), load, _parallel_calls(image_bytes, budget.reading()))
+
+
+def _masks(example, place, reader):
+    """The "mask" and "broken" of an example of an evaluation, where images may be broken: those have no place."""
+    if reader.broken is None or "mask" not in example:
+        return {}
+    mask, good = example["mask"], tf.cast(place >= 0, tf.float32)
+    return {"mask": mask * good, "broken": mask * (1.0 - good)}
 
 
 def _resized_one(resize, image, seed):
@@ -289,7 +299,8 @@ def evaluation_batches(split, stages, *, batch_size, share=_WHOLE):
     def numbered(batch_index, batch):
         position = batch_index * batch_size + tf.range(rows.start, rows.stop, dtype=tf.int64)
         batch = {name: tf.ensure_shape(column, [batch_size])[rows] for name, column in batch.items()}
-        return batch | {"seed": tf.zeros_like(position, tf.uint32), "mask": tf.cast(position < n, tf.float32)}
+        mask = tf.cast(position < n, tf.float32)
+        return batch | {"seed": tf.zeros_like(position, tf.uint32), "mask": mask, "broken": tf.zeros_like(mask)}
 
     batches = split.reader.in_order(batch_size).enumerate().map(numbered)
     return _prefetched(_staged(_read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages)), stages))

@@ -86,7 +86,7 @@ class Split:
 
     def images(self, places):
         """Yield (uint8 NumPy array [H, W, 3], int label) of the images at some places, one after the other."""
-        for place, (image, label) in zip(places, self.reader.images(places), strict=True):
+        for image, label, place in self.reader.found(places):
             yield image, int(self.labels[place] if label is None else label)
 
     def select(self, places):
@@ -112,6 +112,7 @@ class Source:
         order: "indexed" or "windowed".
         rules: `Rules` in force, every field known.
         broken: tuple of (path, reason) of the images that --on_bad_image=skip left out.
+        left_out: the same of an image folder with paths relative to its root; None where none may be left out.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Source:
     order: str
     rules: Rules
     broken: tuple = ()
+    left_out: tuple | None = None
 
     @property
     def num_classes(self):

@@ -3,17 +3,17 @@
 import contextlib
 import dataclasses
 import functools
+import os
 
 import numpy as np
 import tensorflow as tf
 
-from cct_tf import python_calls
 from cct_tf.readers import decode, tensors
-from cct_tf.readers.reader import Reader, as_written
+from cct_tf.readers.broken import Broken, OnDemand
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoded(Reader):
+class Encoded(OnDemand):
     """See the module's docstring.
 
     Attributes:
@@ -22,6 +22,7 @@ class Encoded(Reader):
         indices: int64 [n] NumPy array, the entries of `contents` that belong to this split.
         on_disk: whether `contents` holds paths.
         bit_depth: int, see `decode`.
+        broken: see `broken.OnDemand`.
     """
 
     contents: tf.Tensor
@@ -29,6 +30,7 @@ class Encoded(Reader):
     indices: np.ndarray
     on_disk: bool
     bit_depth: int = 16
+    broken: Broken | None = None
 
     def __len__(self):
         return len(self.indices)
@@ -52,30 +54,27 @@ class Encoded(Reader):
         with tf.init_scope():  # captured by graphs, not copied into them
             return tensors.on_cpu(np.asarray(self.indices, np.int64))
 
-    def load(self, example):
-        """See `Reader.load`.
+    def tolerating(self, way, known=()):
+        return super().tolerating(way, known) if self.on_disk else self  # the others were decoded when it was opened
 
-        Bytes that are held were decoded once when the set was opened, so they cannot fail in a graph. A file on disk
-        that fails there is decoded again by Python, because a TensorFlow operation cannot say which file it was.
-        """
-        row = tf.gather(self._rows, example["index"])
-        contents = tf.gather(self.contents, row)
-        if tf.executing_eagerly():
-            found = contents.numpy()
-            found = decode.read_bytes(found) if self.on_disk else found
-            return tensors.on_cpu(decode.decode_file(found, self.names[int(row)], self.bit_depth)), None
-        if not self.on_disk:
-            return decode.decode(contents, self.bit_depth), None
-        # "Try, else" in a graph: a data set of one element that is empty if decoding fails, and then the next one.
-        path = tf.data.Dataset.from_tensors(contents)
-        image = path.map(as_written(lambda path: decode.decode(tf.io.read_file(path), self.bit_depth))).ignore_errors()
-        return image.concatenate(path.map(as_written(self._decode_by_name))).take(1).get_single_element(), None
+    def attempt(self, example):
+        contents = tf.gather(self.contents, tf.gather(self._rows, example["index"]))
+        return decode.decode(tf.io.read_file(contents) if self.on_disk else contents, self.bit_depth), None
 
-    def _decode_by_name(self, path):
-        def read(path):
-            return decode.decode_file(decode.read_bytes(path), decode.shown(path), self.bit_depth)
+    def decoded(self, place):
+        row = int(self.indices[place])
+        found = self.contents[row].numpy()
+        found = decode.read_bytes(found) if self.on_disk else found
+        return decode.decode_file(found, self.names[row], self.bit_depth), None
 
-        return tf.ensure_shape(python_calls.call(read, [path], tf.uint8, stateful=True), [None, None, 3])
+    def home(self, place):
+        return os.fsdecode(os.path.dirname(self.contents[int(self.indices[place])].numpy()))
+
+    def load_or_replace(self, example):
+        """See `Reader`. Bytes that are held were decoded when the set was opened, so they cannot fail in a graph."""
+        if self.on_disk or tf.executing_eagerly():
+            return super().load_or_replace(example)
+        return *self.attempt(example), example["index"]
 
     def select(self, places):
-        return dataclasses.replace(self, indices=self.indices[places])
+        return dataclasses.replace(self, indices=self.indices[places], broken=self.broken and self.broken.of(places))

@@ -37,6 +37,7 @@ class Reader:
         image_shape: (H, W) of every image, where they are of one size and `gather` gets many at once by their places
             alone: such a reader knows no labels and has no columns of its own. Else None.
         at_network_size: whether the images are what the network takes already, see `pipeline.hold_at_size`.
+        broken: `broken.Broken` of a reader that bears broken images; None where one ends the command, or there is none.
         knows_labels: whether `load` gives labels; where it doesn't, the split has them.
         shuffling: "indexed", any image may follow any other in the order of training, or "windowed".
         own_columns: tuple of names: what an example of this reader holds beside "index" and "epoch".
@@ -44,6 +45,7 @@ class Reader:
 
     image_shape = None
     at_network_size = False
+    broken = None
     knows_labels = False
     shuffling = "indexed"
     own_columns = ()
@@ -110,6 +112,10 @@ class Reader:
         """
         raise NotImplementedError
 
+    def load_or_replace(self, example):
+        """As `load`, and whose image it is: (image, label or None, int64 scalar, its place), see `broken.OnDemand`."""
+        return *self.load(example), example["index"]
+
     def gather(self, index):
         """Many images, of a reader with an `image_shape`: int64 [B] places -> uint8 [B, H, W, 3]."""
         raise NotImplementedError
@@ -127,6 +133,16 @@ class Reader:
             with tf.device("CPU:0"):
                 image, label = self.load({"index": tf.constant(int(place), tf.int64)})
             yield image.numpy(), None if label is None else int(label)
+
+    def found(self, places):
+        """As `images`, yielding (image, label, place of the image); another one stands for a broken one that may be."""
+        for place, (image, label) in zip(places, self.images(places), strict=True):
+            yield image, label, place
+
+    def tolerating(self, way, known=()):
+        """A reader that bears broken images, see `broken.Broken`; the same where none can turn out to be broken."""
+        del way, known
+        return self
 
     # Some of the images.
 
