@@ -76,6 +76,8 @@ class Split:
         num_examples: int n.
         labels: int32 [n] NumPy array in the order of the reader; None where the reader alone knows them.
         files: `files.Files` in the same order; None where the images are no files.
+        room: float, bytes an image that it may be held in at the network's size, see `with_room`.
+        masked: bool [n], where an evaluated image is broken, of a reader that holds what was decoded; None: nowhere.
     """
 
     name: str
@@ -83,6 +85,8 @@ class Split:
     num_examples: int
     labels: np.ndarray | None
     files: np.ndarray | None = None
+    room: float = 0.0
+    masked: np.ndarray | None = None
 
     def images(self, places):
         """Yield (uint8 NumPy array [H, W, 3], int label) of the images at some places, one after the other."""
@@ -94,7 +98,8 @@ class Split:
         return dataclasses.replace(
             self, reader=self.reader.select(places), num_examples=len(places),
             labels=None if self.labels is None else self.labels[places],
-            files=None if self.files is None else self.files[places])
+            files=None if self.files is None else self.files[places],
+            masked=None if self.masked is None else self.masked[places])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +135,18 @@ class Source:
     @property
     def num_classes(self):
         return len(self.class_names)
+
+    def with_room(self, num_bytes):
+        """The source whose splits may hold images at the network's size, in `num_bytes` less what is held already.
+
+        The evaluated splits come first, for theirs are prepared the same way each time; then all of them.
+        """
+        free = num_bytes - max(split.reader.held_bytes for split in self.splits.values())
+        everything = sum(split.num_examples for split in self.splits.values())
+        evaluated = everything - self.splits["train"].num_examples
+        rooms = {name: max(free, 0) / (everything if name == "train" else evaluated) for name in self.splits}
+        return dataclasses.replace(self, splits={name: dataclasses.replace(split, room=rooms[name])
+                                                 for name, split in self.splits.items()})
 
     @property
     def evaluated_split(self):

@@ -83,6 +83,10 @@ class ArrayRecords(OnDemand):
     def attempt(self, example):
         return self.decode(example["record"])
 
+    def attempt_part(self, example, part, fast=None):
+        contents, label = self.decode.encoded(example["record"])
+        return *decode.decode_part(contents, part, fast=fast), label
+
     def decoded(self, place):
         try:
             image, label = self.decode(tensors.on_cpu(self._record(place)))

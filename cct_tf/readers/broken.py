@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from cct_tf import python_calls
 from cct_tf.errors import storage_fault
-from cct_tf.readers import decode, tensors
+from cct_tf.readers import decode, parts, tensors
 from cct_tf.readers.reader import Reader, as_written
 
 NONE = -1  # the place of an image that is masked
@@ -34,11 +34,17 @@ class Finding:
 
     Attributes:
         reason: what is wrong with it, text.
-        position: int, the first position of the training order that asked for it; None: none yet.
+        position: int, the first position of the training order that asked for it; None: it was found without one.
     """
 
     reason: str
     position: int | None = None
+
+    def earlier(self, other):
+        """This one, with the position of another one of the same image if that is earlier."""
+        if self.position is None or other.position is None or self.position <= other.position:
+            return self
+        return other
 
 
 class Broken:
@@ -72,8 +78,7 @@ class Broken:
         """List an image that somebody else found; of two positions the first one counts."""
         with self._lock:
             before = self._known.get(place)
-            positions = [each.position for each in (before, finding) if each and each.position is not None]
-            self._known[place] = Finding((before or finding).reason, min(positions, default=None))
+            self._known[place] = finding if before is None else before.earlier(finding)
             if before is None:
                 with tf.init_scope(), tf.device("CPU:0"):
                     self._is_listed.scatter_nd_update([[place]], [True])
@@ -122,8 +127,7 @@ class Broken:
     def _note(self, place, finding):
         with self._lock:
             before = self._known.get(place)
-            if before and (finding.position is None or before.position is not None
-                           and before.position <= finding.position):
+            if before is not None and before.earlier(finding) is before:
                 return
             if self.tell is not None:
                 self.tell(place, finding)
@@ -169,6 +173,12 @@ class OnDemand(Reader):
         """As `load`, in a graph; the error need not say which image it was."""
         raise NotImplementedError
 
+    def attempt_part(self, example, part, fast=None):
+        """(pixels, frame, label) of `load_part`, in a graph; the error need not say which image it was."""
+        del part, fast
+        image, label = self.attempt(example)
+        return *parts.of_whole(image), label
+
     def decoded(self, place):
         """(uint8 NumPy array [H, W, 3], label or None) of the image at a place, eagerly; BrokenImage names it."""
         raise NotImplementedError
@@ -201,23 +211,32 @@ class OnDemand(Reader):
         if tf.executing_eagerly():
             image, label, place = self._find(int(example["index"]))
             return tensors.on_cpu(image), None if label is None else tensors.on_cpu(label), place
+        image, label, place = self._tried(example, lambda: self.attempt(example), lambda image: (image,))
+        return image, label, place
+
+    def load_part(self, example, part, fast=None):
+        return self._tried(example, lambda: self.attempt_part(example, part, fast), parts.of_whole)
+
+    def _tried(self, example, attempt, of_image):
+        """What `attempt` gives, (pixels, ..., label), and the place; if it fails, `of_image` of what Python finds."""
         place, position = example["index"], example.get("position", tf.constant(NONE, tf.int64))
         tries = 1 if self.broken is None else tf.where(self.broken.is_listed(place), 0, 1)
 
         @as_written
-        def attempt(_):
-            image, label = self.attempt(example)
-            return image, tf.constant(0, tf.int64) if label is None else tf.cast(label, tf.int64), place
+        def once(_):
+            *pixels, label = attempt()
+            return *pixels, tf.constant(0, tf.int64) if label is None else tf.cast(label, tf.int64), place
 
         @as_written
         def by_python(place):
-            return self._found_by_python(place, position)
+            image, label, place = self._found_by_python(place, position)
+            return *of_image(image), label, place
 
         # "Try, else" in a graph: a data set of one element that is empty if decoding fails, and then the next one.
-        tried = tf.data.Dataset.range(tf.cast(tries, tf.int64)).map(attempt).ignore_errors()
+        tried = tf.data.Dataset.range(tf.cast(tries, tf.int64)).map(once).ignore_errors()
         other = tf.data.Dataset.from_tensors(place).map(by_python)
-        image, label, place = tried.concatenate(other).take(1).get_single_element()
-        return image, label if self.knows_labels else None, place
+        *pixels, label, place = tried.concatenate(other).take(1).get_single_element()
+        return *pixels, label if self.knows_labels else None, place
 
     def _found_by_python(self, place, position):
         """`Broken.find`, called from a graph: a TensorFlow operation can't say which image it failed on."""

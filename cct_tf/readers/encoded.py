@@ -41,6 +41,10 @@ class Encoded(OnDemand):
     def origin(self, place):
         return str(self.names[self.indices[place]])
 
+    @property
+    def held_bytes(self):
+        return 0 if self.on_disk else int(tf.reduce_sum(tf.strings.length(self.contents)))
+
     def sizes(self, most=256):
         found = []
         for index in self.indices[self.spread(most)]:
@@ -57,9 +61,15 @@ class Encoded(OnDemand):
     def tolerating(self, way, known=()):
         return super().tolerating(way, known) if self.on_disk else self  # the others were decoded when it was opened
 
-    def attempt(self, example):
+    def _contents(self, example):
         contents = tf.gather(self.contents, tf.gather(self._rows, example["index"]))
-        return decode.decode(tf.io.read_file(contents) if self.on_disk else contents, self.bit_depth), None
+        return tf.io.read_file(contents) if self.on_disk else contents
+
+    def attempt(self, example):
+        return decode.decode(self._contents(example), self.bit_depth), None
+
+    def attempt_part(self, example, part, fast=None):
+        return *decode.decode_part(self._contents(example), part, self.bit_depth, fast), None
 
     def decoded(self, place):
         row = int(self.indices[place])
@@ -70,11 +80,9 @@ class Encoded(OnDemand):
     def home(self, place):
         return os.fsdecode(os.path.dirname(self.contents[int(self.indices[place])].numpy()))
 
-    def load_or_replace(self, example):
-        """See `Reader`. Bytes that are held were decoded when the set was opened, so they cannot fail in a graph."""
-        if self.on_disk or tf.executing_eagerly():
-            return super().load_or_replace(example)
-        return *self.attempt(example), example["index"]
+    def _tried(self, example, attempt, of_image):
+        """Bytes that are held were decoded when the set was opened, so they cannot fail in a graph."""
+        return super()._tried(example, attempt, of_image) if self.on_disk else (*attempt(), example["index"])
 
     def select(self, places):
         return dataclasses.replace(self, indices=self.indices[places], broken=self.broken and self.broken.of(places))

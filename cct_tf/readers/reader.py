@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from cct_tf import rng
 from cct_tf.errors import UserError
-from cct_tf.readers import budget, tensors
+from cct_tf.readers import budget, parts, tensors
 
 _UNKNOWN = 12_000_000  # pixels of a photograph
 
@@ -64,6 +64,11 @@ class Reader:
         """Where the image at a place comes from: a path, with the record if it holds several; None if unknown."""
         del place
         return None
+
+    @property
+    def held_bytes(self):
+        """Memory that the images take, with those of other splits that share it."""
+        return 0
 
     def sizes(self, most=256):
         """(height, width) of some images as they are stored, before any rotation by their orientation tags.
@@ -115,6 +120,20 @@ class Reader:
     def load_or_replace(self, example):
         """As `load`, and whose image it is: (image, label or None, int64 scalar, its place), see `broken.OnDemand`."""
         return *self.load(example), example["index"]
+
+    def load_part(self, example, part, fast=None):
+        """As `load_or_replace`, at least a part of one image, in a graph.
+
+        Args:
+            example: as for `load`.
+            part, fast: see `decode.decode_part`.
+
+        Returns:
+            (pixels uint8 [H, W, 3], frame, label, place): see `parts` and `load_or_replace`.
+        """
+        del part, fast
+        image, label, place = self.load_or_replace(example)
+        return *parts.of_whole(image), label, place
 
     def gather(self, index):
         """Many images, of a reader with an `image_shape`: int64 [B] places -> uint8 [B, H, W, 3]."""

@@ -38,7 +38,8 @@ class Windowed(OnDemand):
         paths: list of the shards' TFRecord files.
         lengths: list of int, the records of each shard that belong to this split.
         skips: list of int, records at the start of each shard that belong to another split.
-        decode: function of one serialized record (string scalar) -> (image uint8 [H, W, 3], label int64 scalar).
+        decode: function of one serialized record (string scalar) -> (image uint8 [H, W, 3], label int64 scalar); its
+            `encoded`, where there is one, gives (bytes of the image, label).
         window: int W.
         broken: see `broken.OnDemand`.
     """
@@ -69,6 +70,12 @@ class Windowed(OnDemand):
 
     def attempt(self, example):
         return self.decode(example["record"])
+
+    def attempt_part(self, example, part, fast=None):
+        if not hasattr(self.decode, "encoded"):
+            return super().attempt_part(example, part, fast)
+        contents, label = self.decode.encoded(example["record"])
+        return *decode.decode_part(contents, part, fast=fast), label
 
     def decoded(self, place):
         """As `OnDemand.decoded`. The records before it in its shard are read, too: what streams has no use for it."""
