@@ -23,7 +23,7 @@ from cct_tf.readers.held import Held
 _MANY = 10_000  # files whose first bytes take long enough for a bar
 
 
-def open_folder(config, rules, stream=None, part=None, cache=None):
+def open_folder(config, rules, stream=None, part=None, cache=None, recorded=None):
     """Open an image folder.
 
     Args:
@@ -32,6 +32,8 @@ def open_folder(config, rules, stream=None, part=None, cache=None):
         stream: text stream for progress, or None.
         part: tree.Part, the splits to open: no file of another is opened. None opens all.
         cache: pathlib.Path of the folder that remembers which files were looked at, see `checked`, or None.
+        recorded: recorded_files.RecordedFiles of a run that bears broken images: no other files are left out. None
+            looks which are broken.
 
     Returns:
         source.Source.
@@ -41,39 +43,50 @@ def open_folder(config, rules, stream=None, part=None, cache=None):
             held exceeds the free memory.
     """
     listing = tree.take(config, part)
+    listing = recorded.restored(listing, config) if recorded else listing
     subsets = {split: splits.Subset(None, np.arange(len(files)), listing.labels[split], files)
                for split, files in listing.files.items()}
-    subsets = _needed(subsets, config, rules, part)
+    looks = config.on_bad_image == "skip" and not recorded
+    is_held_out_late = looks and bool(config.validation_fraction)  # until then it can't be told what is held out
+    subsets = _needed(subsets, config, rules, part, is_held_out_late)
     opened = _Opened(config, listing, files_lib.joined(subset.files for subset in subsets.values()),
                      part is None or len(subsets) == len(listing.files), cache, stream)
     rules, notes = _settle_bit_depth(rules, opened, part is not None)
     images = loading.whole(opened.paths, opened.names, True, rules.bit_depth)
-    make_reader, good = open_images(images, opened, part and part.held)
+    held = False if recorded and recorded.broken else part and part.held
+    make_reader, good = open_images(images, opened, held, bool(recorded))
     start = 0
     for split, subset in subsets.items():
         indices = np.arange(start, start + len(subset.labels))
         start += len(indices)
         subsets[split] = splits.without_broken(dataclasses.replace(subset, make_reader=make_reader, indices=indices),
                                                good)
-    found = {"notes": listing.notes + notes, "broken": loading.broken_images(images, good)}
+    found = {"notes": listing.notes + notes} | _left_out(opened, images, good, recorded)
     if part is None:
         return splits.indexed_source(config, rules, listing.class_names, subsets, extra=_lines(opened.files), **found)
-    if _is_held_out_late(config):
+    if is_held_out_late:
         subsets = splits.divided(subsets, config, rules.split)
     subsets = {split: subsets[split] for split in part.splits}
     return splits.part_source(config, rules, listing.class_names, subsets, **found)
 
 
-def _is_held_out_late(config):
-    """Whether it can't be told which images are held out before they were looked at: broken ones count for nothing."""
-    return bool(config.validation_fraction) and config.on_bad_image == "skip"
+def _left_out(opened, images, good, recorded):
+    """"broken" and "left_out" of `source.Source`; `good` as of `open_images`."""
+    broken = loading.broken_images(images, good)
+    paths = [os.fsdecode(path) for path in opened.files.paths[~good].tolist()]
+    left_out = tuple((path, reason) for path, (_, reason) in zip(paths, broken, strict=True))
+    if recorded:  # whatever became of them
+        left_out = recorded.left_out + left_out
+        root = opened.listing.root
+        broken = tuple((os.path.join(root, tree.shown(path)), reason) for path, reason in left_out)
+    return {"broken": broken, "left_out": left_out if opened.config.on_bad_image == "skip" else None}
 
 
-def _needed(subsets, config, rules, part):
+def _needed(subsets, config, rules, part, is_held_out_late):
     """Those of `subsets` (dict of Subset by split, of all files listed) that have to be opened, in their order."""
     if part is None:
         return subsets
-    if _is_held_out_late(config):
+    if is_held_out_late:  # broken images count for nothing
         needed = {"train" if split == "validation" else split for split in part.splits}
     else:
         subsets, needed = splits.divided(subsets, config, rules.split), part.splits
@@ -148,13 +161,14 @@ def _settle_bit_depth(rules, opened, others_count):
     return loading.settle_bit_depth(rules, *opened.of(files), True, what, opened.stream)
 
 
-def open_images(images, opened, held):
+def open_images(images, opened, held, bears=False):
     """Decide how to hold image files, and read them.
 
     Args:
         images: encoded.Encoded on disk, of `loading.whole`.
         opened: _Opened.
         held: bool, whether they are held decoded if they are of one size; None: if all that were listed fit.
+        bears: bool, whether files on disk are not looked at, for the run bears those that are broken.
 
     Returns:
         (function of indices -> reader, bool [n] False where the image is broken).
@@ -178,7 +192,7 @@ def open_images(images, opened, held):
         num_bytes = int(opened.files.sizes.sum())
         tensors.require_memory(2 * num_bytes, config.data_dir)  # twice: TensorFlow copies them
         images = dataclasses.replace(images, contents=_read(images.contents, on_bad), on_disk=False)
-    good = _verify(images, opened, what)
+    good = np.ones(number, bool) if bears and images.on_disk else _verify(images, opened, what)
     return lambda indices: dataclasses.replace(images, indices=indices), good
 
 
