@@ -93,14 +93,15 @@ class Broken:
         """In a graph: int64 scalar -> bool scalar."""
         return tf.gather(self._is_listed, place)
 
-    def find(self, reader, place, position=None, masks=True):
+    def find(self, reader, place, position=None, is_look=False):
         """An image, or what stands for it.
 
         Args:
             reader: OnDemand.
             place: int.
             position: int, of the training order; None: not of a training.
-            masks: whether `way` may be "mask" here; else another image stands for a broken one.
+            is_look: whether it is for a picture, or the like: then another image stands for a broken one, whatever
+                `way` is, and nothing is listed.
 
         Returns:
             (uint8 NumPy array [H, W, 3], label or None, place of the image that it is, or NONE).
@@ -118,8 +119,10 @@ class Broken:
                 except decode.BrokenImage as error:
                     _require_fault_of_image(error, reader, candidate)
                     before = Finding(decode.reason_of(error, reader.origin(candidate)))
+            if is_look:
+                continue
             self._note(candidate, Finding(before.reason, position))
-            if masks and self.way == "mask":
+            if self.way == "mask":
                 return _BLANK, None, NONE
         nothing = ValueError("expected an image of the split that can be decoded, found none")
         raise decode.named(nothing, reader.origin(place))
@@ -145,13 +148,13 @@ def _require_fault_of_image(error, reader, place):
         cause = cause.__cause__
     if isinstance(cause, OSError) and cause.errno is not None:
         if storage_fault(cause):
-            raise OSError(cause.errno, f"{home}; {os.strerror(cause.errno)}") from error
+            raise OSError(cause.errno, f"{home}; {os.strerror(cause.errno)}") from None
         if cause.errno not in _GONE:
             raise error
     if isinstance(cause, (MemoryError, tf.errors.ResourceExhaustedError)):
         raise error
     if not os.path.exists(home):
-        raise OSError(errno.ESTALE, f"{home}; {os.strerror(errno.ESTALE)}") from error
+        raise OSError(errno.ESTALE, f"{home}; {os.strerror(errno.ESTALE)}") from None
 
 
 class OnDemand(Reader):
@@ -198,7 +201,7 @@ class OnDemand(Reader):
     def _find(self, place):
         if self.broken is None:
             return *self.decoded(place), place
-        return self.broken.find(self, place, masks=False)
+        return self.broken.find(self, place, is_look=True)
 
     def images(self, places):
         for image, label, _ in self.found(places):

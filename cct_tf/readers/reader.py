@@ -97,7 +97,7 @@ class Reader:
         """Pixels of the largest of some images, which says how many are read at a time: int."""
         found = self.sizes(64)
         if not len(found):  # decoded: eight, which a streamed set has at hand
-            with contextlib.suppress(UserError, tf.errors.OpError):
+            with contextlib.suppress(UserError, OSError, tf.errors.OpError):
                 found = [image.shape[:2] for image, _ in self.images(self.spread(8))]
         return max((int(height * width) for height, width in found), default=_UNKNOWN)
 

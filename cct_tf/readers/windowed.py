@@ -123,7 +123,7 @@ class Windowed(OnDemand):
         with contextlib.suppress(decode.BrokenImage):
             if place not in self.broken.known:
                 return *self._decoded(place, lambda: record), place
-        return self.broken.find(self, place, masks=False)
+        return self.broken.find(self, place, is_look=True)
 
     def spread(self, count):
         return np.arange(min(count, len(self)))
