@@ -43,50 +43,59 @@ def open_folder(config, rules, stream=None, part=None, cache=None, recorded=None
             held exceeds the free memory.
     """
     listing = tree.take(config, part)
-    listing = recorded.restored(listing, config) if recorded else listing
-    subsets = {split: splits.Subset(None, np.arange(len(files)), listing.labels[split], files)
-               for split, files in listing.files.items()}
-    looks = config.on_bad_image == "skip" and not recorded
-    is_held_out_late = looks and bool(config.validation_fraction)  # until then it can't be told what is held out
-    subsets = _needed(subsets, config, rules, part, is_held_out_late)
+    kept = listing = recorded.restored(listing, config) if recorded else listing
+    if recorded:
+        kept = recorded.without_left_out(listing)
+    subsets = {split: splits.Subset(None, np.arange(len(files)), kept.labels[split], files)
+               for split, files in kept.files.items()}
+    subsets = _needed(subsets, config, rules, part)
     opened = _Opened(config, listing, files_lib.joined(subset.files for subset in subsets.values()),
                      part is None or len(subsets) == len(listing.files), cache, stream)
     rules, notes = _settle_bit_depth(rules, opened, part is not None)
     images = loading.whole(opened.paths, opened.names, True, rules.bit_depth)
     held = False if recorded and recorded.broken else part and part.held
     make_reader, good = open_images(images, opened, held, bool(recorded))
-    start = 0
+    left_out, start = _left_out(opened, subsets, images, good, recorded), 0
     for split, subset in subsets.items():
         indices = np.arange(start, start + len(subset.labels))
         start += len(indices)
         subsets[split] = splits.without_broken(dataclasses.replace(subset, make_reader=make_reader, indices=indices),
                                                good)
-    found = {"notes": listing.notes + notes} | _left_out(opened, images, good, recorded)
+    found = {"notes": listing.notes + notes} | left_out
     if part is None:
-        return splits.indexed_source(config, rules, listing.class_names, subsets, extra=_lines(opened.files), **found)
-    if is_held_out_late:
+        return splits.indexed_source(config, rules, listing.class_names, subsets,
+                                     extra=_lines(files_lib.joined(listing.files.values())), **found)
+    if _is_held_out_late(config):
         subsets = splits.divided(subsets, config, rules.split)
     subsets = {split: subsets[split] for split in part.splits}
     return splits.part_source(config, rules, listing.class_names, subsets, **found)
 
 
-def _left_out(opened, images, good, recorded):
-    """"broken" and "left_out" of `source.Source`; `good` as of `open_images`."""
-    broken = loading.broken_images(images, good)
-    paths = [os.fsdecode(path) for path in opened.files.paths[~good].tolist()]
-    left_out = tuple((path, reason) for path, (_, reason) in zip(paths, broken, strict=True))
-    if recorded:  # whatever became of them
-        left_out = recorded.left_out + left_out
-        root = opened.listing.root
-        broken = tuple((os.path.join(root, tree.shown(path)), reason) for path, reason in left_out)
-    return {"broken": broken, "left_out": left_out if opened.config.on_bad_image == "skip" else None}
+def _is_held_out_late(config):
+    """Whether it can't be told which images are held out before they were looked at: broken ones count for nothing."""
+    return bool(config.validation_fraction) and config.on_bad_image == "skip"
 
 
-def _needed(subsets, config, rules, part, is_held_out_late):
+def _left_out(opened, subsets, images, good, recorded):
+    """"broken" and "left_out" of `source.Source`; `good` as of `open_images`, `subsets` with the broken images."""
+    rows, start, broken = [], 0, iter(loading.broken_images(images, good))
+    for split, subset in subsets.items():
+        for place in np.flatnonzero(~good[start:start + len(subset.labels)]):
+            file = subset.files[place]
+            rows.append({"split": split, "path": os.fsdecode(file.path), "size": file.size,
+                         "label": int(subset.labels[place]), "reason": next(broken)[1]})
+        start += len(subset.labels)
+    rows = (*(recorded.left_out if recorded else ()), *rows)
+    names = [os.path.join(opened.listing.root, tree.shown(row["path"])) for row in rows]
+    return {"broken": tuple((name, row["reason"]) for name, row in zip(names, rows, strict=True)),
+            "left_out": rows if opened.config.on_bad_image == "skip" else None}
+
+
+def _needed(subsets, config, rules, part):
     """Those of `subsets` (dict of Subset by split, of all files listed) that have to be opened, in their order."""
     if part is None:
         return subsets
-    if is_held_out_late:  # broken images count for nothing
+    if _is_held_out_late(config):
         needed = {"train" if split == "validation" else split for split in part.splits}
     else:
         subsets, needed = splits.divided(subsets, config, rules.split), part.splits

@@ -17,10 +17,11 @@ class RecordedFiles:
     """What a run's record says of its files.
 
     Attributes:
-        left_out: tuple of (path, reason) of those that the run began without; paths as `os.fsdecode` gives them,
-            relative to the root.
-        broken: tuple of dicts "split", "path", "size" and "label" of those found broken since: the images are
-            read from disk then.
+        left_out: tuple of dicts "split", "path", "size", "label" and "reason" of those that the run began without.
+            Paths are relative to the root, as `os.fsdecode` gives them; splits those of the folder, before any was held
+            out.
+        broken: tuple of dicts of the same keys of those found broken since: the images are read from disk then. Splits
+            are those of the run.
     """
 
     left_out: tuple
@@ -30,23 +31,35 @@ class RecordedFiles:
         """`tree.Tree` of the folder now -> as it was; `config` is its DataConfig."""
         files, labels = dict(tree.files), dict(tree.labels)
         rows = {split: [] for split in files}
-        for row in self.broken:
+        for row in (*self.left_out, *self.broken):
             held_out = config.validation_fraction and row["split"] == "validation"
             rows.get("train" if held_out else row["split"], []).append(row)  # or of a split that was not listed
-        for split in files:
-            files[split], labels[split] = self._restored(files[split], labels[split], rows[split])
+        for split, found in rows.items():
+            if found:
+                files[split], labels[split] = _restored(files[split], labels[split], found)
         return dataclasses.replace(tree, files=files, labels=labels)
 
-    def _restored(self, files, labels, rows):
-        """Files and int32 labels of one split with some rows of `broken` as they were, without what was left out."""
-        if not rows and not self.left_out:
-            return files, labels
-        paths = [os.fsencode(row["path"]) for row in rows]
-        others = {*paths, *(os.fsencode(path) for path, _ in self.left_out)}
-        kept = np.array([path not in others for path in files.paths.tolist()], bool)
-        added = files_lib.Files(files_lib.bytes_array(paths), np.array([row["size"] for row in rows], np.int64),
-                                np.zeros(len(rows), np.int64))
-        files = files_lib.joined([files[kept], added])
-        labels = np.concatenate([labels[kept], np.array([row["label"] for row in rows], np.int32)])
-        order = np.argsort(files.paths, kind="stable")
-        return files[order], labels[order]
+    def without_left_out(self, tree):
+        """`tree.Tree` of `restored`, less what the run began without."""
+        gone, files, labels = {os.fsencode(row["path"]) for row in self.left_out}, {}, {}
+        for split, found in tree.files.items():
+            kept = _are_not(found, gone)
+            files[split], labels[split] = found[kept], tree.labels[split][kept]
+        return dataclasses.replace(tree, files=files, labels=labels)
+
+
+def _are_not(files, paths):
+    """bool [n]: which of some Files have none of these paths (a set of bytes)."""
+    return np.array([path not in paths for path in files.paths.tolist()], bool)
+
+
+def _restored(files, labels, rows):
+    """Files and int32 labels of one split, with those of some rows as they were."""
+    paths = [os.fsencode(row["path"]) for row in rows]
+    kept = _are_not(files, set(paths))
+    added = files_lib.Files(files_lib.bytes_array(paths), np.array([row["size"] for row in rows], np.int64),
+                            np.zeros(len(rows), np.int64))
+    files = files_lib.joined([files[kept], added])
+    labels = np.concatenate([labels[kept], np.array([row["label"] for row in rows], np.int32)])
+    order = np.argsort(files.paths, kind="stable")
+    return files[order], labels[order]

@@ -117,7 +117,7 @@ class Source:
         order: "indexed" or "windowed".
         rules: `Rules` in force, every field known.
         broken: tuple of (path, reason) of the images that --on_bad_image=skip left out.
-        left_out: the same of an image folder with paths relative to its root; None where none may be left out.
+        left_out: rows of the same for the record of an image folder, see `recorded_files`; None where none may be.
     """
 
     name: str

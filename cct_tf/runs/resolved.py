@@ -28,8 +28,8 @@ class Resolved:
         folder: dict of an image folder: "held", bool, whether its images are held decoded, and "fingerprints", dict by
             split of text, see `source.Source.split_fingerprint`. Whoever needs one split opens no file of the others.
         order: text, how images are shuffled, for people; see `source.Source`.
-        left_out: tuple of (path, reason) of the files of an image folder that --on_bad_image=skip left out when the run
-            began, paths as `os.fsdecode` gives them, relative to its root. None: not recorded, or none may be.
+        left_out: tuple of dicts of the files of an image folder that --on_bad_image=skip left out when the run began,
+            see `data.recorded_files`. None: not recorded, or none may be.
         found_broken: tuple of dicts of the images found broken since, see `assembly.found_broken`.
         data_rules: dict of the fields of `source.Rules`. None: recorded by version 0, see `source.rules_of`.
 
@@ -88,11 +88,9 @@ class Resolved:
             found = {"num_workers": 1, "accumulate_steps": 1} | found
         known = {field.name: found[field.name] for field in dataclasses.fields(cls)
                  if field.name in found or field.default is dataclasses.MISSING}
-        for name in ("classes", "mean", "std", "fingerprints_before", "found_broken"):
+        for name in ("classes", "mean", "std", "fingerprints_before", "left_out", "found_broken"):
             if known.get(name) is not None:
                 known[name] = tuple(known[name])
-        if known.get("left_out") is not None:
-            known["left_out"] = tuple(map(tuple, known["left_out"]))
         if isinstance(known.get("jit"), bool):  # before XLA compiled parts of the network
             known["jit"] = "all" if known["jit"] else "off"
         return cls(**known)

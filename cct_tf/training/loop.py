@@ -34,6 +34,7 @@ from cct_tf.training.summaries import NoSummaries, Summaries
 from cct_tf.training.timer import Timer
 
 _CHUNK_SECONDS = 1.0
+_BROKEN = "mended, the same command goes on; --on_bad_image=skip --accept_config_change goes on without it"
 _SHEET = 4  # images of the contact sheet, and draws of each
 
 
@@ -203,7 +204,7 @@ class Training:
         progress.say(back.text)
         return back.start.step, self._iterator(back.start.step)
 
-    @decode.broken_images_named()
+    @decode.broken_images_named(_BROKEN)
     def run(self, interrupts, between_chunks=lambda: None):
         """Train to the end, or until a signal asks to stop.
 

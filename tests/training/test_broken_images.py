@@ -5,17 +5,18 @@ import io
 import json
 import os
 import shutil
-import signal
+import time
+import types
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 from cct_tf.errors import Interrupted, UserError
+from cct_tf.readers.broken import Finding
 from cct_tf.runs import found_broken_file, run_record
-from cct_tf.training.saver import Saver
-from tests.commands import call, only_line
+from cct_tf.training.broken_images import BrokenImages
+from tests.commands import call
 from tests.exact_resume import differences
 from tests.training import tiny
 
@@ -81,14 +82,194 @@ def _record(root, run="run", step=None):
     return run_record.read_record(checkpoints[-1] if step is None else root / run / f"checkpoints/step_{step:08d}")
 
 
-def test_try(copy, capsys):
-    path = copy / "images" / _listed(copy)[5]
-    training = _assemble(copy)
-    _cut(path)
+@pytest.fixture(scope="module")
+def whole(began, tmp_path_factory):
+    """The run that met a broken file after step 3 and was not disturbed; "name", its path below the images."""
+    root = tmp_path_factory.mktemp("whole")
+    shutil.copytree(began, root, dirs_exist_ok=True)
+    training = _assemble(root)
+    (root / "name").write_text(_listed(root)[5])
+    _cut(root / "images" / _listed(root)[5])
     training.run(tiny.NoInterrupts())
-    print(_record(copy).resolved.found_broken, (copy/"run/metrics.jsonl").read_text())
-    for p in (copy/"run").glob("*"): print(p)
-    print((copy/"run/broken_images.txt").read_text())
-    out = capsys.readouterr()
-    print(out.out, out.err)
-    assert 0
+    return root
+
+
+@pytest.fixture
+def name(whole):
+    return (whole / "name").read_text()
+
+
+def _differences(one, other):
+    """As `differences`, but for the place of the images, of two work folders."""
+    records = [run_record.read_record(run_record.list_checkpoints(run / "checkpoints")[-1]) for run in (one, other)]
+    records = [dataclasses.replace(record, config=record.config | {"data_dir": None, "workdir": None})
+               for record in records]
+    return [line for line in differences(one, other) if not line.startswith("run.json")] + (
+        [] if records[0] == records[1] else records)
+
+
+def test_it_is_recorded_named_once_and_counted_from_the_step_that_met_it(whole, name, capsys):
+    (row,) = _record(whole).resolved.found_broken
+    assert {key: row[key] for key in ("split", "place", "path", "label")} == {
+        "split": "train", "place": 5, "path": name, "label": "ab".index(name[0])}
+    assert row["size"] > 900 and row["reason"] == "the file is cut off"
+    met = row["position"] // 4
+    assert 3 <= met < 6
+    counts = {record["step"]: record["data/broken_images"] for record in tiny.records(whole / "run", "data/")}
+    assert counts == {step: int(step > met) for step in range(1, 9)}
+    for step in (4, 6, 8):
+        assert len(_record(whole, step=step).resolved.found_broken) == int(step > met)
+    assert (whole / "run/broken_images.txt").read_text() == f"{whole}/images/{name}\tthe file is cut off\n"
+
+
+def test_it_is_the_run_whose_record_lists_the_file_though_that_is_sound(copy, whole):
+    path = copy / "run/checkpoints/step_00000003"
+    record, found = run_record.read_record(path), _record(whole).resolved.found_broken
+    run_record.write_record(path, dataclasses.replace(
+        record, resolved=dataclasses.replace(record.resolved, found_broken=found)))
+    _train(copy)
+    assert _differences(whole / "run", copy / "run") == []
+
+
+REMEDIES = {"mended": lambda path, contents: path.write_bytes(contents),
+            "removed": lambda path, contents: os.remove(path),
+            "cut further": lambda path, contents: path.write_bytes(contents[:300])}
+
+
+@pytest.mark.parametrize("kind", REMEDIES)
+def test_stopped_after_it_the_file_may_be_mended_changed_or_gone(copy, whole, name, kind, capsys):
+    path = copy / "images" / name
+    contents, training = path.read_bytes(), _assemble(copy)
+    _cut(path)
+    _stop_at(training, 7)
+    assert capsys.readouterr().err.count(f"broken image: {path}: the file is cut off; from here on") == 1
+    REMEDIES[kind](path, contents)
+    _train(copy)
+    assert "broken image" not in capsys.readouterr().err
+    assert _differences(whole / "run", copy / "run") == []
+
+
+def test_killed_before_a_checkpoint_lists_it_the_file_may_be_gone(copy, whole, name):
+    path, training = copy / "images" / name, _assemble(copy)
+    _cut(path)
+    file = copy / "run/found_broken_0.jsonl"
+
+    def die_once_found():
+        if int(training.network.state.step.numpy()) == 5:  # the batch of the next step is being made
+            deadline = time.monotonic() + 60
+            while not file.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.run(tiny.NoInterrupts(), die_once_found)
+    assert _record(copy).step == 4 and not _record(copy).resolved.found_broken
+    assert found_broken_file.read(copy / "run", _record(copy).resolved.fingerprint)
+    file.write_bytes(file.read_bytes() + b'{"fingerprint": "torn')
+    path.unlink()
+    _train(copy)
+    assert _differences(whole / "run", copy / "run") == []
+
+
+def test_another_file_that_changed_is_refused_and_named_alone(whole, name, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "run/checkpoints/step_00000008")  # finished
+    (tmp_path / "images" / name).unlink()
+    other = _listed(tmp_path)[2]
+    _cut(tmp_path / "images" / other)
+    with pytest.raises(UserError) as refused:
+        _assemble(tmp_path)
+    assert f"; 1 of another size ({other}); --accept_config_change" in str(refused.value)
+    assert name not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["mended", "still broken"])
+def test_only_accept_config_change_reads_the_list_anew(whole, name, tmp_path, kind):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "run/checkpoints/step_00000008")
+    if kind == "mended":
+        _write(tmp_path / "images" / name, 99)
+    training = _assemble(tmp_path)
+    assert training.images.source.splits["train"].reader.broken.known.keys() == {5}
+    training = _assemble(tmp_path, accept_config_change=True)
+    assert training.images.source.splits["train"].reader.broken.known == {}
+    training._before_first_step = _die
+    with pytest.raises(KeyboardInterrupt):
+        training.run(tiny.NoInterrupts())
+    assert not found_broken_file.read(tmp_path / "run", _record(whole).resolved.fingerprint)
+    found = _record(tmp_path).resolved
+    assert found.found_broken == () and sum(found.num_examples.values()) == 16 - (kind != "mended")
+    assert [row["path"] for row in found.left_out] == [name] * (kind != "mended")
+    if kind != "mended":  # from now on it stays out
+        _write(tmp_path / "images" / name, 99)
+    again = _assemble(tmp_path)
+    assert again.images.source.fingerprint == found.fingerprint
+
+
+def _die(*args):
+    raise KeyboardInterrupt
+
+
+def test_in_evaluation_it_is_masked_counted_recorded_and_so_for_the_command(copy, capfd):
+    gone = _listed(copy, "validation")[1]
+    training = _assemble(copy)
+    (copy / "images" / gone).unlink()
+    training.run(tiny.NoInterrupts())
+    assert f"{gone}: No such file or directory; from here on it counts for nothing in the validation split" in (
+        capfd.readouterr().err)
+    counts = {record["step"]: record.get("eval/broken_images") for record in tiny.records(copy / "run", "eval/")}
+    assert counts == {3: 1, 6: 1, 8: 1}  # that of step 3 was owed
+    assert [row["path"] for row in _record(copy).resolved.found_broken] == [gone]
+    for checkpoint in ("best", "last"):
+        status, out, err = call(capfd, "evaluate", f"--workdir={copy}/run", f"--checkpoint={checkpoint}", "--json",
+                                "--split=validation")
+        found = json.loads(out)
+        assert (status, found["examples"], found["broken_images"]) == (0, 3, 1)
+        assert gone not in [os.path.relpath(each["origin"], copy / "images") for each in found["worst_mistakes"]]
+    status, out, err = call(capfd, "evaluate", f"--workdir={copy}/run", "--split=validation")
+    assert f"left out: 1 that can't be decoded ({copy}/images/{gone})" in out
+
+
+def test_with_stop_the_line_names_the_file_and_the_command_goes_on_once_it_is_mended(copy, whole, tmp_path):
+    flags = {"on_bad_image": "stop", "eval_every_steps": 99}
+    _train(copy, "undisturbed", **flags)
+    training = _assemble(copy, "stopped", **flags)
+    path = copy / "images" / _listed(copy)[5]
+    contents = path.read_bytes()
+    training._before_first_step = lambda *args: _cut(path)
+    with pytest.raises(UserError, match="^broken image: .*: the file is cut off") as found:
+        training.run(tiny.NoInterrupts())
+    assert str(path) in str(found.value) and "\n" not in str(found.value)
+    assert "mended, the same command goes on" in str(found.value) and "--on_bad_image=skip" in str(found.value)
+    path.write_bytes(contents)
+    _train(copy, "stopped", **flags)
+    assert _differences(copy / "undisturbed", copy / "stopped") == []
+
+
+class _Peers:
+    """Worker `index` of two, whose other one found `rows`."""
+
+    num_workers = 2
+
+    def __init__(self, index, rows):
+        self.index, self.is_chief, self._rows = index, index == 0, rows
+
+    def exchange(self, value):
+        pair = [value, self._rows]
+        return pair if self.is_chief else pair[::-1]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_workers_agree_on_what_one_of_them_found(whole, tmp_path, index, capsys):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    training = _assemble(tmp_path, "other")
+    broken, rows = training.images.source.splits["train"].reader.broken, _record(whole).resolved.found_broken
+    agreeing = BrokenImages(types.SimpleNamespace(
+        data=training, workdir=training.workdir, console=training.console, peers=_Peers(index, list(rows)),
+        start=training.start, config=training.config))
+    broken.add(2, Finding("own", 30))
+    agreeing.agree()
+    assert broken.known.keys() == {2, 5} and bool(broken.is_listed(5))
+    assert capsys.readouterr().err.count("broken image: ") == (2 if index == 0 else 0)
+    agreeing.agree()
+    assert capsys.readouterr().err == "" and agreeing.counted(30) == {"data/broken_images": 1}
