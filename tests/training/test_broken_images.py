@@ -223,6 +223,7 @@ def test_in_evaluation_it_is_masked_counted_recorded_and_so_for_the_command(copy
     for checkpoint in ("best", "last"):
         status, out, err = call(capfd, "evaluate", f"--workdir={copy}/run", f"--checkpoint={checkpoint}", "--json",
                                 "--split=validation")
+        assert (status, err) == (0, "")
         found = json.loads(out)
         assert (status, found["examples"], found["broken_images"]) == (0, 3, 1)
         assert gone not in [os.path.relpath(each["origin"], copy / "images") for each in found["worst_mistakes"]]
