@@ -106,7 +106,7 @@ def test_layers_and_augment_do_not_know_of_distribution():
 def test_nobody_outside_asks_for_a_readers_class():
     for path, module in MODULES:
         text = path.read_text(encoding="utf-8")
-        for name in ("Reader", "Held", "Encoded", "ArrayRecords", "Windowed"):
+        for name in ("Reader", "Held", "Flat", "Encoded", "ArrayRecords", "Windowed"):
             assert not re.search(rf"isinstance\([^)]*\b{name}\b|type\([^)]*\) (is|==) \w*\b{name}\b", text), module
 
 

@@ -21,9 +21,9 @@ def slow(number):
 def one(number):
     return tf.ensure_shape(python_calls.call(slow, [number], tf.int64), [])
 
-numbers = tf.data.Dataset.range(10**9).map(one, num_parallel_calls=4).batch(500).prefetch(4)
-iterator = iter(numbers)  # and at the end of the program calls are under way
-time.sleep(0.5)
+numbers = tf.data.Dataset.range(10**9).map(one, num_parallel_calls=4).batch(30).prefetch(100)
+iterator = iter(numbers)
+next(iterator)  # and at the end of the program calls are under way
 print("done")
 """
 

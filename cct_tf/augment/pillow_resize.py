@@ -33,7 +33,8 @@ def crop(images, boxes, bicubic, size):
 
     Args:
         images: uint8 [B, H, W, 3].
-        boxes: float32 [B, 4], (top, left, height, width), whole numbers within the image.
+        boxes: float32 [B, 4], (top, left, height, width) within the image. A fractional edge counts its pixel by the
+            share of it, as `box` of `Image.resize` does.
         bicubic: bool [B], bicubic or bilinear.
         size: int S.
 
@@ -41,7 +42,7 @@ def crop(images, boxes, bicubic, size):
         uint8 [B, S, S, 3].
     """
     def cut(images, boxes, bicubic):
-        return np.stack([_cropped(*one, size) for one in zip(images, boxes.astype(int), bicubic, strict=True)])
+        return np.stack([_cropped(*one, size) for one in zip(images, boxes, bicubic, strict=True)])
 
     return _called(cut, size, images, boxes, bicubic)
 
@@ -53,9 +54,11 @@ def _called(function, size, images, *columns):
 
 def _cropped(image, box, bicubic, size):
     """One image [H, W, 3], cropped and resized, as an array."""
-    top, left, height, width = box
-    pixels = Image.fromarray(image[top:top + height, left:left + width])
-    return np.asarray(pixels.resize((size, size), Image.BICUBIC if bicubic else Image.BILINEAR))
+    (top, left), (bottom, right) = box[:2], box[:2] + box[2:]
+    first, last = (math.floor(top), math.floor(left)), (math.ceil(bottom), math.ceil(right))
+    pixels = Image.fromarray(image[first[0]:last[0], first[1]:last[1]])
+    within = left - first[1], top - first[0], min(right - first[1], pixels.width), min(bottom - first[0], pixels.height)
+    return np.asarray(pixels.resize((size, size), Image.BICUBIC if bicubic else Image.BILINEAR, within))
 
 
 def _fitted(image, size, crop_pct):

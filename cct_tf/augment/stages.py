@@ -105,7 +105,7 @@ class Resize(Stage):
 
     name = "resize"
     where = IMAGE
-    is_random = False
+    is_random = takes_a_part = False
 
     def apply(self, batch, params):
         ops = pillow_resize if self.resampler == "pillow" else image_ops
@@ -119,11 +119,13 @@ class ResizedCrop(Stage):
     Attributes:
         op: `geometric.RandomResizedCrop`.
         block, resampler: as of `Resize`.
+        fast: whether JPEGs may be decoded at a part of their size, see `readers.parts`.
     """
 
     op: geometric.RandomResizedCrop
     block: int | None = None
     resampler: str = "matrix"
+    fast: bool = False
 
     name = "crop"
     where = IMAGE
@@ -133,8 +135,13 @@ class ResizedCrop(Stage):
     def size(self):
         return self.op.size
 
+    @property
+    def takes_a_part(self):
+        """Whether what is not in the box may be missing when the stage is applied."""
+        return self.resampler == "pillow" or self.fast
+
     def describe(self):
-        return "random resized crop {:g}-{:g}".format(*self.op.area)
+        return "random resized crop {:g}-{:g}".format(*self.op.area) + (", fast decoding" if self.fast else "")
 
     def sample(self, batch, shape):
         return self.op.sample(batch["seed"], *shape)

@@ -39,6 +39,7 @@ class Transform:
         erasing: `erasing.RandomErasing`, or None.
         resize_block: int or None, see `stages.Resize`.
         resampler: "matrix" or "pillow", see `stages.Resize`.
+        fast_decoding: bool, see `stages.ResizedCrop`.
     """
 
     size: int
@@ -54,6 +55,7 @@ class Transform:
     erasing: RandomErasing | None = None
     resize_block: int | None = None
     resampler: str = "matrix"
+    fast_decoding: bool = False
 
     # Lists of stages.
 
@@ -76,7 +78,7 @@ class Transform:
         flip = self._flip(seed)
         if self.resized_crop is not None:
             crop = geometric.RandomResizedCrop(self.size, self.resized_crop, self.crop_ratio)
-            images = (stages.ResizedCrop(crop, self.resize_block, self.resampler), *flip, *policy)
+            images = (stages.ResizedCrop(crop, self.resize_block, self.resampler, self.fast_decoding), *flip, *policy)
         else:
             crop = (stages.PaddedCrop(geometric.RandomCrop(self.crop_padding)),) if self.crop_padding else ()
             images = (self._resize, *policy, *crop, *flip)

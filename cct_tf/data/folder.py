@@ -17,7 +17,7 @@ from cct_tf.data import files as files_lib
 from cct_tf.data import splits, tree
 from cct_tf.data.checked import Checked
 from cct_tf.errors import UserError
-from cct_tf.readers import decode, headers, loading, progress, tensors
+from cct_tf.readers import decode, flat, headers, loading, progress, tensors
 from cct_tf.readers.held import Held
 
 _MANY = 10_000  # files whose first bytes take long enough for a bar
@@ -170,6 +170,9 @@ def open_images(images, opened, held):
             tensor = tensors.as_tensor(pixels)
             return lambda indices: Held(tensor, indices, names=images.names), good
         except loading.MixedSizes:
+            found = None if config.decode == "fast" else flat.hold(images, limit / 2, on_bad, what, stream)
+            if found is not None:
+                return lambda indices: dataclasses.replace(found[0], indices=indices), found[1]
             progress.say(stream, "images of mixed sizes: each is decoded when it is used")
     if opened.total[1] <= limit:
         num_bytes = int(opened.files.sizes.sum())

@@ -27,14 +27,15 @@ import tensorflow as tf
 
 from cct_tf import rng
 from cct_tf.augment import stages as stages_lib
-from cct_tf.readers import budget, decode, tensors
+from cct_tf.errors import UserError
+from cct_tf.readers import budget, decode, parts, tensors
 from cct_tf.readers.held import Held
 from cct_tf.readers.reader import as_written
 
 # Bytes of held images as float32, in blocks of a set that is brought to the network's size, and in the largest batch
 # that is resized at once; others are image by image. No part of the budget, for the last bits depend on them.
 _BLOCK_BYTES, _BATCH_BYTES = 2**26, 2**28
-_RESIZING = 3  # times an image as float32, taken while it is resized
+_RESIZING = {"matrix": 36, "pillow": 12}  # bytes a pixel of an image, taken while it is resized
 _STAGING = 4  # times a batch of uint8, taken by a call of the stages of the host: what goes in, comes out, between
 _FLOAT = 12  # bytes of a pixel as float32
 _MOST_HELD = 2 * 2**30  # bytes; a held set that would be larger at the network's size is resized batch by batch
@@ -100,13 +101,17 @@ def hold_at_size(split, stages):
         Split: a new one, or the same.
     """
     reader, resize = split.reader, stages_lib.resize_stage(stages)
-    if resize.is_random or reader.image_shape is None or reader.at_network_size:
+    if resize.is_random or reader.at_network_size:
         return split
+    if reader.image_shape is None:
+        return _read_once(split, stages, resize) if _has_room(split, resize.size) else split
     target = (resize.size, resize.size)
     if reader.image_shape == target and resize.crop_pct == 1.0:
         return split  # nothing to do, now or later
     if split.num_examples * resize.size**2 * 3 > _MOST_HELD:
         return split
+    if resize.resampler == "pillow":
+        return _read_once(split, stages, resize)
     apply = tf.function(lambda images: resize.apply({"image": images}, {})["image"], autograph=False)
     resized = tensors.empty_images([split.num_examples, *target, 3])
     block = resize.block or tensors.batch_within(_BLOCK_BYTES, _float_bytes(reader))
@@ -116,6 +121,42 @@ def hold_at_size(split, stages):
             resized[places[0]:places[-1] + 1] = apply(reader.gather(places)).numpy()
     reader = Held(tensors.as_tensor(resized), np.arange(split.num_examples), at_network_size=True)
     return dataclasses.replace(split, reader=reader)
+
+
+def _has_room(split, size):
+    """Whether a split of mixed sizes is held at the network's size: within --in_memory_gib, and half the free memory.
+
+    A training split that streams keeps its order, which one that is held hasn't.
+    """
+    image_bytes = size**2 * 3
+    if image_bytes > split.room or (split.name == "train" and split.reader.own_columns):
+        return False
+    try:
+        tensors.require_memory(2 * split.num_examples * image_bytes, f"the {split.name} split")
+    except UserError:
+        return False
+    return True
+
+
+@decode.broken_images_named()
+def _read_once(split, stages, resize):
+    """The split with its images at the network's size, held, and their labels."""
+    n, size = split.num_examples, min(split.num_examples, tensors.MOST_IMAGES)
+    images, labels = tensors.empty_images([n, resize.size, resize.size, 3]), np.zeros(n, np.int32)
+
+    @as_written
+    def unseeded(batch):
+        return {name: tf.ensure_shape(column, [size]) for name, column in batch.items()} | {
+            "seed": tf.zeros([size], tf.uint32)}
+
+    with tf.device("CPU:0"):
+        batches = tensors.by_reference(_read(split.reader.in_order(size).map(unseeded), split, resize,
+                                             _num_classes(stages)))
+        for start, batch in zip(range(0, n, size), batches.as_numpy_iterator(), strict=True):
+            images[start:start + size] = batch["image"][:n - start]
+            labels[start:start + size] = batch["class"][:n - start]
+    reader = Held(tensors.as_tensor(images), np.arange(n), at_network_size=True)
+    return dataclasses.replace(split, reader=reader, labels=labels)
 
 
 def _float_bytes(reader):
@@ -139,16 +180,22 @@ def _read(batches, split, resize, num_classes):
     if reader.image_shape is not None:
         return _read_batches(batches, reader, labels, resize)
 
+    def prepared(example):
+        if resize.takes_a_part:
+            return _part(reader, resize, example)
+        image, label = reader.load(example)
+        return _resized_one(resize, image, example["seed"]), label
+
     @as_written
     def load(example):
-        image, label = reader.load(example)
+        image, label = prepared(example)
         example = {name: value for name, value in example.items() if name not in reader.own_columns}
         if reader.knows_labels:
             with tf.control_dependencies([decode.require_label(label, num_classes, split.name)]):
                 label = tf.cast(tf.identity(label), tf.int32)
         else:
             label = tf.gather(labels, example["index"])
-        return example | {"image": _resized_one(resize, image, example["seed"]), "class": label}
+        return example | {"image": image, "class": label}
 
     image_bytes = _RESIZING[resize.resampler] * reader.most_pixels
     return _per_example(reader.fetch(batches), load, _parallel_calls(image_bytes, budget.reading()))
@@ -158,6 +205,19 @@ def _resized_one(resize, image, seed):
     """One image of any size at the network's: uint8 [H, W, 3], uint32 scalar -> uint8 [S, S, 3]."""
     batch, shape = {"image": image[None], "seed": seed[None]}, tf.unstack(tf.shape(image)[:2])
     return resize.apply(batch, resize.sample(batch, shape))["image"][0]
+
+
+def _part(reader, resize, example):
+    """A random part of one image at the network's size, uint8 [S, S, 3], and the label of `Reader.load`."""
+    batch = {"seed": example["seed"][None]}
+
+    def box(height, width):
+        return resize.sample(batch, (height, width))["box"][0]
+
+    pixels, frame, label = reader.load_part(example, box, resize.size if resize.fast else None)
+    params = resize.sample(batch, (frame[0], frame[1]))
+    params = params | {"box": parts.placed(params["box"][0], frame)[None]}
+    return resize.apply({"image": pixels[None]}, params)["image"][0], label
 
 
 def _read_batches(batches, reader, labels, resize):
@@ -185,10 +245,12 @@ def _read_batches(batches, reader, labels, resize):
         return tf.nest.map_structure(lambda column: column[0], found)
 
     one_by_one = resize.resampler == "pillow" or (size * image_bytes > _BATCH_BYTES and not resize.block)
+    one_bytes = _pixel_bytes(resize.size)
+    if not reader.at_network_size:
+        one_bytes += _RESIZING[resize.resampler] * math.prod(reader.image_shape)
     if one_by_one and not reader.at_network_size:
-        return _per_example(batches.map(sample), gather_one, _parallel_calls(_RESIZING * image_bytes, budget.reading()))
-    call_bytes = size * (_RESIZING * image_bytes + _pixel_bytes(resize.size))
-    return batches.map(gather_batch, num_parallel_calls=_parallel_calls(call_bytes, budget.reading()))
+        return _per_example(batches.map(sample), gather_one, _parallel_calls(one_bytes, budget.reading()))
+    return batches.map(gather_batch, num_parallel_calls=_parallel_calls(size * one_bytes, budget.reading()))
 
 
 def _parallel_calls(call_bytes, share):
@@ -287,7 +349,8 @@ def prepared_batches(batches, split, stages):
     Returns:
         tf.data.Dataset of batch dicts.
     """
-    split = hold_at_size(split, stages)
+    if split.reader.image_shape is not None:  # of others only these may be wanted
+        split = hold_at_size(split, stages)
     batches = _read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages))
     return _shipped(batches, stages)
 

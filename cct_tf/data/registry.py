@@ -83,6 +83,10 @@ def open_source(config, stream=None, rules=None, part=None, cache=None):
 
     config, rules = _expanded(config), rules or source.Rules()
     _check_splits(config)
+    return _opened(config, rules, stream, part, cache).with_room(config.in_memory_gib * 2**30)
+
+
+def _opened(config, rules, stream, part, cache):
     if config.dataset == "digits":
         from cct_tf.data import digits
 

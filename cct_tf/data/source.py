@@ -76,6 +76,7 @@ class Split:
         num_examples: int n.
         labels: int32 [n] NumPy array in the order of the reader; None where the reader alone knows them.
         files: `files.Files` in the same order; None where the images are no files.
+        room: float, bytes an image that it may be held in at the network's size, see `with_room`.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Split:
     num_examples: int
     labels: np.ndarray | None
     files: np.ndarray | None = None
+    room: float = 0.0
 
     def images(self, places):
         """Yield (uint8 NumPy array [H, W, 3], int label) of the images at some places, one after the other."""
@@ -128,6 +130,18 @@ class Source:
     @property
     def num_classes(self):
         return len(self.class_names)
+
+    def with_room(self, num_bytes):
+        """The source whose splits may hold images at the network's size, in `num_bytes` less what is held already.
+
+        The evaluated splits come first, for theirs are prepared the same way each time; then all of them.
+        """
+        free = num_bytes - max(split.reader.held_bytes for split in self.splits.values())
+        everything = sum(split.num_examples for split in self.splits.values())
+        evaluated = everything - self.splits["train"].num_examples
+        rooms = {name: max(free, 0) / (everything if name == "train" else evaluated) for name in self.splits}
+        return dataclasses.replace(self, splits={name: dataclasses.replace(split, room=rooms[name])
+                                                 for name, split in self.splits.items()})
 
     @property
     def evaluated_split(self):

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from cct_tf.data import source, splits, statistics, tfds_prepare
 from cct_tf.errors import UserError, nearest
-from cct_tf.readers import decode, loading, progress, tensors
+from cct_tf.readers import decode, flat, loading, progress, tensors
 from cct_tf.readers.held import Held
 from cct_tf.readers.windowed import Windowed
 
@@ -236,12 +236,16 @@ def _hold(images, config, stream):
     shape, number = loading.first_shape(images, on_bad), len(images.names)
     if shape is None:
         raise UserError(f"--dataset={config.dataset}: expected images that can be decoded, found {number} broken ones")
-    if number * shape[0] * shape[1] * 3 <= config.in_memory_gib * tensors.GIB:
+    limit = config.in_memory_gib * tensors.GIB
+    if number * shape[0] * shape[1] * 3 <= limit:
         try:
             pixels, good = loading.decode_uniform(images, shape, on_bad, what, stream)
             held = tensors.as_tensor(pixels)
             return lambda indices: Held(held, indices, names=images.names), good
         except loading.MixedSizes:
+            held = None if config.decode == "fast" else flat.hold(images, limit / 2, on_bad, what, stream)
+            if held is not None:
+                return lambda indices: dataclasses.replace(held[0], indices=indices), held[1]
             progress.say(stream, "images of mixed sizes: each is decoded when it is used")
     good = loading.find_broken(images, on_bad, what, stream)
     return lambda indices: dataclasses.replace(images, indices=indices), good

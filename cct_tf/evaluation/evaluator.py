@@ -177,7 +177,8 @@ def evaluate_checkpoint(config, record, choose, split, console, *, weights="auto
         num_views = models["averaged"].num_views
     transform = inputs.make_transform(config, images, loaded.model)
     with memory.data_named_when_out(config.data):
-        evaluator = Evaluator(devices, models, source.splits[split], transform, num_classes=source.num_classes,
+        once = dataclasses.replace(source.splits[split], room=0.0)  # read once, so nothing is gained by holding it
+        evaluator = Evaluator(devices, models, once, transform, num_classes=source.num_classes,
                               batch_size=config.run.eval_batch_size)
     with decode.broken_images_named():
         found = evaluator()

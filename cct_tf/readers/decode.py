@@ -11,6 +11,7 @@
 * Of more than `MAX_PIXELS` pixels nothing is decoded: a file of a few kB may stand for more than the memory holds.
 
     decode(contents)                     string scalar -> [H, W, 3]
+    decode_part(contents, part)          the same, perhaps without what is not in the part, see `parts`
     decode_file(contents, name)          eager: bytes -> NumPy array; BrokenImage names the file
 """
 
@@ -25,7 +26,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from cct_tf import python_calls
 from cct_tf.errors import UserError
-from cct_tf.readers import damage, tensors
+from cct_tf.readers import damage, parts, tensors
 
 # An orientation tag (0x0112, one value) other than 1, in either byte order, as EXIF of JPEG and PNG stores it, or the
 # same in XMP. \C is any byte. A chance match costs a slower decoder, never another result.
@@ -34,6 +35,7 @@ _ROTATED = (r"\C*(\x01\x12\x00[\x01-\x0d]\x00\x00\x00\x01(\x00|\x00\x00\x00|)[\x
             r"|tiff:Orientation(=\"|>)[2-8])\C*")
 # RE2 takes \xff for a letter and not for a byte, so signatures are compared, not matched.
 _JPEG = b"\xff\xd8\xff"
+_JPEG_END = b"\xff\xd9"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PLAIN_PNG = r"\C{24}\x08[\x00\x02]"  # \C{24}: signature, IHDR's length and name, width, height
 _JPEG_HEAD = 65536  # bytes searched for the orientation: EXIF follows the start of a JPEG, and the pixels are long
@@ -182,17 +184,50 @@ def decode(contents, bit_depth=16):
     """
     if tf.executing_eagerly():
         return tensors.on_cpu(decode_file(contents.numpy(), _NO_NAME, bit_depth))
-
-    def by_pillow():
-        return python_calls.call(lambda found: _with_pillow_marked(found, bit_depth), [contents], tf.uint8)
-
-    jpeg, png = _kinds(contents)
-    image = tf.case(
-        [(jpeg, lambda: tf.cond(_jpeg_is_for_pillow(contents), by_pillow, lambda: _decode_jpeg(contents))),
-         (png, lambda: tf.cond(_png_is_for_pillow(contents), by_pillow, lambda: _decode_png(contents)))],
-        default=by_pillow)
+    image = _by_kind(contents, bit_depth, lambda: _decode_jpeg(contents), lambda image: image)
     image.set_shape([None, None, 3])
     return image
+
+
+def decode_part(contents, part, bit_depth=16, fast=None):
+    """Decode at least a part of an image, in a graph.
+
+    Args:
+        contents, bit_depth: as for `decode`.
+        part: function of (height, width), int32 scalars, -> float32 [4], the box (top, left, height, width) that is
+            wanted, whole numbers.
+        fast: see `parts.of_jpeg`.
+
+    Returns:
+        (uint8 [H, W, 3], frame), see `parts`.
+
+    Raises:
+        tf.errors.OpError: as `decode`.
+    """
+    def of_jpeg():
+        size = tf.image.extract_jpeg_shape(contents)[:2]
+        # Of a file that is cut off the upper rows would be decoded without an error.
+        ends = tf.equal(tf.strings.substr(contents, -len(_JPEG_END), len(_JPEG_END)), _JPEG_END)
+        return tf.cond(ends & parts.is_worth_it(size, fast),
+                       lambda: parts.of_jpeg(contents, size, part(*tf.unstack(size)), fast),
+                       lambda: parts.of_whole(_decode_jpeg(contents)))
+
+    image, frame = _by_kind(contents, bit_depth, of_jpeg, parts.of_whole)
+    return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(frame, [5])
+
+
+def _by_kind(contents, bit_depth, of_jpeg, of_image):
+    """`of_jpeg()` for a JPEG that TensorFlow reads; for others `of_image` of the image, uint8 [H, W, 3]."""
+    def by_pillow():
+        image = python_calls.call(lambda found: _with_pillow_marked(found, bit_depth), [contents], tf.uint8)
+        return of_image(tf.ensure_shape(image, [None, None, 3]))
+
+    def of_png():
+        return of_image(_decode_png(contents))
+
+    jpeg, png = _kinds(contents)
+    return tf.case([(jpeg, lambda: tf.cond(_jpeg_is_for_pillow(contents), by_pillow, of_jpeg)),
+                    (png, lambda: tf.cond(_png_is_for_pillow(contents), by_pillow, of_png))], default=by_pillow)
 
 
 def _with_pillow_marked(contents, bit_depth):

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf import python_calls
-from cct_tf.readers import decode, tensors
+from cct_tf.readers import decode, parts, tensors
 from cct_tf.readers.reader import Reader, as_written
 
 
@@ -39,6 +39,10 @@ class Encoded(Reader):
     def origin(self, place):
         return str(self.names[self.indices[place]])
 
+    @property
+    def held_bytes(self):
+        return 0 if self.on_disk else int(tf.reduce_sum(tf.strings.length(self.contents)))
+
     def sizes(self, most=256):
         found = []
         for index in self.indices[self.spread(most)]:
@@ -66,10 +70,27 @@ class Encoded(Reader):
             return tensors.on_cpu(decode.decode_file(found, self.names[int(row)], self.bit_depth)), None
         if not self.on_disk:
             return decode.decode(contents, self.bit_depth), None
-        # "Try, else" in a graph: a data set of one element that is empty if decoding fails, and then the next one.
-        path = tf.data.Dataset.from_tensors(contents)
-        image = path.map(as_written(lambda path: decode.decode(tf.io.read_file(path), self.bit_depth))).ignore_errors()
-        return image.concatenate(path.map(as_written(self._decode_by_name))).take(1).get_single_element(), None
+        return self._tried(contents, lambda read: decode.decode(read, self.bit_depth), lambda image: image), None
+
+    def load_part(self, example, part, fast=None):
+        contents = tf.gather(self.contents, tf.gather(self._rows, example["index"]))
+
+        def decoded(read):
+            return decode.decode_part(read, part, self.bit_depth, fast)
+
+        if not self.on_disk:
+            return *decoded(contents), None
+        return *self._tried(contents, decoded, parts.of_whole), None
+
+    def _tried(self, path, decoded, of_image):
+        """`decoded` of a file's bytes; if that fails, `of_image` of what Python decodes, or its error, with the name.
+
+        "Try, else" in a graph: a data set of one element that is empty if decoding fails, and then the next one.
+        """
+        path = tf.data.Dataset.from_tensors(path)
+        found = path.map(as_written(lambda path: decoded(tf.io.read_file(path)))).ignore_errors()
+        named = path.map(as_written(lambda path: of_image(self._decode_by_name(path))))
+        return found.concatenate(named).take(1).get_single_element()
 
     def _decode_by_name(self, path):
         def read(path):

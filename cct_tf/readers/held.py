@@ -43,6 +43,10 @@ class Held(Reader):
     def origin(self, place):
         return None if self.names is None else str(self.names[self.indices[place]])
 
+    @property
+    def held_bytes(self):
+        return math.prod(self.tensor.shape)
+
     def sizes(self, most=256):
         return np.array([self.image_shape], np.float64)
 

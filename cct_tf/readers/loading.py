@@ -197,6 +197,32 @@ def decode_uniform(images, shape, on_bad, what, stream):
     return pixels, good
 
 
+def each_decoded(images, put, on_bad, what, stream):
+    """Decode every image, in parallel, and hand it over.
+
+    Args:
+        images, on_bad, what, stream: as for `decode_uniform`.
+        put: function of (index, uint8 NumPy array [H, W, 3]), called by one thread; False ends the work.
+
+    Returns:
+        bool [n], False where broken; None if `put` said so.
+    """
+    good = np.zeros(len(images.names), bool)
+    decoded = _in_parallel(images, lambda image: image, min(tensors.num_threads(), tensors.MOST_DECODERS))
+    with progress.count(len(good), what, stream) as advance:
+        for index, image in tensors.by_reference(decoded.prefetch(2)).as_numpy_iterator():
+            if not put(index, image):
+                return None
+            good[index] = True
+            advance(1)
+    for index in np.flatnonzero(~good):
+        image = _diagnose(images, index, on_bad)
+        if image is not None and not put(index, image):
+            return None
+        good[index] = image is not None
+    return good
+
+
 def find_broken(images, on_bad, what, stream):
     """Decode every image and throw the pixels away.
 

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from cct_tf import rng
 from cct_tf.errors import UserError
-from cct_tf.readers import budget, tensors
+from cct_tf.readers import budget, parts, tensors
 
 _UNKNOWN = 12_000_000  # pixels of a photograph
 
@@ -62,6 +62,11 @@ class Reader:
         """Where the image at a place comes from: a path, with the record if it holds several; None if unknown."""
         del place
         return None
+
+    @property
+    def held_bytes(self):
+        """Memory that the images take, with those of other splits that share it."""
+        return 0
 
     def sizes(self, most=256):
         """(height, width) of some images as they are stored, before any rotation by their orientation tags.
@@ -109,6 +114,20 @@ class Reader:
             BrokenImage: eagerly; in a graph tf.errors.OpError at run time, in which `decode.broken_image` finds it.
         """
         raise NotImplementedError
+
+    def load_part(self, example, part, fast=None):
+        """At least a part of one image, in a graph.
+
+        Args:
+            example: as for `load`.
+            part, fast: see `decode.decode_part`.
+
+        Returns:
+            (pixels uint8 [H, W, 3], frame, label): see `parts` and `load`.
+        """
+        del part, fast
+        image, label = self.load(example)
+        return *parts.of_whole(image), label
 
     def gather(self, index):
         """Many images, of a reader with an `image_shape`: int64 [B] places -> uint8 [B, H, W, 3]."""

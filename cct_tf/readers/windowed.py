@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from cct_tf import rng
 from cct_tf.errors import UserError
+from cct_tf.readers import decode
 from cct_tf.readers.reader import Reader, as_written
 
 _BUFFER_BYTES = 8 << 20
@@ -33,7 +34,8 @@ class Windowed(Reader):
         paths: list of the shards' TFRecord files.
         lengths: list of int, the records of each shard that belong to this split.
         skips: list of int, records at the start of each shard that belong to another split.
-        decode: function of one serialized record (string scalar) -> (image uint8 [H, W, 3], label int64 scalar).
+        decode: function of one serialized record (string scalar) -> (image uint8 [H, W, 3], label int64 scalar); its
+            `encoded`, where there is one, gives (bytes of the image, label).
         window: int W.
     """
 
@@ -58,6 +60,12 @@ class Windowed(Reader):
 
     def load(self, example):
         return self.decode(example["record"])
+
+    def load_part(self, example, part, fast=None):
+        if not hasattr(self.decode, "encoded"):
+            return super().load_part(example, part, fast)
+        contents, label = self.decode.encoded(example["record"])
+        return *decode.decode_part(contents, part, fast=fast), label
 
     def images(self, places):
         wanted, found = set(map(int, places)), {}

@@ -15,6 +15,7 @@ from cct_tf.errors import UserError
 from cct_tf.machine import container
 from cct_tf.readers import decode, tensors
 from cct_tf.readers.encoded import Encoded
+from cct_tf.readers.flat import Flat
 from cct_tf.readers.held import Held
 from cct_tf.runs.resolved import Resolved
 from cct_tf.settings.config import DataConfig
@@ -63,16 +64,18 @@ def _mixed(index):
     return (6 + index, 5)
 
 
-# in_memory_gib, size -> the reader; 9 + 3 images of 6x5 take 1,080 bytes decoded and rather more encoded
-HOLDING = {"decoded": (1.0, (6, 5), Held, None), "bytes": (1.0, _mixed, Encoded, False),
-           "disk": (0.0, _mixed, Encoded, True), "disk, one size": (0.0, (6, 5), Encoded, True)}
+# flags, size -> the reader; 9 + 3 images of 6x5 take 1,080 bytes decoded and rather more encoded
+HOLDING = {"decoded": ({}, (6, 5), Held, None), "decoded, mixed sizes": ({}, _mixed, Flat, None),
+           "bytes": ({"decode": "fast"}, _mixed, Encoded, False),
+           "disk": ({"in_memory_gib": 0.0}, _mixed, Encoded, True),
+           "disk, one size": ({"in_memory_gib": 0.0}, (6, 5), Encoded, True)}
 
 
 @pytest.mark.parametrize("kind", HOLDING)
 def test_classes_and_files_sort_by_bytes_and_keep_their_pixels(tmp_path, kind):
-    limit, size, reader_class, on_disk = HOLDING[kind]
+    flags, size, reader_class, on_disk = HOLDING[kind]
     pictures = _make(tmp_path, LAYOUT, size)
-    opened = _open(tmp_path, in_memory_gib=limit)
+    opened = _open(tmp_path, **flags)
     assert opened.class_names == ("Zebu", "ant", "bee")
     for name in ("train", "test"):
         split = opened.splits[name]
@@ -85,10 +88,10 @@ def test_classes_and_files_sort_by_bytes_and_keep_their_pixels(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", HOLDING)
 def test_statistics_are_those_of_all_training_pixels(tmp_path, kind):
-    limit, size, _, _ = HOLDING[kind]
+    flags, size, _, _ = HOLDING[kind]
     pictures = _make(tmp_path, LAYOUT, size)
     pixels = np.concatenate([picture.reshape(-1, 3) for path, picture in pictures.items() if path.startswith("train")])
-    mean, std = statistics.channel_statistics(_open(tmp_path, in_memory_gib=limit).splits["train"])
+    mean, std = statistics.channel_statistics(_open(tmp_path, **flags).splits["train"])
     np.testing.assert_allclose(mean, (pixels / 255.0).mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(std, (pixels / 255.0).std(axis=0), rtol=1e-12)
 
@@ -210,9 +213,9 @@ def test_heic_images_are_counted_with_the_package_that_reads_them_where_it_is_mi
 
 @pytest.mark.parametrize("kind", HOLDING)
 def test_sizes_of_images_are_read_from_their_headers(tmp_path, kind):
-    limit, size, _, _ = HOLDING[kind]
+    flags, size, _, _ = HOLDING[kind]
     pictures = _make(tmp_path, LAYOUT, size)
-    reader = _open(tmp_path, in_memory_gib=limit).splits["train"].reader
+    reader = _open(tmp_path, **flags).splits["train"].reader
     expected = {picture.shape[:2] for path, picture in pictures.items() if path.startswith("train")}
     assert {tuple(map(int, found)) for found in reader.sizes()} == expected
     assert len(reader.sizes(most=1)) == 1
@@ -244,15 +247,15 @@ def _broken(kind, good):
 @pytest.mark.parametrize("holding", ["decoded", "bytes", "disk"])
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text"])
 def test_a_broken_image_stops_or_is_left_out(tmp_path, holding, kind):
-    limit, size, _, _ = HOLDING[holding]
+    flags, size, _, _ = HOLDING[holding]
     _make(tmp_path, LAYOUT, size)
     path = tmp_path / "train/bee/1.png"
     path.write_bytes(_broken(kind, path.read_bytes()))
     if (holding, kind) != ("disk", "truncated"):  # its header is sound; found when it is read (test_decode)
         with pytest.raises(UserError) as caught:
-            _open(tmp_path, in_memory_gib=limit)
+            _open(tmp_path, **flags)
         assert str(caught.value).startswith(f"broken image: {path}: ") and "\n" not in str(caught.value)
-    opened = _open(tmp_path, in_memory_gib=limit, on_bad_image="skip")
+    opened = _open(tmp_path, **flags, on_bad_image="skip")
     assert opened.splits["train"].num_examples == 8 and len(_images(opened.splits["train"])) == 8
     reasons = {"truncated": "the file is cut off", "empty": "the file is empty",
                "text": "expected an image, found text"}
@@ -350,7 +353,7 @@ def test_wide_images_are_scaled_by_the_bits_that_the_whole_set_uses(tmp_path, ki
     pictures = _make_wide(tmp_path, bits)
     if kind != "decoded":
         Image.new("L", (9, 9), 7).save(tmp_path / "train/b/4.png")
-    opened = _open(tmp_path, in_memory_gib=HOLDING[kind][0])
+    opened = _open(tmp_path, **HOLDING[kind][0])
     used = max(bits, 8)
     assert opened.rules.bit_depth == used and isinstance(opened.splits["test"].reader, HOLDING[kind][2])
     found = _images(opened.splits["test"])[0]

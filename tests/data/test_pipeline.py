@@ -1,5 +1,6 @@
 """Batches: the order of the training stream, its independence of batch and start, and padding in evaluation."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -14,8 +15,10 @@ from cct_tf.augment.transform import Transform
 from cct_tf.data import pipeline, source
 from cct_tf.data.source import Split
 from cct_tf.evaluation.prediction import Network
+from cct_tf.readers import decode
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.held import Held
+from cct_tf.readers.windowed import Windowed
 from cct_tf.runs.resolved import Resolved
 
 N, K = 23, 5
@@ -225,6 +228,64 @@ def test_photographs_are_resized_by_what_the_rules_say_wherever_they_are_used(ki
     expected = np.stack([transform.resize(images[index][None], seeds if seeds is None else seeds[row:row + 1])[0]
                          for row, index in enumerate(order)])
     assert np.array_equal(trained, expected)
+
+
+class _Records:
+    """Reads records that are PNG files behind a byte, the label."""
+
+    def encoded(self, record):
+        label = tf.io.decode_raw(tf.strings.substr(record, 0, 1), tf.uint8)[0]
+        return tf.strings.substr(record, 1, -1), tf.cast(label, tf.int64)
+
+    def __call__(self, record):
+        contents, label = self.encoded(record)
+        return decode.decode(contents), label
+
+
+def _streamed(images, folder):
+    path = str(folder / "records")
+    with tf.io.TFRecordWriter(path) as writer:
+        for label, image in enumerate(images):
+            writer.write(bytes([label % K]) + tf.io.encode_png(image).numpy())
+    return Split("validation", Windowed([path], [len(images)], [0], _Records(), window=3), len(images), None)
+
+
+@pytest.mark.parametrize("kind", ["held", "mixed sizes", "streamed"])
+@pytest.mark.parametrize("resampler", ["pillow", "matrix"])
+def test_a_split_prepared_once_has_the_pixels_and_labels_of_one_prepared_each_time(kind, resampler, tmp_path):
+    split, images = _photographs("held" if kind == "held" else "mixed sizes")
+    split = _streamed(images, tmp_path) if kind == "streamed" else split
+    transform = Transform(24, (0.0,), (1.0,), crop_pct=0.9, resampler=resampler, flip="random")
+    way, roomy = transform.evaluation_stages(K), dataclasses.replace(split, room=24 * 24 * 3)
+    assert pipeline.hold_at_size(roomy, way).reader.at_network_size
+    kept = pipeline.hold_at_size(dataclasses.replace(split, room=24 * 24 * 3 - 1), way).reader.at_network_size
+    assert kept == (kind == "held")  # whose images are in memory already
+    for size in (4, 7, 10):
+        batches = [list(pipeline.evaluation_batches(each, way, batch_size=size).as_numpy_iterator())
+                   for each in (dataclasses.replace(split, room=0.0), roomy)]
+        for plain, held in zip(*batches, strict=True):
+            assert plain.keys() == held.keys()
+            for name in plain:
+                real = plain["mask"] > 0 if name in ("image", "label") else slice(None)
+                assert np.array_equal(plain[name][real], held[name][real]), name
+    if kind != "streamed":
+        way = transform.training_stages(K)
+        plain, held = (_train(each, 4, 0, 5, transform) for each in (split, pipeline.hold_at_size(roomy, way)))
+        assert all(np.array_equal(plain[name], held[name]) for name in plain)
+    else:  # held images would come in another order
+        stream = dataclasses.replace(roomy, name="train")
+        assert pipeline.hold_at_size(stream, transform.training_stages(K)) is stream
+
+
+def test_the_room_of_a_budget_goes_to_the_evaluated_splits_first_and_less_what_is_held():
+    def split(name, number, held):
+        return Split(name, types.SimpleNamespace(held_bytes=held), number, None)
+
+    splits = {"train": split("train", 900, 40), "validation": split("validation", 40, 40),
+              "test": split("test", 60, 40)}
+    opened = source.Source("", (), splits, None, None, "", (), "", None).with_room(10_040)
+    assert {name: each.room for name, each in opened.splits.items()} == {"train": 10, "validation": 100, "test": 100}
+    assert opened.with_room(39).splits["test"].room == 0
 
 
 def _by_pillow(image):

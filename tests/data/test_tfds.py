@@ -16,6 +16,7 @@ from cct_tf.data import registry, source, statistics, tfds_prepare
 from cct_tf.data import tfds as tfds_module
 from cct_tf.errors import UserError
 from cct_tf.readers.encoded import Encoded
+from cct_tf.readers.flat import Flat
 from cct_tf.readers.windowed import Windowed
 from cct_tf.settings.config import DataConfig
 
@@ -91,9 +92,10 @@ def test_a_set_of_one_size_is_held_in_file_order(data_dir):
         assert split.labels.tolist() == [label for _, label in expected]
 
 
-def test_a_set_of_mixed_sizes_is_held_encoded(data_dir):
-    split = _open(data_dir, "mixed").splits["train"]
-    assert isinstance(split.reader, Encoded) and not split.reader.on_disk
+@pytest.mark.parametrize(("decode", "reader"), [("exact", Flat), ("fast", Encoded)])
+def test_a_set_of_mixed_sizes_is_held_decoded_or_encoded(data_dir, decode, reader):
+    split = _open(data_dir, "mixed", decode=decode).splits["train"]
+    assert isinstance(split.reader, reader) and split.reader.held_bytes
     for index in (0, 1, 50):
         image = split.reader.load({"index": index})[0].numpy()
         np.testing.assert_array_equal(image[:6, :, 0], _example(index)[0][..., 0])

@@ -7,6 +7,7 @@ from PIL import Image
 
 from cct_tf.errors import UserError
 from cct_tf.readers.encoded import Encoded
+from cct_tf.readers.flat import Flat
 from cct_tf.readers.held import Held
 from cct_tf.readers.windowed import Windowed
 
@@ -69,8 +70,13 @@ def _by_index(folder):
     return ArrayRecords(shards, [2, 5], [2, 0], _PngRecord())
 
 
-READERS = {"held": lambda folder: Held(tf.constant(PIXELS), ROWS), "in memory": _in_memory, "on disk": _on_disk,
-           "by index": _by_index, "streamed": _streamed}
+def _flat(folder):
+    starts, shapes = np.arange(9) * PIXELS[0].size, np.full([9, 2], PIXELS.shape[1:3], np.int32)
+    return Flat(tf.constant(PIXELS.reshape(-1)), starts, shapes, ROWS, [f"{row}.png" for row in range(9)])
+
+
+READERS = {"held": lambda folder: Held(tf.constant(PIXELS), ROWS), "held end to end": _flat, "in memory": _in_memory,
+           "on disk": _on_disk, "by index": _by_index, "streamed": _streamed}
 
 
 @pytest.fixture(scope="module", params=READERS)

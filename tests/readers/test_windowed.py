@@ -63,6 +63,7 @@ def _decoded_by(share, paths, training):
 
     def decode(record):
         def note(record):
+            record = record if isinstance(record, bytes) else record.item()  # eagerly an array
             decoded.append(record[0])
             return np.full([4, 4, 3], record[0], np.uint8), np.int64(record[0])
 
