@@ -67,6 +67,13 @@ def _data_of(own, console):
         yield {"dataset": "folder", "data_dir": str(folder)}
 
 
+def _described(settings, own):
+    """What was read, in words."""
+    if own["images"] == _SYNTHETIC:
+        return f"JPEGs of {own['source_size'] or _SIZE}, made for it"
+    return settings.data.data_dir if settings.data.dataset in ("folder", "npz") else settings.data.dataset
+
+
 def _check(settings, own):
     """What can be judged before TensorFlow is imported."""
     runtime.check_backend()
@@ -113,6 +120,8 @@ def main(given):
         with memory.named_when_out(memory.EVALUATION if evaluates else memory.TRAINING,
                                    settings.run.eval_batch_size if evaluates else settings.optim.batch_size):
             found = {"what": own["what"]} | _measure(settings, console, own)
+    if own["what"] == "input":
+        found["images"] = _described(settings, own)
     if own["json"]:
         print(json.dumps(found))
     else:

@@ -47,11 +47,11 @@ def write(folder, size, number):
     """
     from sklearn.datasets import load_sample_images  # a second; nobody else needs it
     loaded = load_sample_images()
-    photographs = [(pathlib.Path(name).stem, image) for name, image in zip(loaded.filenames, loaded.images, strict=True)]
+    names = [pathlib.Path(name).stem for name in loaded.filenames]
     for split, count in (("train", number), ("test", _TESTED)):
         draws = np.random.default_rng(count)
         for place in range(count):
-            name, photograph = photographs[place % len(photographs)]
+            name, photograph = names[place % len(names)], loaded.images[place % len(names)]
             path = folder / split / name / f"{place:03}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             _part(photograph, size, draws).save(path, quality=QUALITY)
