@@ -276,8 +276,17 @@ def _per_example(batches, function, parallel_calls=tf.data.AUTOTUNE):
     return batches.unbatch().map(function, num_parallel_calls=parallel_calls).batch(size, drop_remainder=True)
 
 
-def _staged(batches, stages):
-    """The stages of the host that take batches, and what those of the device have to know."""
+def staged(batches, stages, finish=lambda batch: batch):
+    """Batches after the stages of the host that take batches.
+
+    Args:
+        batches: Dataset of batches as `read_batches` gives them.
+        stages: tuple of `stages.Stage`; those of other places are left out.
+        finish: function of a batch, called last.
+
+    Returns:
+        Dataset.
+    """
     chosen = stages_lib.of_place(stages, stages_lib.BATCH)
 
     @as_written
@@ -285,12 +294,21 @@ def _staged(batches, stages):
         for stage in chosen:
             shape = batch["image"].shape[1:3]
             batch = stage.apply(batch, stage.sample(batch, tuple(shape)))
+        return finish(batch)
+
+    size, side = batches.element_spec["image"].shape[:2]
+    calls = _parallel_calls(_STAGING * size * _pixel_bytes(side), budget.staging())
+    return tensors.by_reference(batches.map(run, num_parallel_calls=calls))
+
+
+def _shipped(batches, stages):
+    """What goes to the device: `staged`, and what the stages of the device have to know."""
+    @as_written
+    def finish(batch):
         batch = {"mask": tf.ones_like(batch["seed"], tf.float32)} | stages_lib.sample_for_device(batch, stages)
         return {name: value for name, value in batch.items() if name not in ("index", "epoch", "position")}
 
-    batch_bytes = batches.element_spec["seed"].shape[0] * _pixel_bytes(stages_lib.resize_stage(stages).size)
-    calls = _parallel_calls(_STAGING * batch_bytes, budget.staging())
-    return tensors.by_reference(batches.map(run, num_parallel_calls=calls))
+    return staged(batches, stages, finish)
 
 
 def _prefetched(batches):
@@ -317,6 +335,20 @@ def train_batches(split, stages, sampling, start_step, num_steps, share=_WHOLE):
     return _prefetched(prepared_batches(_numbered(batches, sampling, start_step, share), split, stages))
 
 
+def read_batches(split, stages, sampling, start_step, num_steps):
+    """Training batches as they are before the other stages of the host.
+
+    Args: as of `train_batches`.
+
+    Returns:
+        Dataset of dicts: "image" uint8 [B, S, S, 3], "class" int32 [B], "index", "epoch", "position" int64 [B], "seed"
+        uint32 [B].
+    """
+    batches = split.reader.order(sampling.seed, sampling.num_images, start_step, num_steps)
+    batches = _numbered(batches, sampling, start_step, _WHOLE)
+    return _prefetched(_read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages)))
+
+
 def prepared_batches(batches, split, stages):
     """Training batches of draws that somebody chose.
 
@@ -331,7 +363,7 @@ def prepared_batches(batches, split, stages):
     if split.reader.image_shape is not None:  # of others only these may be wanted
         split = hold_at_size(split, stages)
     batches = _read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages))
-    return _staged(batches, stages)
+    return _shipped(batches, stages)
 
 
 def _num_classes(stages):
@@ -369,4 +401,4 @@ def evaluation_batches(split, stages, *, batch_size, share=_WHOLE):
         return batch | {"seed": tf.zeros_like(position, tf.uint32)} | _masks(mask, is_broken)
 
     batches = split.reader.in_order(batch_size).enumerate().map(numbered)
-    return _prefetched(_staged(_read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages)), stages))
+    return _prefetched(_shipped(_read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages)), stages))
