@@ -138,7 +138,7 @@ class Source:
         """
         free = num_bytes - max(split.reader.held_bytes for split in self.splits.values())
         everything = sum(split.num_examples for split in self.splits.values())
-        evaluated = everything - self.splits["train"].num_examples
+        evaluated = sum(split.num_examples for name, split in self.splits.items() if name != "train")
         rooms = {name: max(free, 0) / (everything if name == "train" else evaluated) for name in self.splits}
         return dataclasses.replace(self, splits={name: dataclasses.replace(split, room=rooms[name])
                                                  for name, split in self.splits.items()})

@@ -105,10 +105,11 @@ def part_source(config, rules, class_names, subsets, *, notes=(), broken=()):
     for name, subset in subsets.items():
         if not len(subset.indices):
             raise UserError(f"--dataset={config.dataset}: expected images in the {name} split, found none")
+    splits = _splits(subsets)
+    first = splits.get("train", next(iter(splits.values())))  # other parts than "train" come with recorded rules
     return source.Source(
-        name=config.dataset, class_names=tuple(class_names), splits=_splits(subsets), mean=None, std=None,
-        fingerprint=None, notes=tuple(notes), order="indexed",
-        rules=dataclasses.replace(rules, bit_depth=rules.bit_depth or 16), broken=tuple(broken))
+        name=config.dataset, class_names=tuple(class_names), splits=splits, mean=None, std=None, fingerprint=None,
+        notes=tuple(notes), order="indexed", rules=rules.settled(first.reader.image_shape), broken=tuple(broken))
 
 
 def indexed_source(config, rules, class_names, subsets, *, notes=(), known=None, extra=(), broken=(),

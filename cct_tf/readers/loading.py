@@ -208,7 +208,7 @@ def each_decoded(images, put, on_bad, what, stream):
         bool [n], False where broken; None if `put` said so.
     """
     good = np.zeros(len(images.names), bool)
-    decoded = _in_parallel(images, lambda image: image, min(tensors.num_threads(), tensors.MOST_DECODERS))
+    decoded = _in_parallel(images, lambda image: image, _decoders(images))
     with progress.count(len(good), what, stream) as advance:
         for index, image in tensors.by_reference(decoded.prefetch(2)).as_numpy_iterator():
             if not put(index, image):

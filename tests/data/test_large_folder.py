@@ -153,11 +153,12 @@ def test_notes_tell_no_names(folder, cache):
 
 @pytest.mark.parametrize("limit", [0.0, 1.0])
 def test_with_skip_what_was_decoded_is_not_decoded_again(folder, cache, monkeypatch, limit):
+    """Of files on disk, and of those whose bytes are held; --decode=fast holds no pixels."""
     (folder / "train/ant/1.png").write_bytes(b"not a picture")
     asked, find_broken = [], loading.find_broken
     monkeypatch.setattr(loading, "find_broken", lambda images, *args: (
         asked.append(list(images.names)), find_broken(images, *args))[1])
-    first, second = (_open(folder, cache, on_bad_image="skip", in_memory_gib=limit) for _ in range(2))
+    first, second = (_open(folder, cache, on_bad_image="skip", in_memory_gib=limit, decode="fast") for _ in range(2))
     assert len(asked[0]) == NUMBER and asked[1:] == [[str(folder / "train/ant/1.png")]]
     assert first.broken == second.broken and len(second.broken) == 1
     assert second.splits["train"].num_examples == 5 and first.fingerprint == second.fingerprint
