@@ -72,7 +72,7 @@ def decoding(split, batch_size):
         Dataset, each of whose elements stands for B images; None where the images are decoded already, or are no files.
     """
     reader = split.reader
-    if reader.image_shape is not None:
+    if reader.holds_pixels:
         return None
     try:
         contents = [decode.read_bytes(reader.origin(place)) for place in reader.spread(_FILES)]

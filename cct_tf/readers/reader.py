@@ -36,6 +36,7 @@ class Reader:
     Attributes:
         image_shape: (H, W) of every image, where they are of one size and `gather` gets many at once by their places
             alone: such a reader knows no labels and has no columns of its own. Else None.
+        holds_pixels: whether the images are held decoded.
         at_network_size: whether the images are what the network takes already, see `pipeline.hold_at_size`.
         broken: `broken.Broken` of a reader that bears broken images; None where one ends the command, or there is none.
         knows_labels: whether `load` gives labels; where it doesn't, the split has them.
@@ -44,6 +45,7 @@ class Reader:
     """
 
     image_shape = None
+    holds_pixels = False
     at_network_size = False
     broken = None
     knows_labels = False

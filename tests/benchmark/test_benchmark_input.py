@@ -22,6 +22,7 @@ from cct_tf.data.source import Split
 from cct_tf.errors import UserError
 from cct_tf.readers import decode
 from cct_tf.readers.encoded import Encoded
+from cct_tf.readers.flat import Flat
 from cct_tf.readers.held import Held
 from cct_tf.settings import flags
 
@@ -108,8 +109,12 @@ def test_the_floor_is_whole_files_decoded(tmp_path, suffix, mode):
         found, [decode.decode_file(decode.read_bytes(path), path)[0, 0] for path in paths])
 
 
-def test_there_is_no_floor_where_nothing_is_decoded_or_no_file_is_known():
+def test_there_is_no_floor_where_nothing_is_decoded_or_no_file_is_known(tmp_path):
     assert input_benchmark.decoding(_split(), 4) is None
+    Image.fromarray(RANDOM[0]).save(tmp_path / "held.png")
+    flat = Flat(tf.constant(RANDOM.reshape(-1)), np.array([0]), np.array([[12, 12]]), np.array([0]),
+                [tmp_path / "held.png"])
+    assert input_benchmark.decoding(Split("train", flat, 1, np.zeros(1, np.int32)), 4) is None
     records = ["images.tfrecord, record 7"] * 2
     split = Split("train", Encoded(tf.constant(records), records, np.arange(2), True), 2, np.zeros(2, np.int32))
     assert input_benchmark.decoding(split, 4) is None
