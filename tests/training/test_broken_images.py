@@ -1,5 +1,6 @@
 """Images that break while a run uses them: with --on_bad_image=skip it goes on, and is the run that knew them."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -10,6 +11,7 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from cct_tf.errors import Interrupted, UserError
@@ -17,6 +19,7 @@ from cct_tf.readers.broken import Finding
 from cct_tf.runs import found_broken_file, run_record
 from cct_tf.training.broken_images import BrokenImages
 from tests.commands import call
+from tests.data import test_tfds
 from tests.exact_resume import differences
 from tests.training import tiny
 
@@ -245,6 +248,56 @@ def test_with_stop_the_line_names_the_file_and_the_command_goes_on_once_it_is_me
     path.write_bytes(contents)
     _train(copy, "stopped", **flags)
     assert _differences(copy / "undisturbed", copy / "stopped") == []
+
+
+STREAM = {"dataset": "grey", "train_steps": 8, "eval_every_steps": 8, "validation_fraction": 0.0, "shuffle_window": 4,
+          "mean": (0.5,), "std": (0.25,)}
+
+
+def _damage(shard, number, records, writer):
+    """Cut the image of a record of a shard; the file keeps its form."""
+    example = tf.train.Example.FromString(records[number])
+    image = example.features.feature["image"].bytes_list.value
+    image[0] = image[0][:-30]
+    records[number] = example.SerializeToString()
+    os.remove(shard)
+    with writer(shard) as file:
+        for record in records:
+            file.write(record)
+
+
+def _records_of(shard, kind):
+    if kind == "tfrecord":
+        return [record.numpy() for record in tf.data.TFRecordDataset(shard)]
+    from array_record.python import array_record_module
+    with contextlib.closing(array_record_module.ArrayRecordReader(shard)) as reader:
+        return reader.read_all()
+
+
+@pytest.mark.parametrize("kind", ["tfrecord", "array_record"])
+def test_a_record_of_a_set_that_is_not_held_is_replaced_too(tmp_path, kind, capsys):
+    if kind == "array_record":
+        pytest.importorskip("array_record", reason="TFDS brings it along on Linux")
+    examples = [test_tfds._example(number) for number in range(24)]
+    test_tfds._write(tmp_path / "images", "grey", (6, 5, 1), {"train": examples[:16], "test": examples[16:]},
+                     file_format=kind)
+    _stop_at(_assemble(tmp_path, **STREAM), 2)
+    shutil.copytree(tmp_path / "run", tmp_path / "listed")
+    shard, sound = str(next((tmp_path / "images").rglob("grey-train*-00001-of-*"))), tmp_path / "sound"
+    shutil.copytree(tmp_path / "images", sound / "images")
+    writer = {"tfrecord": tf.io.TFRecordWriter, "array_record": test_tfds._array_record_writer}[kind]
+    _damage(shard, 1, _records_of(shard, kind), writer)
+    _train(tmp_path, **STREAM)
+    assert capsys.readouterr().err.count(f"broken image: {shard} (record 1): ") == 1
+    (row,) = _record(tmp_path).resolved.found_broken
+    assert (row["split"], row["place"], "path" in row) == ("train", 5, False)  # four records in the first shard
+    path = tmp_path / "listed/checkpoints/step_00000002"
+    record = run_record.read_record(path)
+    run_record.write_record(path, dataclasses.replace(
+        record, resolved=dataclasses.replace(record.resolved, found_broken=(row,))))
+    training = tiny.assemble(tmp_path / "listed", data_dir=str(sound / "images"), **RUN | STREAM)
+    training.run(tiny.NoInterrupts())
+    assert _differences(tmp_path / "run", tmp_path / "listed") == []
 
 
 class _Peers:
