@@ -208,7 +208,8 @@ def decode_part(contents, part, bit_depth=16, fast=None):
         size = tf.image.extract_jpeg_shape(contents)[:2]
         # Of a file that is cut off the upper rows would be decoded without an error.
         ends = tf.equal(tf.strings.substr(contents, -len(_JPEG_END), len(_JPEG_END)), _JPEG_END)
-        return tf.cond(ends & parts.is_worth_it(size, fast),
+        is_worth_it = fast is not None or parts.is_worth_it(size[0] * size[1])
+        return tf.cond(ends & is_worth_it,
                        lambda: parts.of_jpeg(contents, size, part(*tf.unstack(size)), fast),
                        lambda: parts.of_whole(_decode_jpeg(contents)))
 

@@ -30,9 +30,9 @@ def placed(box, frame):
     return box / frame[2] - tf.concat([frame[3:], [0.0, 0.0]], 0)  # a power of two
 
 
-def is_worth_it(size, fast):
-    """Whether of a JPEG of this size a part is decoded by itself; `size` int32 [2], `fast` as for `of_jpeg`."""
-    return tf.constant(True) if fast else size[0] * size[1] >= _LARGE
+def is_worth_it(area):
+    """Whether of a JPEG of so many pixels a part is decoded by itself."""
+    return area >= _LARGE
 
 
 def of_jpeg(contents, size, box, fast):

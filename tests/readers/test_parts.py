@@ -10,6 +10,7 @@ from sklearn.datasets import load_sample_images
 
 from cct_tf.augment import pillow_resize
 from cct_tf.readers import decode, parts
+from cct_tf.readers.encoded import Encoded
 from tests.readers import images
 
 PHOTO = load_sample_images().images[0]
@@ -105,3 +106,19 @@ def test_other_formats_are_read_whole(kind):
     pixels, frame = _reader(fast=2)(contents, np.float32([0, 0, 4, 4]))
     assert np.array_equal(pixels, decode.decode_file(contents, "file"))
     assert frame.tolist() == [*pixels.shape[:2], 1, 0, 0]
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize(("side", "is_cut"), [(400, False), (1300, True)])
+def test_files_of_large_images_are_read_in_parts(on_disk, side, is_cut, tmp_path):
+    pixels = np.tile(PHOTO, (4, 3, 1))[:side, :side]
+    contents = _jpeg(pixels, quality=92)
+    (tmp_path / "1.jpg").write_bytes(contents)
+    reader = Encoded(tf.constant([str(tmp_path / "1.jpg") if on_disk else contents]), ["1.jpg"], np.arange(1), on_disk)
+    box = np.float32([side - 301, 7, 300, 123])
+    found = tf.data.Dataset.range(1).map(lambda place: reader.load_part({"index": place}, lambda *size: box)[:2])
+    (cut, frame), = found.as_numpy_iterator()
+    assert (cut.shape[0] < side) == is_cut and tuple(frame[:3]) == (side, side, 1)
+    top, left, height, width = parts.placed(box, frame).numpy().astype(int)
+    expected = decode.decode_file(contents, "1.jpg")[side - 301:side - 1, 7:130]
+    assert np.array_equal(cut[top:top + height, left:left + width], expected)
