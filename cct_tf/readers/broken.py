@@ -17,8 +17,8 @@ import threading
 import numpy as np
 import tensorflow as tf
 
-from cct_tf import python_calls
 from cct_tf.errors import storage_fault
+from cct_tf.machine import python_calls
 from cct_tf.readers import decode, parts, tensors
 from cct_tf.readers.reader import Reader, as_written
 

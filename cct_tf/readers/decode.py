@@ -24,8 +24,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps
 
-from cct_tf import python_calls
 from cct_tf.errors import UserError
+from cct_tf.machine import python_calls
 from cct_tf.readers import damage, parts, tensors
 
 # An orientation tag (0x0112, one value) other than 1, in either byte order, as EXIF of JPEG and PNG stores it, or the

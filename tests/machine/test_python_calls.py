@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from cct_tf import python_calls
+from cct_tf.machine import python_calls
 
 _ENDS_EARLY = """
 import atexit, time
@@ -19,7 +19,7 @@ def count():  # registered first, so it runs last
 
 atexit.register(count)
 import tensorflow as tf
-from cct_tf import python_calls
+from cct_tf.machine import python_calls
 
 def slow(number):
     calls.append(number)
