@@ -111,7 +111,7 @@ def _evaluate(selected, values, console):
                                              tta_shift=values["tta_shift"])
 
 
-def _draw(evaluated, places, values, console):
+def _draw(evaluated, rows, values, console):
     """Write the pictures of --output_dir; returns their paths."""
     from cct_tf.evaluation import mistakes
     from cct_tf.evaluation.calibration import calibrate
@@ -121,16 +121,16 @@ def _draw(evaluated, places, values, console):
     start = f"{split}_{loaded.path.name}{'_raw' * (loaded.record.keeps_average and loaded.weights == 'raw')}"
     pictures = {"confusion_matrix": plots.confusion_figure(result.confusion, evaluated.class_names, title),
                 "reliability": plots.reliability_figure(calibrate(result.confidences, result.is_right), title)}
-    if len(places):
+    if len(rows):
         wrong = int((~result.is_right).sum())
         pictures["worst_mistakes"] = mistakes.sheet(
-            evaluated, places, f"{title}. The {len(places)} worst of {wrong:,} mistakes: the class, the prediction "
+            evaluated, rows, f"{title}. The {len(rows)} worst of {wrong:,} mistakes: the class, the prediction "
             "with its probability, the loss, the place of the image in the split")
     paths = [pathlib.Path(values["output_dir"]) / f"{start}_{name}.png" for name in pictures]
     for path, figure in zip(paths, pictures.values(), strict=True):
         plots.save(plots.as_array(figure), path)
         console.say(f"wrote {path}")
-    if not len(places):
+    if not len(rows):
         console.say("no mistakes to show")
     return [str(path) for path in paths]
 
@@ -139,9 +139,9 @@ def _report(evaluated, values, console):
     from cct_tf.evaluation import mistakes
     for line in report.lines(evaluated, values["split"], values["tta"]):
         console.say(line)
-    places = mistakes.worst(evaluated.plain, values["mistakes"])
-    pictures = _draw(evaluated, places, values, console) if values["output_dir"] else []
-    shown = [(place, evaluated.split.reader.origin(place)) for place in places]
+    rows = mistakes.worst(evaluated.plain, values["mistakes"])
+    pictures = _draw(evaluated, rows, values, console) if values["output_dir"] else []
+    shown = [(row, evaluated.split.reader.origin(evaluated.plain.place_of(row))) for row in rows]
     return report.as_dict(evaluated, values["split"], values["tta"], shown) | {"pictures": pictures}
 
 

@@ -96,7 +96,7 @@ def _train(settings, workdir, peers, interrupts, console, began, choosing_device
             return
         if peers.is_chief:
             workdir.write_text(workdir.config, flags.as_flagfile(settings))
-            workdir.describe_data(training.images.source)
+            workdir.describe_data(training.images.source, training.broken.named())
         test = training.run(interrupts)
         if peers.is_chief:
             console.say("\n".join(training.result_lines(test, time.perf_counter() - began)))

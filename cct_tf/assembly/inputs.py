@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from cct_tf.assembly import found_broken
 from cct_tf.augment import transform as transform_lib
 from cct_tf.augment.mix import Mix
 from cct_tf.augment.stages import Mixing
@@ -38,8 +39,8 @@ def open_images(config, console, resolved=None, part=None):
     Args:
         config: `config.Config`.
         console: `console.Console`.
-        resolved: `resolved.Resolved` of the run's checkpoint, whose rules and computed statistics stay; None for a new
-            run.
+        resolved: `resolved.Resolved` of the run's checkpoint, whose rules and computed statistics stay, and the list
+            of its broken images; None for a new run.
         part: `tree.Part`, the splits of an image folder to open, see `recorded_data.part_of`; None for all.
 
     Returns:
@@ -53,7 +54,9 @@ def _open_images(config, console, resolved, part):
     budget.use(config.data.pipeline_gib)
     with console.phase(f"opening {config.data.dataset}", with_progress=True), runtime.quiet_stderr():
         source = registry.open_source(config.data, console.stream, rules_of(resolved), part,
-                                      compile_cache.user_folder() / "images")
+                                      compile_cache.user_folder() / "images", found_broken.recorded_files(resolved))
+    if config.data.on_bad_image == "skip":
+        source = found_broken.bearing(source, resolved.found_broken if resolved else ())
     if config.augment.mean is not None:
         return Images(source, config.augment.mean, config.augment.std, "flags", source.rules)
     if resolved is not None and resolved.statistics_computed:

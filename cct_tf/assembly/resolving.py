@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from cct_tf.assembly import found_broken
 from cct_tf.machine import runtime
 from cct_tf.runs.resolved import Resolved
 
@@ -28,7 +29,8 @@ def resolve(config, model, images=None):
         mean=tuple(images.mean), std=tuple(images.std),
         statistics_computed=config.augment.mean is None and source.mean is None,
         fingerprint=source.fingerprint, evaluated_fingerprint=parts[source.evaluated_split],
-        folder=folder if source.has_files else None, order=source.order, data_rules=dataclasses.asdict(source.rules))
+        folder=folder if source.has_files else None, left_out=source.left_out,
+        found_broken=tuple(found_broken.rows(source)), order=source.order, data_rules=dataclasses.asdict(source.rules))
 
 
 def resolve_run(config, model, images, plan, devices, tuning, before=None, initial=None):

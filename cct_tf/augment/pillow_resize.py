@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from cct_tf import python_calls
+from cct_tf.machine import python_calls
 
 # Whole images are resized, then cropped, as torchvision and timm do it. Of longer ones the part that stays is computed
 # alone: 20,000 x 10 pixels would become 448,000 x 224.

@@ -1,11 +1,12 @@
 """Measure the trainer: `python -m cct_tf.benchmark --what=step --model=cct_7_3x1_32 --batch_size=64`."""
 
+import contextlib
 import importlib
 import json
 import sys
 
 from cct_tf.assembly import checks
-from cct_tf.benchmark import comparison, startup, tables
+from cct_tf.benchmark import comparison, photographs, startup, tables
 from cct_tf.errors import UserError
 from cct_tf.machine import runtime
 from cct_tf.settings import command, config, flags
@@ -22,8 +23,13 @@ Measures a part of the trainer under a config, all flags of cct_tf.train include
 
 _PARTS = ("step", "input", "loop", "eval", "startup")
 _RANDOM_IMAGES = ("step", "eval")  # need no data set
+_SYNTHETIC, _SIZE = "synthetic", "500x375"
 _OWN = [
     flags.command_field("what", str, "input", "what is measured", choices=_PARTS),
+    flags.command_field("images", str, "folder", "of input, loop and startup: the run's own, of --dataset and "
+                        "--data_dir (folder); or JPEGs of one size made for it, in their place (synthetic), which are "
+                        "read from disk unless --in_memory_gib is given", choices=("folder", _SYNTHETIC)),
+    flags.command_field("source_size", str, None, f"WIDTHxHEIGHT of synthetic images; default: {_SIZE}"),
     flags.command_field("compare", str, "none", "of step: measure the same network of stock Keras layers in turn, in "
                         "graph mode or compiled by XLA", choices=("none", "keras", "keras_jit")),
     flags.command_field("classes", int, 10, "classes of the network, of step and eval", minimum=1),
@@ -32,6 +38,40 @@ _OWN = [
     flags.command_field("json", bool, False, "print one JSON object on one line, last on stdout"),
 ]
 FIELDS = [*_OWN, *config.FIELDS.values()]
+
+
+def _check_images(given, own):
+    """Judge --images and --source_size, before images are made."""
+    if own["images"] != _SYNTHETIC:
+        if own["source_size"] is not None:
+            raise UserError(f"--source_size: expected none without --images={_SYNTHETIC}, found {own['source_size']}")
+        return
+    if own["what"] in _RANDOM_IMAGES:
+        raise UserError(f"--images: expected folder with --what={own['what']}, which takes random pixels and reads no "
+                        f"files, found {_SYNTHETIC}")
+    if given.get("data_dir"):
+        raise UserError(f"--data_dir: expected none with --images={_SYNTHETIC}, found {given['data_dir']}")
+    photographs.parse_size(own["source_size"] or _SIZE)
+
+
+@contextlib.contextmanager
+def _data_of(own, console):
+    """The flags of the data set where it is made for the benchmark: a dict, else empty."""
+    if own["images"] != _SYNTHETIC:
+        yield {}
+        return
+    with contextlib.ExitStack() as stack:
+        size = own["source_size"] or _SIZE
+        with console.phase(f"making JPEGs of {size}"):
+            folder = stack.enter_context(photographs.folder(photographs.parse_size(size)))
+        yield {"dataset": "folder", "data_dir": str(folder)}
+
+
+def _described(settings, own):
+    """What was read, in words."""
+    if own["images"] == _SYNTHETIC:
+        return f"JPEGs of {own['source_size'] or _SIZE}, made for it"
+    return settings.data.data_dir if settings.data.dataset in ("folder", "npz") else settings.data.dataset
 
 
 def _check(settings, own):
@@ -69,13 +109,19 @@ def main(given):
     from cct_tf.machine import memory
     from cct_tf.machine.console import Console
     own = {field.name: given.pop(field.name, field.default) for field in _OWN}
-    settings = config.from_dict(given)
-    _check(settings, own)
     console = Console(quiet=own["json"])
-    evaluates = own["what"] == "eval"
-    with memory.named_when_out(memory.EVALUATION if evaluates else memory.TRAINING,
-                               settings.run.eval_batch_size if evaluates else settings.optim.batch_size):
-        found = {"what": own["what"]} | _measure(settings, console, own)
+    _check_images(given, own)
+    if own["images"] == _SYNTHETIC:  # what the flags say of another data set does not count
+        given = {"in_memory_gib": 0.0} | given | {"dataset": "digits", "train_split": "train", "test_split": "test"}
+    _check(config.from_dict(given), own)
+    with _data_of(own, console) as data:
+        settings = config.from_dict(given | data)
+        evaluates = own["what"] == "eval"
+        with memory.named_when_out(memory.EVALUATION if evaluates else memory.TRAINING,
+                                   settings.run.eval_batch_size if evaluates else settings.optim.batch_size):
+            found = {"what": own["what"]} | _measure(settings, console, own)
+    if own["what"] == "input":
+        found["images"] = _described(settings, own)
     if own["json"]:
         print(json.dumps(found))
     else:

@@ -1,58 +1,115 @@
-"""How fast the input pipeline makes training batches, and which of its stages takes the time."""
+"""How fast the input pipeline makes training batches, and which of its stages takes the time.
 
+The whole pipeline, each of its stages and the decoder alone are measured in turn, each with all cores to itself. A
+stage runs as in the pipeline, on batches that are at hand. So no time is a difference of two others; the stages add up
+to about the time of the whole, and both are told.
+"""
+
+import functools
+import math
 import statistics
-import time
 
 import tensorflow as tf
 
 from cct_tf.assembly import inputs
-from cct_tf.augment.stages import BATCH, DEVICE, IMAGE, of_place, resize_stage
+from cct_tf.augment.stages import BATCH, DEVICE, of_place
+from cct_tf.benchmark import measuring
 from cct_tf.data import pipeline
 from cct_tf.machine import runtime
 from cct_tf.models import variants
+from cct_tf.readers import decode, headers, tensors
+from cct_tf.readers.reader import as_written
 
-_WARM_UP = 3  # batches before the clock starts: buffers, XLA
+_WARM_UP, _WARM_UP_SECONDS = 3, 0.5  # batches and seconds before the clock starts: threads, buffers, XLA
+_ENDLESS = 10**9  # steps
+_KEPT_BYTES, _MOST_KEPT = 2**27, 8  # batches that are at hand: their bytes, their number; two at least
+_FILES = 64  # that are decoded alone
 
 
-def cumulative_stages(stages, resize):
-    """The host's part of the pipeline with more and more of its stages, the whole one last.
+def timed_parts(split, stages, sampling):
+    """The host's stages, each by itself on batches that are at hand.
 
     Args:
+        split: `source.Split`, after `pipeline.hold_at_size`.
         stages: tuple of `stages.Stage`, of `Transform.training_stages`.
-        resize: the stage of evaluation that brings images to the network's size.
+        sampling: `pipeline.Sampling`.
 
     Returns:
-        dict name -> tuple of stages, without what is sampled for the device. "read" is order, gathering or decoding,
-        bringing to size, and the labels.
+        dict name -> endless Dataset of batches after this stage. "read" is order, reading and decoding or gathering,
+        cropping, bringing to size, putting batches together, and the labels.
     """
-    host = of_place(stages, IMAGE, BATCH)
-    labels, = (stage for stage in host if stage.name == "labels")
-    measured = [stage for stage in host if stage not in (resize, labels)]
-    found = {"read": (resize, labels)}
-    for number, last in enumerate(measured, 1):
-        kept = {resize, labels, *measured[:number]}
-        found[last.name] = tuple(stage for stage in host if stage in kept)
-    return {name: chosen if chosen[0].where == IMAGE else (resize, *chosen) for name, chosen in found.items()}
+    labels, = (stage for stage in stages if stage.name == "labels")
+    parts = {"read": pipeline.staged(pipeline.read_batches(split, stages, sampling, 0, _ENDLESS), (labels,))}
+    kept = _first(parts["read"])
+    for stage in of_place(stages, BATCH):
+        if stage is labels:
+            continue
+        parts[stage.name] = pipeline.staged(_again(kept), (stage,))
+        kept = _first(parts[stage.name])
+    return parts
 
 
-def _seconds_per_image(split, stages, sampling, seconds):
-    """Time of one image through a pipeline, measured for about `seconds`."""
+def _first(batches):
+    """Some batches of a Dataset, eager, so many that they take little memory."""
+    image = batches.element_spec["image"].shape
+    return list(batches.take(max(2, min(_MOST_KEPT, _KEPT_BYTES // math.prod(image)))))
+
+
+def _again(batches):
+    """The same batches for ever: nothing is computed or copied for them."""
+    datasets = [tf.data.Dataset.from_tensors(batch) for batch in batches]
+    return functools.reduce(lambda before, one: before.concatenate(one), datasets).repeat()
+
+
+def decoding(split, batch_size):
+    """The floor of reading: files that are in memory, decoded to all of their pixels, and nothing else.
+
+    Args:
+        split: `source.Split`.
+        batch_size: int B.
+
+    Returns:
+        Dataset, each of whose elements stands for B images; None where the images are decoded already, or are no files.
+    """
+    reader = split.reader
+    if reader.holds_pixels:
+        return None
+    try:
+        contents = [decode.read_bytes(reader.origin(place)) for place in reader.spread(_FILES)]
+    except (decode.BrokenImage, TypeError):  # a record has no path of its own
+        return None
+    plain = all(map(headers.is_plain_jpeg, contents))
+    found = tensors.on_cpu(contents)
+
+    @as_written
+    def one(place):
+        file = found[place]
+        pixels = tf.io.decode_jpeg(file, 3, dct_method="INTEGER_ACCURATE") if plain else decode.decode(file)
+        return pixels[0, 0]
+
+    places = tf.data.Dataset.range(len(contents)).repeat()
+    return tensors.by_reference(places.map(one, num_parallel_calls=runtime.num_threads()).batch(batch_size).prefetch(2))
+
+
+def _costs(batches, batch_size, seconds):
+    """What an image takes in a Dataset of batches, measured for about `seconds`: (seconds, processor seconds)."""
     with tf.device("CPU:0"):
-        batches = iter(pipeline.train_batches(split, stages, sampling, 0, 10**9))
+        iterator = iter(batches)
+
+    def advance():
+        next(iterator)
+        return batch_size
+
     for _ in range(_WARM_UP):
-        next(batches)
-    count, began = 0, time.perf_counter()
-    while (taken := time.perf_counter() - began) < seconds:
-        next(batches)
-        count += 1
-    return taken / (count * sampling.batch_size)
+        advance()
+    measuring.rate(advance, min(_WARM_UP_SECONDS, seconds))
+    return measuring.costs(advance, seconds)
 
 
 def measure(config, console, repeats, seconds):
     """Measure the input pipeline of a config, all cores together.
 
-    Every variant is measured `repeats` times, in turn with the others; medians count. A stage's time is the time of the
-    pipeline with it less that of the pipeline without it.
+    Everything is measured `repeats` times, in turn; medians count.
 
     Args:
         config: `config.Config`.
@@ -61,27 +118,33 @@ def measure(config, console, repeats, seconds):
         seconds: float, of one measurement.
 
     Returns:
-        dict: "images_per_second" of the whole pipeline; "lowest", "highest" of the repeats; "stages" {stage:
-        microseconds an image}; "stages_in_step", names of those that are part of the training step; "batch_size",
-        "image_size", "cores", "tensorflow".
+        dict: "images_per_second" of the whole pipeline, "lowest", "highest" of the repeats; "microseconds" and
+        "processor_microseconds" that the whole takes for an image; "stages" {stage: the same two}; "decoding", the same
+        two of the decoder alone, or None, see `decoding`; "stages_in_step", names of those that are part of the
+        training step; "batch_size", "image_size", "cores", "tensorflow".
     """
     images = inputs.open_images(config, console)
     variant = variants.resolve(config.model.model, config.augment.image_size)
     transform = inputs.make_transform(config, images, variant)
     sampling, stages = inputs.make_sampling(config), inputs.training_stages(config, images, transform)
-    resize = resize_stage(transform.evaluation_stages(images.source.num_classes))
-    pipelines = cumulative_stages(stages, resize)
-    times = {name: [] for name in pipelines}
+    size, opened = sampling.batch_size, images.source.splits["train"]
+    with console.phase("preparing what is measured"), tf.device("CPU:0"):
+        split = pipeline.hold_at_size(opened, stages)
+        parts = timed_parts(split, stages, sampling)
+        measured = parts | {"whole": pipeline.train_batches(split, stages, sampling, 0, _ENDLESS),
+                            "decoding": decoding(opened, size)}
+    sides = {name: functools.partial(_costs, batches, size) for name, batches in measured.items() if batches}
     with console.phase("measuring the input pipeline"):
-        for _ in range(repeats):
-            for name, chosen in pipelines.items():
-                split = pipeline.hold_at_size(images.source.splits["train"], chosen)
-                times[name].append(_seconds_per_image(split, chosen, sampling, seconds))
-    medians = [statistics.median(found) for found in times.values()]
-    steps = [after - before for before, after in zip([0.0, *medians], medians, strict=False)]
-    *_, whole = times.values()
-    return {"images_per_second": 1 / medians[-1], "lowest": 1 / max(whole), "highest": 1 / min(whole),
-            "stages": {name: 1e6 * step for name, step in zip(times, steps, strict=True)},
-            "stages_in_step": [stage.name for stage in of_place(stages, DEVICE)],
-            "batch_size": sampling.batch_size, "image_size": variant.image_size, "cores": runtime.num_threads(),
-            "tensorflow": tf.__version__}
+        found = measuring.in_turn(sides, repeats, seconds)
+    medians = {name: _median(costs) for name, costs in found.items()}
+    rates = measuring.spread([1 / taken for taken, _ in found["whole"]])
+    return rates | medians["whole"] | {
+        "stages": {name: medians[name] for name in parts}, "decoding": medians.get("decoding"),
+        "stages_in_step": [stage.name for stage in of_place(stages, DEVICE)], "batch_size": size,
+        "image_size": variant.image_size, "cores": runtime.num_threads(), "tensorflow": tf.__version__}
+
+
+def _median(costs):
+    """Of pairs of seconds and processor seconds."""
+    return {name: 1e6 * statistics.median(values)
+            for name, values in zip(("microseconds", "processor_microseconds"), zip(*costs, strict=True), strict=True)}

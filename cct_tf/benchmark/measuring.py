@@ -21,16 +21,25 @@ def rate(advance, seconds):
     return done / taken
 
 
+def costs(advance, seconds):
+    """What a piece of work takes: (seconds, seconds of all processors in this process). Args: as of `rate`."""
+    done, began, processors, taken = 0, time.perf_counter(), time.process_time(), 0.0
+    while taken < seconds:
+        done += advance()
+        taken = time.perf_counter() - began
+    return taken / done, (time.process_time() - processors) / done
+
+
 def in_turn(sides, repeats, seconds):
     """Measure several things alternately.
 
     Args:
-        sides: dict name -> function of seconds that returns a rate.
+        sides: dict name -> function of seconds that returns a rate, or costs.
         repeats: int, rounds.
         seconds: float, of one measurement.
 
     Returns:
-        dict name -> list of `repeats` rates.
+        dict name -> list of `repeats` results.
     """
     found = {name: [] for name in sides}
     for _ in range(repeats):

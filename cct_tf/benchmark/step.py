@@ -5,6 +5,7 @@ in the backward pass. What an implementation computes again doesn't count.
 """
 
 import contextlib
+import functools
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from cct_tf.assembly.devices import check_batch, make_devices
 from cct_tf.assembly.parts import assemble
+from cct_tf.augment.stages import Normalize, on_device
 from cct_tf.benchmark import comparison, machine, measuring
 from cct_tf.data.source import Split
 from cct_tf.engine.step import MOST_STEPS
@@ -20,6 +22,7 @@ from cct_tf.models import cost
 
 _CALL_SECONDS = 1.0  # one call runs steps for about so long, as in the loop
 _LONG_RUN = 10**9  # steps: `auto` chooses as for a run that is worth compiling
+_MEAN, _STD = (0.5,), (0.25,)  # of random levels about; the step takes as long with any
 _LEARNING_RATE = 1e-5  # so small that training on random images doesn't diverge
 
 
@@ -63,7 +66,7 @@ class Steps:
 
 
 class BareStep:
-    """The training step of a config as a run has it, and a random batch.
+    """The training step of a config as a run has it, and a random batch of uint8, which the step normalises.
 
     Args:
         config: `config.Config`.
@@ -78,11 +81,13 @@ class BareStep:
         check_batch(config, self.devices)
         batch_size = config.optim.batch_size
         labels = np.arange(batch_size) % num_classes
-        parts = assemble(config, self.devices, num_classes, Split("train", None, batch_size, labels), _LONG_RUN)
+        parts = assemble(config, self.devices, num_classes, Split("train", None, batch_size, labels), _LONG_RUN,
+                         prepare=functools.partial(on_device, stages=(Normalize(_MEAN, _STD),)))
         self.model, self.tuning = parts.model, parts.tuning
         side = self.model.image_size
         with tf.device("CPU:0"):
-            batch = {"image": tf.random.stateless_normal([batch_size, side, side, 3], [0, 0]),
+            levels = tf.random.stateless_uniform([batch_size, side, side, 3], [0, 0], 0, 256, tf.int32)
+            batch = {"image": tf.cast(levels, tf.uint8),
                      "label": tf.one_hot(labels, num_classes), "seed": tf.cast(tf.range(batch_size), tf.uint32),
                      "mask": tf.ones([batch_size])}
         self.steps = Steps(self.devices, parts.train_step, parts.state, batch)

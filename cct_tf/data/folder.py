@@ -15,15 +15,15 @@ import tensorflow as tf
 
 from cct_tf.data import files as files_lib
 from cct_tf.data import splits, tree
-from cct_tf.data.checked import Checked
 from cct_tf.errors import UserError
 from cct_tf.readers import decode, flat, headers, loading, progress, tensors
+from cct_tf.readers.checked import Checked
 from cct_tf.readers.held import Held
 
 _MANY = 10_000  # files whose first bytes take long enough for a bar
 
 
-def open_folder(config, rules, stream=None, part=None, cache=None):
+def open_folder(config, rules, stream=None, part=None, cache=None, recorded=None):
     """Open an image folder.
 
     Args:
@@ -32,6 +32,8 @@ def open_folder(config, rules, stream=None, part=None, cache=None):
         stream: text stream for progress, or None.
         part: tree.Part, the splits to open: no file of another is opened. None opens all.
         cache: pathlib.Path of the folder that remembers which files were looked at, see `checked`, or None.
+        recorded: recorded_files.RecordedFiles of a run that bears broken images: no other files are left out. None
+            looks which are broken.
 
     Returns:
         source.Source.
@@ -41,23 +43,28 @@ def open_folder(config, rules, stream=None, part=None, cache=None):
             held exceeds the free memory.
     """
     listing = tree.take(config, part)
-    subsets = {split: splits.Subset(None, np.arange(len(files)), listing.labels[split], files)
-               for split, files in listing.files.items()}
+    kept = listing = recorded.restored(listing, config) if recorded else listing
+    if recorded:
+        kept = recorded.without_left_out(listing)
+    subsets = {split: splits.Subset(None, np.arange(len(files)), kept.labels[split], files)
+               for split, files in kept.files.items()}
     subsets = _needed(subsets, config, rules, part)
     opened = _Opened(config, listing, files_lib.joined(subset.files for subset in subsets.values()),
                      part is None or len(subsets) == len(listing.files), cache, stream)
     rules, notes = _settle_bit_depth(rules, opened, part is not None)
     images = loading.whole(opened.paths, opened.names, True, rules.bit_depth)
-    make_reader, good = open_images(images, opened, part and part.held)
-    start = 0
+    held = False if recorded and recorded.broken else part and part.held
+    make_reader, good = open_images(images, opened, held, bool(recorded))
+    left_out, start = _left_out(opened, subsets, images, good, recorded), 0
     for split, subset in subsets.items():
         indices = np.arange(start, start + len(subset.labels))
         start += len(indices)
         subsets[split] = splits.without_broken(dataclasses.replace(subset, make_reader=make_reader, indices=indices),
                                                good)
-    found = {"notes": listing.notes + notes, "broken": loading.broken_images(images, good)}
+    found = {"notes": listing.notes + notes} | left_out
     if part is None:
-        return splits.indexed_source(config, rules, listing.class_names, subsets, extra=_lines(opened.files), **found)
+        return splits.indexed_source(config, rules, listing.class_names, subsets,
+                                     extra=_lines(files_lib.joined(listing.files.values())), **found)
     if _is_held_out_late(config):
         subsets = splits.divided(subsets, config, rules.split)
     subsets = {split: subsets[split] for split in part.splits}
@@ -67,6 +74,21 @@ def open_folder(config, rules, stream=None, part=None, cache=None):
 def _is_held_out_late(config):
     """Whether it can't be told which images are held out before they were looked at: broken ones count for nothing."""
     return bool(config.validation_fraction) and config.on_bad_image == "skip"
+
+
+def _left_out(opened, subsets, images, good, recorded):
+    """"broken" and "left_out" of `source.Source`; `good` as of `open_images`, `subsets` with the broken images."""
+    rows, start, broken = [], 0, iter(loading.broken_images(images, good))
+    for split, subset in subsets.items():
+        for place in np.flatnonzero(~good[start:start + len(subset.labels)]):
+            file = subset.files[place]
+            rows.append({"split": split, "path": os.fsdecode(file.path), "size": file.size,
+                         "label": int(subset.labels[place]), "reason": next(broken)[1]})
+        start += len(subset.labels)
+    rows = (*(recorded.left_out if recorded else ()), *rows)
+    names = [os.path.join(opened.listing.root, tree.shown(row["path"])) for row in rows]
+    return {"broken": tuple((name, row["reason"]) for name, row in zip(names, rows, strict=True)),
+            "left_out": rows if opened.config.on_bad_image == "skip" else None}
 
 
 def _needed(subsets, config, rules, part):
@@ -148,13 +170,14 @@ def _settle_bit_depth(rules, opened, others_count):
     return loading.settle_bit_depth(rules, *opened.of(files), True, what, opened.stream)
 
 
-def open_images(images, opened, held):
+def open_images(images, opened, held, bears=False):
     """Decide how to hold image files, and read them.
 
     Args:
         images: encoded.Encoded on disk, of `loading.whole`.
         opened: _Opened.
         held: bool, whether they are held decoded if they are of one size; None: if all that were listed fit.
+        bears: bool, whether files on disk are not looked at, for the run bears those that are broken.
 
     Returns:
         (function of indices -> reader, bool [n] False where the image is broken).
@@ -178,7 +201,7 @@ def open_images(images, opened, held):
         num_bytes = int(opened.files.sizes.sum())
         tensors.require_memory(2 * num_bytes, config.data_dir)  # twice: TensorFlow copies them
         images = dataclasses.replace(images, contents=_read(images.contents, on_bad), on_disk=False)
-    good = _verify(images, opened, what)
+    good = np.ones(number, bool) if bears and images.on_disk else _verify(images, opened, what)
     return lambda indices: dataclasses.replace(images, indices=indices), good
 
 

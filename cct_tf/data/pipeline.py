@@ -13,7 +13,8 @@ A batch is a dict
     "image"  uint8 [B, S, S, 3]; `stages.on_device` makes of it what the network takes
     "label"  float32 [B, K], smoothed and mixed in training
     "seed"   uint32 [B], example seeds (zeros in evaluation)
-    "mask"   float32 [B], 0 for padding
+    "mask"   float32 [B], 0 for padding, and in evaluation for what is broken
+    "broken" float32 [B], in evaluation alone, 1 for images that can't be decoded, see `readers.broken`
     "STAGE/PARAMETER"  [B, ...], what the stages on the device have to know
 
 Legend: B batch, S side of the network's input, K classes, n examples.
@@ -143,11 +144,12 @@ def _read_once(split, stages, resize):
     """The split with its images at the network's size, held, and their labels."""
     n, size = split.num_examples, min(split.num_examples, tensors.MOST_IMAGES)
     images, labels = tensors.empty_images([n, resize.size, resize.size, 3]), np.zeros(n, np.int32)
+    masked = np.zeros(n, bool)
 
     @as_written
     def unseeded(batch):
         return {name: tf.ensure_shape(column, [size]) for name, column in batch.items()} | {
-            "seed": tf.zeros([size], tf.uint32)}
+            "seed": tf.zeros([size], tf.uint32), "mask": tf.ones([size])}
 
     with tf.device("CPU:0"):
         batches = tensors.by_reference(_read(split.reader.in_order(size).map(unseeded), split, resize,
@@ -155,8 +157,9 @@ def _read_once(split, stages, resize):
         for start, batch in zip(range(0, n, size), batches.as_numpy_iterator(), strict=True):
             images[start:start + size] = batch["image"][:n - start]
             labels[start:start + size] = batch["class"][:n - start]
+            masked[start:start + size] = batch["mask"][:n - start] == 0
     reader = Held(tensors.as_tensor(images), np.arange(n), at_network_size=True)
-    return dataclasses.replace(split, reader=reader, labels=labels)
+    return dataclasses.replace(split, reader=reader, labels=labels, masked=masked if masked.any() else None)
 
 
 def _float_bytes(reader):
@@ -183,22 +186,30 @@ def _read(batches, split, resize, num_classes):
     def prepared(example):
         if resize.takes_a_part:
             return _part(reader, resize, example)
-        image, label = reader.load(example)
-        return _resized_one(resize, image, example["seed"]), label
+        image, label, place = reader.load_or_replace(example)
+        return _resized_one(resize, image, example["seed"]), label, place
 
     @as_written
     def load(example):
-        image, label = prepared(example)
+        image, label, place = prepared(example)
         example = {name: value for name, value in example.items() if name not in reader.own_columns}
         if reader.knows_labels:
             with tf.control_dependencies([decode.require_label(label, num_classes, split.name)]):
                 label = tf.cast(tf.identity(label), tf.int32)
         else:
-            label = tf.gather(labels, example["index"])
+            label = tf.gather(labels, tf.where(place >= 0, place, example["index"]))
+        if reader.broken is not None and "mask" in example:
+            example |= _masks(example["mask"], place < 0)
         return example | {"image": image, "class": label}
 
     image_bytes = _RESIZING[resize.resampler] * reader.most_pixels
     return _per_example(reader.fetch(batches), load, _parallel_calls(image_bytes, budget.reading()))
+
+
+def _masks(mask, is_broken):
+    """The columns of an evaluation where images may be broken: float32 of padding alone, bool -> dict of float32."""
+    is_broken = tf.cast(is_broken, tf.float32)
+    return {"mask": mask * (1.0 - is_broken), "broken": mask * is_broken}
 
 
 def _resized_one(resize, image, seed):
@@ -208,16 +219,16 @@ def _resized_one(resize, image, seed):
 
 
 def _part(reader, resize, example):
-    """A random part of one image at the network's size, uint8 [S, S, 3], and the label of `Reader.load`."""
+    """A random part of one image at the network's size, uint8 [S, S, 3]; label and place of `load_or_replace`."""
     batch = {"seed": example["seed"][None]}
 
     def box(height, width):
         return resize.sample(batch, (height, width))["box"][0]
 
-    pixels, frame, label = reader.load_part(example, box, resize.size if resize.fast else None)
+    pixels, frame, label, place = reader.load_part(example, box, resize.size if resize.fast else None)
     params = resize.sample(batch, (frame[0], frame[1]))
     params = params | {"box": parts.placed(params["box"][0], frame)[None]}
-    return resize.apply({"image": pixels[None]}, params)["image"][0], label
+    return resize.apply({"image": pixels[None]}, params)["image"][0], label, place
 
 
 def _read_batches(batches, reader, labels, resize):
@@ -265,8 +276,17 @@ def _per_example(batches, function, parallel_calls=tf.data.AUTOTUNE):
     return batches.unbatch().map(function, num_parallel_calls=parallel_calls).batch(size, drop_remainder=True)
 
 
-def _staged(batches, stages):
-    """The stages of the host that take batches, and what those of the device have to know."""
+def staged(batches, stages, finish=lambda batch: batch):
+    """Batches after the stages of the host that take batches.
+
+    Args:
+        batches: Dataset of batches as `read_batches` gives them.
+        stages: tuple of `stages.Stage`; those of other places are left out.
+        finish: function of a batch, called last.
+
+    Returns:
+        Dataset.
+    """
     chosen = stages_lib.of_place(stages, stages_lib.BATCH)
 
     @as_written
@@ -274,12 +294,21 @@ def _staged(batches, stages):
         for stage in chosen:
             shape = batch["image"].shape[1:3]
             batch = stage.apply(batch, stage.sample(batch, tuple(shape)))
+        return finish(batch)
+
+    size, side = batches.element_spec["image"].shape[:2]
+    calls = _parallel_calls(_STAGING * size * _pixel_bytes(side), budget.staging())
+    return tensors.by_reference(batches.map(run, num_parallel_calls=calls))
+
+
+def _shipped(batches, stages):
+    """What goes to the device: `staged`, and what the stages of the device have to know."""
+    @as_written
+    def finish(batch):
         batch = {"mask": tf.ones_like(batch["seed"], tf.float32)} | stages_lib.sample_for_device(batch, stages)
         return {name: value for name, value in batch.items() if name not in ("index", "epoch", "position")}
 
-    batch_bytes = batches.element_spec["seed"].shape[0] * _pixel_bytes(stages_lib.resize_stage(stages).size)
-    calls = _parallel_calls(_STAGING * batch_bytes, budget.staging())
-    return tensors.by_reference(batches.map(run, num_parallel_calls=calls))
+    return staged(batches, stages, finish)
 
 
 def _prefetched(batches):
@@ -306,6 +335,20 @@ def train_batches(split, stages, sampling, start_step, num_steps, share=_WHOLE):
     return _prefetched(prepared_batches(_numbered(batches, sampling, start_step, share), split, stages))
 
 
+def read_batches(split, stages, sampling, start_step, num_steps):
+    """Training batches as they are before the other stages of the host.
+
+    Args: as of `train_batches`.
+
+    Returns:
+        Dataset of dicts: "image" uint8 [B, S, S, 3], "class" int32 [B], "index", "epoch", "position" int64 [B], "seed"
+        uint32 [B].
+    """
+    batches = split.reader.order(sampling.seed, sampling.num_images, start_step, num_steps)
+    batches = _numbered(batches, sampling, start_step, _WHOLE)
+    return _prefetched(_read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages)))
+
+
 def prepared_batches(batches, split, stages):
     """Training batches of draws that somebody chose.
 
@@ -320,7 +363,7 @@ def prepared_batches(batches, split, stages):
     if split.reader.image_shape is not None:  # of others only these may be wanted
         split = hold_at_size(split, stages)
     batches = _read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages))
-    return _staged(batches, stages)
+    return _shipped(batches, stages)
 
 
 def _num_classes(stages):
@@ -347,12 +390,15 @@ def evaluation_batches(split, stages, *, batch_size, share=_WHOLE):
     """
     n, rows = split.num_examples, _rows_of(share, batch_size)
     split = hold_at_size(split, stages)
+    masked = split.masked
 
     @as_written
     def numbered(batch_index, batch):
         position = batch_index * batch_size + tf.range(rows.start, rows.stop, dtype=tf.int64)
         batch = {name: tf.ensure_shape(column, [batch_size])[rows] for name, column in batch.items()}
-        return batch | {"seed": tf.zeros_like(position, tf.uint32), "mask": tf.cast(position < n, tf.float32)}
+        is_broken = tf.zeros(tf.shape(position), tf.bool) if masked is None else tf.gather(masked, batch["index"])
+        mask = tf.cast(position < n, tf.float32)
+        return batch | {"seed": tf.zeros_like(position, tf.uint32)} | _masks(mask, is_broken)
 
     batches = split.reader.in_order(batch_size).enumerate().map(numbered)
-    return _prefetched(_staged(_read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages)), stages))
+    return _prefetched(_shipped(_read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages)), stages))

@@ -64,14 +64,14 @@ def _check_tfds_name(config):
                         f"{config.dataset!r}" + nearest(name, [*OURS, *known]))
 
 
-def open_source(config, stream=None, rules=None, part=None, cache=None):
+def open_source(config, stream=None, rules=None, part=None, cache=None, recorded=None):
     """Open the data set of a config.
 
     Args:
         config: DataConfig.
         stream: text stream for progress (stdout where it is free, else None).
         rules: `source.Rules` of a run that exists; None for a new one.
-        part, cache: of an image folder, see `folder.open_folder`; other data sets are opened whole.
+        part, cache, recorded: of an image folder, see `folder.open_folder`; other data sets are opened whole.
 
     Returns:
         source.Source.
@@ -83,10 +83,10 @@ def open_source(config, stream=None, rules=None, part=None, cache=None):
 
     config, rules = _expanded(config), rules or source.Rules()
     _check_splits(config)
-    return _opened(config, rules, stream, part, cache).with_room(config.in_memory_gib * 2**30)
+    return _opened(config, rules, stream, part, cache, recorded).with_room(config.in_memory_gib * 2**30)
 
 
-def _opened(config, rules, stream, part, cache):
+def _opened(config, rules, stream, part, cache, recorded):
     if config.dataset == "digits":
         from cct_tf.data import digits
 
@@ -94,7 +94,7 @@ def _opened(config, rules, stream, part, cache):
     if config.dataset == "folder":
         from cct_tf.data import folder
 
-        return folder.open_folder(config, rules, stream, part, cache)
+        return folder.open_folder(config, rules, stream, part, cache, recorded)
     if config.dataset == "npz":
         from cct_tf.data import npz
 

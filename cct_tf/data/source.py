@@ -77,6 +77,7 @@ class Split:
         labels: int32 [n] NumPy array in the order of the reader; None where the reader alone knows them.
         files: `files.Files` in the same order; None where the images are no files.
         room: float, bytes an image that it may be held in at the network's size, see `with_room`.
+        masked: bool [n], where an evaluated image is broken, of a reader that holds what was decoded; None: nowhere.
     """
 
     name: str
@@ -85,10 +86,11 @@ class Split:
     labels: np.ndarray | None
     files: np.ndarray | None = None
     room: float = 0.0
+    masked: np.ndarray | None = None
 
     def images(self, places):
         """Yield (uint8 NumPy array [H, W, 3], int label) of the images at some places, one after the other."""
-        for place, (image, label) in zip(places, self.reader.images(places), strict=True):
+        for image, label, place in self.reader.found(places):
             yield image, int(self.labels[place] if label is None else label)
 
     def select(self, places):
@@ -96,7 +98,8 @@ class Split:
         return dataclasses.replace(
             self, reader=self.reader.select(places), num_examples=len(places),
             labels=None if self.labels is None else self.labels[places],
-            files=None if self.files is None else self.files[places])
+            files=None if self.files is None else self.files[places],
+            masked=None if self.masked is None else self.masked[places])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +117,7 @@ class Source:
         order: "indexed" or "windowed".
         rules: `Rules` in force, every field known.
         broken: tuple of (path, reason) of the images that --on_bad_image=skip left out.
+        left_out: rows of the same for the record of an image folder, see `recorded_files`; None where none may be.
     """
 
     name: str
@@ -126,6 +130,7 @@ class Source:
     order: str
     rules: Rules
     broken: tuple = ()
+    left_out: tuple | None = None
 
     @property
     def num_classes(self):

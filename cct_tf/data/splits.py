@@ -100,7 +100,7 @@ def _splits(subsets):
             for name in ("train", "validation", "test") if name in subsets}
 
 
-def part_source(config, rules, class_names, subsets, *, notes=(), broken=()):
+def part_source(config, rules, class_names, subsets, *, notes=(), broken=(), left_out=None):
     """The Source of some splits: a dict of Subset by split, held out already. Other arguments as `indexed_source`."""
     for name, subset in subsets.items():
         if not len(subset.indices):
@@ -109,11 +109,12 @@ def part_source(config, rules, class_names, subsets, *, notes=(), broken=()):
     first = splits.get("train", next(iter(splits.values())))  # other parts than "train" come with recorded rules
     return source.Source(
         name=config.dataset, class_names=tuple(class_names), splits=splits, mean=None, std=None, fingerprint=None,
-        notes=tuple(notes), order="indexed", rules=rules.settled(first.reader.image_shape), broken=tuple(broken))
+        notes=tuple(notes), order="indexed", rules=rules.settled(first.reader.image_shape), broken=tuple(broken),
+        left_out=left_out)
 
 
 def indexed_source(config, rules, class_names, subsets, *, notes=(), known=None, extra=(), broken=(),
-                   every_class=True):
+                   left_out=None, every_class=True):
     """The Source of a data set with random access, with the validation split held out if one is asked for.
 
     Args:
@@ -124,7 +125,7 @@ def indexed_source(config, rules, class_names, subsets, *, notes=(), known=None,
         notes: lines for the plan.
         known: (mean, std) of the training images, or None.
         extra: iterable of strings that count towards the fingerprint.
-        broken: (path, reason) of each image left out.
+        broken, left_out: as in `source.Source`.
         every_class: whether a class without a training image is an error.
 
     Raises:
@@ -152,4 +153,4 @@ def indexed_source(config, rules, class_names, subsets, *, notes=(), known=None,
         name=config.dataset, class_names=tuple(class_names), splits=splits, mean=mean, std=std,
         fingerprint=source.fingerprint(class_names, list(splits.values()), extra),
         notes=(*notes, *_lacking(class_names, splits)), order="indexed",
-        rules=rules.settled(splits["train"].reader.image_shape), broken=tuple(broken))
+        rules=rules.settled(splits["train"].reader.image_shape), broken=tuple(broken), left_out=left_out)

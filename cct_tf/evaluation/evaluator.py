@@ -11,6 +11,7 @@ from cct_tf.assembly.devices import make_devices
 from cct_tf.augment import stages
 from cct_tf.data import pipeline
 from cct_tf.engine import losses
+from cct_tf.errors import UserError
 from cct_tf.evaluation.forward import Forward
 from cct_tf.evaluation.metrics import Evaluation
 from cct_tf.evaluation.views import AveragedViews
@@ -60,7 +61,8 @@ class Evaluator:
                 "rank": losses.rank_of_label(labels, logits),
                 "loss": losses.cross_entropy(labels, logits),
                 "confidence": losses.confidence(logits),
-                "mask": batch["mask"]}
+                "mask": batch["mask"],
+                "broken": batch["broken"]}
 
     @tf.function(autograph=False)
     def _step(self, batch):
@@ -75,7 +77,7 @@ class Evaluator:
         Returns:
             dict name -> `metrics.Evaluation`, or None if this worker or another one stopped.
         """
-        found = {name: {column: [] for column in (*_COLUMNS, "mask")} for name in self._models}
+        found = {name: {column: [] for column in (*_COLUMNS, "mask", "broken")} for name in self._models}
         stopped, num_batches = False, -(-self._examples // self._batch_size)
         batches = runtime.distribute(self._devices, self._batches, self._batch_size)
         for batch in itertools.islice(batches, num_batches):
@@ -110,11 +112,15 @@ class Evaluator:
     def _summed(self, table):
         """`metrics.Evaluation` of one model's table, {column: array with a row for each example and for padding}."""
         table = dict(table)
-        real = table.pop("mask") > 0
-        if int(real.sum()) != self._examples:
+        real, broken = table.pop("mask") > 0, int((table.pop("broken") > 0).sum())
+        if int(real.sum()) + broken != self._examples:
             raise RuntimeError(f"evaluated {int(real.sum())} of {self._examples} examples")
+        if not real.any():
+            raise UserError(f"--on_bad_image: expected an image to evaluate on that can be decoded, found {broken} "
+                            "broken ones")
         columns = {_COLUMNS[name]: column[real] for name, column in table.items()}
-        return Evaluation(num_classes=self._num_classes, **columns)
+        return Evaluation(num_classes=self._num_classes, **columns, broken=broken,
+                          places=np.flatnonzero(real) if broken else None)
 
 
 def _joined(columns):

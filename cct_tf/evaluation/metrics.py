@@ -47,6 +47,8 @@ class Evaluation:
         losses: float32 [n], plain cross-entropy.
         num_classes: int K.
         confidences: float32 [n], the probability of each prediction; NaN where the network's answer is not finite.
+        places: int64 [n], places of the examples in the split, ascending; None: 0 to n - 1.
+        broken: int, images of the split that count for nothing, for they can't be decoded.
     """
 
     labels: np.ndarray
@@ -55,6 +57,19 @@ class Evaluation:
     losses: np.ndarray
     num_classes: int
     confidences: np.ndarray | None = None
+    places: np.ndarray | None = None
+    broken: int = 0
+
+    def place_of(self, rows):
+        """int [k], numbers of examples -> their places in the split."""
+        return rows if self.places is None else self.places[rows]
+
+    def only(self, places):
+        """The Evaluation of the examples at some places of the split, int [k]."""
+        rows = np.isin(self.place_of(np.arange(self.examples)), places)
+        columns = {name: getattr(self, name)[rows] for name in ("labels", "predictions", "ranks", "losses")}
+        confidences = None if self.confidences is None else self.confidences[rows]
+        return dataclasses.replace(self, **columns, confidences=confidences, places=self.place_of(np.flatnonzero(rows)))
 
     @property
     def examples(self):
@@ -108,5 +123,6 @@ class Evaluation:
             (hits, predicted), (hits, support), (2 * hits, support + predicted))), support)
 
     def scalars(self, prefix):
-        """{"PREFIX/top1": ..., "PREFIX/top5": ..., "PREFIX/loss": ...}."""
-        return {f"{prefix}/top1": self.top1, f"{prefix}/top5": self.top5, f"{prefix}/loss": self.loss}
+        """{"PREFIX/top1": ..., "PREFIX/top5": ..., "PREFIX/loss": ...}, and broken_images if there are any."""
+        found = {f"{prefix}/top1": self.top1, f"{prefix}/top5": self.top5, f"{prefix}/loss": self.loss}
+        return found | ({f"{prefix}/broken_images": self.broken} if self.broken else {})

@@ -26,54 +26,55 @@ def worst(evaluation, count):
         count: int, at most so many.
 
     Returns:
-        int64 [m], places in the split's order.
+        int64 [m], numbers of examples.
     """
     wrong = np.flatnonzero(~evaluation.is_right)
     losses = np.nan_to_num(evaluation.losses[wrong], nan=np.inf)
     return wrong[np.argsort(-losses, kind="stable")[:count]]
 
 
-def sheet(evaluated, places, heading):
+def sheet(evaluated, rows, heading):
     """A contact sheet of mistakes: class, prediction and its probability, loss and place in the split.
 
     Args:
         evaluated: `evaluator.Evaluated`.
-        places: int64 [m], of `worst`; at least one.
+        rows: int64 [m], of `worst`; at least one.
         heading: words for the top, broken into lines.
 
     Returns:
         matplotlib Figure.
     """
     with tf.device("CPU:0"), decode.broken_images_named():
-        images = _images(evaluated.split, evaluated.transform, places)
+        images = _images(evaluated.split, evaluated.transform, evaluated.plain.place_of(rows))
     cells = contact_sheet.enlarged(images / np.float32(255.0))  # [m, P, P, 3]
-    side, columns = cells.shape[1], min(_COLUMNS, max(len(places), 3))
+    side, columns = cells.shape[1], min(_COLUMNS, max(len(rows), 3))
     step_x, step_y = max(side, _NARROWEST) + GAP, side + 2 * GAP + _CAPTION * LINE
     width = columns * step_x + GAP
     lines = textwrap.wrap(heading, round((width - 2 * GAP) / LETTER), break_on_hyphens=False)
     top = 2 * GAP + len(lines) * LINE
-    canvas = np.full([top + -(-len(places) // columns) * step_y, width, 3], 255, np.uint8)
-    corners = [(top + number // columns * step_y, GAP + number % columns * step_x) for number in range(len(places))]
+    canvas = np.full([top + -(-len(rows) // columns) * step_y, width, 3], 255, np.uint8)
+    corners = [(top + number // columns * step_y, GAP + number % columns * step_x) for number in range(len(rows))]
     for image, (y, x) in zip(cells, corners, strict=True):
         canvas[y:y + side, x:x + side] = image
     axes = contact_sheet.pixel_axes(canvas)
     for line, text in enumerate(lines):
         write(axes, GAP, GAP + (line + 0.5) * LINE, text, 8)
     letters = round((step_x - GAP) / _PIXELS_PER_LETTER)
-    for place, (y, x) in zip(places, corners, strict=True):
-        for line, (text, color) in enumerate(_caption(evaluated, place, letters)):
+    for row, (y, x) in zip(rows, corners, strict=True):
+        for line, (text, color) in enumerate(_caption(evaluated, row, letters)):
             write(axes, x, y + side + (line + 0.7) * LINE, text, 7, color=color)
     return axes.figure
 
 
-def _caption(evaluated, place, letters):
+def _caption(evaluated, row, letters):
     """The lines below an image, (text, colour) each; an image that is no file is called by its place in the split."""
     result, names = evaluated.plain, fonts.readable(evaluated.class_names)
-    confidence, loss = f"{100 * result.confidences[place]:.1f}% ", f"loss {result.losses[place]:.2f}, "
+    confidence, loss = f"{100 * result.confidences[row]:.1f}% ", f"loss {result.losses[row]:.2f}, "
+    place = result.place_of(row)
     origin = evaluated.split.reader.origin(place)
     name = os.path.basename(origin) if origin else f"image {place}"
-    return ((f"is {shortened(names[result.labels[place]], letters - 3)}", "black"),
-            (confidence + shortened(names[result.predictions[place]], letters - len(confidence)), "firebrick"),
+    return ((f"is {shortened(names[result.labels[row]], letters - 3)}", "black"),
+            (confidence + shortened(names[result.predictions[row]], letters - len(confidence)), "firebrick"),
             (loss + shortened(name, letters - len(loss)), "dimgray"))
 
 

@@ -36,7 +36,7 @@ def lines(evaluated, split, tta):
     shown = [f"{loaded.path}, {'EMA' if loaded.weights == 'ema' else 'raw'} weights, {split} split: "
              f"{result.examples:,} images",
              f"  {_accuracy(result)}   balanced {100 * result.balanced_accuracy:.2f}%"]
-    shown += _lacking_lines(evaluated)
+    shown += _broken_lines(evaluated) + _lacking_lines(evaluated)
     found = calibrate(result.confidences, result.is_right)
     shown.append(f"  expected calibration error {100 * found.ece:.2f}%   mean confidence "
                  f"{100 * found.mean_confidence:.2f}%")
@@ -44,6 +44,16 @@ def lines(evaluated, split, tta):
         shown += [f"  with test-time augmentation ({tta}, {evaluated.num_views} views):",
                   f"  {_accuracy(evaluated.averaged)}"]
     return shown + _class_lines(evaluated)
+
+
+def _broken_lines(evaluated):
+    """How many images count for nothing, and the first of them."""
+    reader, count = evaluated.split.reader, evaluated.plain.broken
+    if not count:
+        return []
+    names = ", ".join(str(reader.origin(place)) for place in list(reader.broken.known)[:_NAMED])
+    more = f" and {count - _NAMED} more" if count > _NAMED else ""
+    return [f"  left out: {count:,} that can't be decoded ({names}{more})"]
 
 
 def _lacking(evaluated):
@@ -104,10 +114,11 @@ def as_dict(evaluated, split, tta, mistakes):
              **{f"{kind}_mean": dict(zip(("precision", "recall", "f1"), values, strict=True))
                 for kind, values in scores.means().items()},
              "calibration": _calibration(result),
-             "worst_mistakes": [{"image": int(place), "origin": origin, "label": names[result.labels[place]],
-                                 "prediction": names[result.predictions[place]],
-                                 "confidence": _finite(result.confidences[place]),
-                                 "loss": _finite(result.losses[place])} for place, origin in mistakes],
+             "worst_mistakes": [{"image": int(result.place_of(row)), "origin": origin,
+                                 "label": names[result.labels[row]], "prediction": names[result.predictions[row]],
+                                 "confidence": _finite(result.confidences[row]),
+                                 "loss": _finite(result.losses[row])} for row, origin in mistakes],
+             **({"broken_images": result.broken} if result.broken else {}),
              "checkpoint": str(loaded.path)}
     if evaluated.averaged:
         averaged = evaluated.averaged
@@ -133,9 +144,12 @@ def compared(results, split):
         split: its name.
     """
     (_, _, a), (_, _, b) = results
+    if a.broken or b.broken:  # one may know of more than the other
+        common = np.intersect1d(*(each.place_of(np.arange(each.examples)) for each in (a, b)))
+        a, b = a.only(common), b.only(common)
     test = significance.mcnemar(int(np.sum(a.is_right & ~b.is_right)), int(np.sum(b.is_right & ~a.is_right)))
     found = {"split": split, "examples": a.examples}
-    for letter, (workdir, loaded, result) in zip("ab", results, strict=True):
+    for letter, (workdir, loaded, _), result in zip("ab", results, (a, b), strict=True):
         found[letter] = {"workdir": workdir, "checkpoint": str(loaded.path), "step": loaded.record.step,
                          "weights": loaded.weights, "top1": result.top1, "top5": result.top5,
                          "loss": _finite(result.loss)}

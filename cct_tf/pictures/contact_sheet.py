@@ -121,9 +121,9 @@ def _originals(split, transform, chosen):
     """Examples as the evaluation would prepare them: uint8 [R, S, S, 3], and their classes, list of R ints."""
     images, classes = [], []
     for row in range(len(chosen["index"])):
-        image, label = split.reader.load({name: value[row] for name, value in chosen.items()})
+        image, label, place = split.reader.load_or_replace({name: value[row] for name, value in chosen.items()})
         images.append(at_network_size(split, transform, image))
-        classes.append(int(split.labels[int(chosen["index"][row])] if label is None else label))
+        classes.append(int(split.labels[int(place)] if label is None else label))
     return np.stack(images), classes
 
 

@@ -17,9 +17,10 @@ import numpy as np
 import tensorflow as tf
 from array_record.python import array_record_module
 
-from cct_tf import python_calls
-from cct_tf.readers import decode, parts, tensors
-from cct_tf.readers.reader import Reader, as_written
+from cct_tf.machine import python_calls
+from cct_tf.readers import decode, tensors
+from cct_tf.readers.broken import Broken, OnDemand
+from cct_tf.readers.reader import as_written
 
 _MOST_OPEN = 128  # shards of a split that are kept open; opening one takes 0.2 ms, and systems may allow 1,024 files
 _MOST_OPENING = 16  # at a time
@@ -28,7 +29,7 @@ _MOST_BATCHES = 4  # read at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class ArrayRecords(Reader):
+class ArrayRecords(OnDemand):
     """See the module's docstring.
 
     Attributes:
@@ -38,6 +39,7 @@ class ArrayRecords(Reader):
         decode: function of one serialized record (string scalar) -> (image uint8 [H, W, 3], label int64 scalar). Its
             attribute `encoded` is a function of the same -> (bytes of the image, label).
         indices: int64 [n] NumPy array, those of the m records that belong to this split; None: all.
+        broken: see `broken.OnDemand`.
     """
 
     paths: list
@@ -45,6 +47,7 @@ class ArrayRecords(Reader):
     skips: list
     decode: object
     indices: np.ndarray | None = None
+    broken: Broken | None = None
 
     knows_labels = True
     own_columns = ("record",)  # string [B], serialized
@@ -78,41 +81,26 @@ class ArrayRecords(Reader):
 
         return batches.map(read, num_parallel_calls=_MOST_BATCHES)
 
-    def load(self, example):
-        """See `Reader.load`. A record that fails in a graph is decoded again by Python, which says which it is."""
-        if tf.executing_eagerly():
-            image, label = self._decoded(int(example["index"]))
-            return tensors.on_cpu(image), tensors.on_cpu(label)
-        return self._tried(example, self.decode, lambda image, label: (image, label))
+    def attempt(self, example):
+        return self.decode(example["record"])
 
-    def load_part(self, example, part, fast=None):
-        def decoded(record):
-            contents, label = self.decode.encoded(record)
-            return *decode.decode_part(contents, part, fast=fast), label
+    def attempt_part(self, example, part, fast=None):
+        contents, label = self.decode.encoded(example["record"])
+        return *decode.decode_part(contents, part, fast=fast), label
 
-        return self._tried(example, decoded, lambda image, label: (*parts.of_whole(image), label))
-
-    def _tried(self, example, decoded, of_image):
-        """`decoded` of the record; if that fails, `of_image` of what Python decodes. As in `encoded.Encoded`."""
-        record = tf.data.Dataset.from_tensors(example["record"]).map(as_written(decoded)).ignore_errors()
-        named = tf.data.Dataset.from_tensors(example["index"]).map(
-            as_written(lambda place: of_image(*self._decoded_by_name(place))))
-        return record.concatenate(named).take(1).get_single_element()
-
-    def _decoded_by_name(self, place):
-        image, label = python_calls.call(self._decoded, [place], (tf.uint8, tf.int64), stateful=True)
-        return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(label, [])
-
-    def _decoded(self, place):
-        """(uint8 [H, W, 3], int64 scalar) NumPy arrays; BrokenImage names shard and record."""
+    def decoded(self, place):
         try:
             image, label = self.decode(tensors.on_cpu(self._record(place)))
         except Exception as error:  # whatever array_record, TFDS or the decoder raise on damaged bytes
             raise decode.named(error, self.origin(place)) from error
         return image.numpy(), label.numpy()
 
+    def home(self, place):
+        return self._located(place)[0]
+
     def select(self, places):
-        return dataclasses.replace(self, indices=places if self.indices is None else self.indices[places])
+        return dataclasses.replace(self, indices=places if self.indices is None else self.indices[places],
+                                   broken=self.broken and self.broken.of(places))
 
     def cut(self, number):
         """(Reader of the first `number` records, reader of the others)."""

@@ -24,8 +24,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps
 
-from cct_tf import python_calls
 from cct_tf.errors import UserError
+from cct_tf.machine import python_calls
 from cct_tf.readers import damage, parts, tensors
 
 # An orientation tag (0x0112, one value) other than 1, in either byte order, as EXIF of JPEG and PNG stores it, or the
@@ -330,12 +330,19 @@ def broken_image(error):
 
 
 @contextlib.contextmanager
-def broken_images_named():
-    """Turn what a graph raised about a broken image into the one line that names it; also a decorator."""
+def broken_images_named(then=""):
+    """Turn what a graph raised about a broken image into the one line that names it; also a decorator.
+
+    Args:
+        then: what a person may do about it, added to the line of an image.
+    """
     try:
         yield
     except tf.errors.OpError as error:
-        raise broken_image(error) or error from None
+        found = broken_image(error)
+        if found is not None and str(found).startswith(_MARK) and then:
+            found = BrokenImage(f"{found} ({then})")
+        raise found or error from None
 
 
 def require_label(label, num_classes, split):

@@ -3,17 +3,17 @@
 import contextlib
 import dataclasses
 import functools
+import os
 
 import numpy as np
 import tensorflow as tf
 
-from cct_tf import python_calls
 from cct_tf.readers import decode, parts, tensors
-from cct_tf.readers.reader import Reader, as_written
+from cct_tf.readers.broken import Broken, OnDemand
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoded(Reader):
+class Encoded(OnDemand):
     """See the module's docstring.
 
     Attributes:
@@ -22,6 +22,7 @@ class Encoded(Reader):
         indices: int64 [n] NumPy array, the entries of `contents` that belong to this split.
         on_disk: whether `contents` holds paths.
         bit_depth: int, see `decode`.
+        broken: see `broken.OnDemand`.
     """
 
     contents: tf.Tensor
@@ -29,6 +30,7 @@ class Encoded(Reader):
     indices: np.ndarray
     on_disk: bool
     bit_depth: int = 16
+    broken: Broken | None = None
 
     def __len__(self):
         return len(self.indices)
@@ -56,21 +58,15 @@ class Encoded(Reader):
         with tf.init_scope():  # captured by graphs, not copied into them
             return tensors.on_cpu(np.asarray(self.indices, np.int64))
 
-    def load(self, example):
-        """See `Reader.load`.
+    def tolerating(self, way, known=()):
+        return super().tolerating(way, known) if self.on_disk else self  # the others were decoded when it was opened
 
-        Bytes that are held were decoded once when the set was opened, so they cannot fail in a graph. A file on disk
-        that fails there is decoded again by Python, because a TensorFlow operation cannot say which file it was.
-        """
-        row = tf.gather(self._rows, example["index"])
-        contents = tf.gather(self.contents, row)
-        if tf.executing_eagerly():
-            found = contents.numpy()
-            found = decode.read_bytes(found) if self.on_disk else found
-            return tensors.on_cpu(decode.decode_file(found, self.names[int(row)], self.bit_depth)), None
-        if not self.on_disk:
-            return decode.decode(contents, self.bit_depth), None
-        return self._tried(contents, lambda read: decode.decode(read, self.bit_depth), lambda image: image), None
+    def _contents(self, example):
+        contents = tf.gather(self.contents, tf.gather(self._rows, example["index"]))
+        return tf.io.read_file(contents) if self.on_disk else contents
+
+    def attempt(self, example):
+        return decode.decode(self._contents(example), self.bit_depth), None
 
     @functools.cached_property
     def _has_large(self):
@@ -79,33 +75,23 @@ class Encoded(Reader):
             areas = self.sizes(most=16).prod(axis=1)
         return bool(len(areas)) and parts.is_worth_it(areas.mean())
 
-    def load_part(self, example, part, fast=None):
+    def attempt_part(self, example, part, fast=None):
         if fast is None and not self._has_large:
-            return super().load_part(example, part)
-        contents = tf.gather(self.contents, tf.gather(self._rows, example["index"]))
+            return super().attempt_part(example, part)
+        return *decode.decode_part(self._contents(example), part, self.bit_depth, fast), None
 
-        def decoded(read):
-            return decode.decode_part(read, part, self.bit_depth, fast)
+    def decoded(self, place):
+        row = int(self.indices[place])
+        found = self.contents[row].numpy()
+        found = decode.read_bytes(found) if self.on_disk else found
+        return decode.decode_file(found, self.names[row], self.bit_depth), None
 
-        if not self.on_disk:
-            return *decoded(contents), None
-        return *self._tried(contents, decoded, parts.of_whole), None
+    def home(self, place):
+        return os.fsdecode(os.path.dirname(self.contents[int(self.indices[place])].numpy()))
 
-    def _tried(self, path, decoded, of_image):
-        """`decoded` of a file's bytes; if that fails, `of_image` of what Python decodes, or its error, with the name.
-
-        "Try, else" in a graph: a data set of one element that is empty if decoding fails, and then the next one.
-        """
-        path = tf.data.Dataset.from_tensors(path)
-        found = path.map(as_written(lambda path: decoded(tf.io.read_file(path)))).ignore_errors()
-        named = path.map(as_written(lambda path: of_image(self._decode_by_name(path))))
-        return found.concatenate(named).take(1).get_single_element()
-
-    def _decode_by_name(self, path):
-        def read(path):
-            return decode.decode_file(decode.read_bytes(path), decode.shown(path), self.bit_depth)
-
-        return tf.ensure_shape(python_calls.call(read, [path], tf.uint8, stateful=True), [None, None, 3])
+    def _tried(self, example, attempt, of_image):
+        """Bytes that are held were decoded when the set was opened, so they cannot fail in a graph."""
+        return super()._tried(example, attempt, of_image) if self.on_disk else (*attempt(), example["index"])
 
     def select(self, places):
-        return dataclasses.replace(self, indices=self.indices[places])
+        return dataclasses.replace(self, indices=self.indices[places], broken=self.broken and self.broken.of(places))

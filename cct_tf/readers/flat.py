@@ -30,6 +30,8 @@ class Flat(Reader):
     indices: np.ndarray
     names: list
 
+    holds_pixels = True
+
     def __len__(self):
         return len(self.indices)
 

@@ -30,6 +30,8 @@ class Held(Reader):
     at_network_size: bool = False
     names: list | None = None
 
+    holds_pixels = True
+
     def __len__(self):
         return len(self.indices)
 

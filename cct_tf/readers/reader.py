@@ -36,14 +36,18 @@ class Reader:
     Attributes:
         image_shape: (H, W) of every image, where they are of one size and `gather` gets many at once by their places
             alone: such a reader knows no labels and has no columns of its own. Else None.
+        holds_pixels: whether the images are held decoded.
         at_network_size: whether the images are what the network takes already, see `pipeline.hold_at_size`.
+        broken: `broken.Broken` of a reader that bears broken images; None where one ends the command, or there is none.
         knows_labels: whether `load` gives labels; where it doesn't, the split has them.
         shuffling: "indexed", any image may follow any other in the order of training, or "windowed".
         own_columns: tuple of names: what an example of this reader holds beside "index" and "epoch".
     """
 
     image_shape = None
+    holds_pixels = False
     at_network_size = False
+    broken = None
     knows_labels = False
     shuffling = "indexed"
     own_columns = ()
@@ -95,7 +99,7 @@ class Reader:
         """Pixels of the largest of some images, which says how many are read at a time: int."""
         found = self.sizes(64)
         if not len(found):  # decoded: eight, which a streamed set has at hand
-            with contextlib.suppress(UserError, tf.errors.OpError):
+            with contextlib.suppress(UserError, OSError, tf.errors.OpError):
                 found = [image.shape[:2] for image, _ in self.images(self.spread(8))]
         return max((int(height * width) for height, width in found), default=_UNKNOWN)
 
@@ -115,19 +119,23 @@ class Reader:
         """
         raise NotImplementedError
 
+    def load_or_replace(self, example):
+        """As `load`, and whose image it is: (image, label or None, int64 scalar, its place), see `broken.OnDemand`."""
+        return *self.load(example), example["index"]
+
     def load_part(self, example, part, fast=None):
-        """At least a part of one image, in a graph.
+        """As `load_or_replace`, at least a part of one image, in a graph.
 
         Args:
             example: as for `load`.
             part, fast: see `decode.decode_part`.
 
         Returns:
-            (pixels uint8 [H, W, 3], frame, label): see `parts` and `load`.
+            (pixels uint8 [H, W, 3], frame, label, place): see `parts` and `load_or_replace`.
         """
         del part, fast
-        image, label = self.load(example)
-        return *parts.of_whole(image), label
+        image, label, place = self.load_or_replace(example)
+        return *parts.of_whole(image), label, place
 
     def gather(self, index):
         """Many images, of a reader with an `image_shape`: int64 [B] places -> uint8 [B, H, W, 3]."""
@@ -146,6 +154,16 @@ class Reader:
             with tf.device("CPU:0"):
                 image, label = self.load({"index": tf.constant(int(place), tf.int64)})
             yield image.numpy(), None if label is None else int(label)
+
+    def found(self, places):
+        """As `images`, yielding (image, label, place of the image); another one stands for a broken one that may be."""
+        for place, (image, label) in zip(places, self.images(places), strict=True):
+            yield image, label, place
+
+    def tolerating(self, way, known=()):
+        """A reader that bears broken images, see `broken.Broken`; the same where none can turn out to be broken."""
+        del way, known
+        return self
 
     # Some of the images.
 

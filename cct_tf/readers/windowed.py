@@ -10,7 +10,10 @@ other. Beside what is read ahead two windows are held: one that batches are take
 Legend: n records of the split, W window, w records of one window (the last of an epoch may have fewer than W).
 """
 
+import bisect
+import contextlib
 import dataclasses
+import functools
 import os
 
 import numpy as np
@@ -19,7 +22,8 @@ import tensorflow as tf
 from cct_tf import rng
 from cct_tf.errors import UserError
 from cct_tf.readers import decode
-from cct_tf.readers.reader import Reader, as_written
+from cct_tf.readers.broken import Broken, OnDemand
+from cct_tf.readers.reader import as_written
 
 _BUFFER_BYTES = 8 << 20
 _AHEAD_BYTES = 256 << 20  # serialized records, of the shard that is read and of the next two together
@@ -27,7 +31,7 @@ _PART = 64  # records of a window that are taken out of it at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class Windowed(Reader):
+class Windowed(OnDemand):
     """Records of a sharded TFDS set, streamed: see the module's docstring.
 
     Attributes:
@@ -37,6 +41,7 @@ class Windowed(Reader):
         decode: function of one serialized record (string scalar) -> (image uint8 [H, W, 3], label int64 scalar); its
             `encoded`, where there is one, gives (bytes of the image, label).
         window: int W.
+        broken: see `broken.OnDemand`.
     """
 
     paths: list
@@ -44,6 +49,7 @@ class Windowed(Reader):
     skips: list
     decode: object
     window: int
+    broken: Broken | None = None
 
     knows_labels = True
     shuffling = "windowed"
@@ -58,27 +64,66 @@ class Windowed(Reader):
     def sizes(self, most=256):
         return np.zeros([0, 2])
 
-    def load(self, example):
+    def origin(self, place):
+        path, number = self._located(place)
+        return f"{path} (record {number})"
+
+    def attempt(self, example):
         return self.decode(example["record"])
 
-    def load_part(self, example, part, fast=None):
+    def attempt_part(self, example, part, fast=None):
         if not hasattr(self.decode, "encoded"):
-            return super().load_part(example, part, fast)
+            return super().attempt_part(example, part, fast)
         contents, label = self.decode.encoded(example["record"])
         return *decode.decode_part(contents, part, fast=fast), label
 
-    def images(self, places):
-        wanted, found = set(map(int, places)), {}
+    def decoded(self, place):
+        """As `OnDemand.decoded`. The records before it in its shard are read, too: what streams has no use for it."""
+        path, number = self._located(place)
+        with tf.device("CPU:0"):
+            return self._decoded(place, lambda: next(iter(tf.data.TFRecordDataset(path).skip(number).take(1))))
+
+    def _decoded(self, place, record):
+        """As `decoded`; `record` is a function that gives the serialized record."""
+        try:
+            image, label = self.decode(record())
+        except Exception as error:  # whatever TFDS or the decoder raise on damaged bytes
+            raise decode.named(error, self.origin(place)) from error
+        return image.numpy(), label.numpy()
+
+    def home(self, place):
+        return self._located(place)[0]
+
+    @functools.cached_property
+    def _ends(self):
+        return np.cumsum(self.lengths).tolist()
+
+    def _located(self, place):
+        """A place in this split -> (path of the shard, number of the record in it)."""
+        shard = bisect.bisect_right(self._ends, place)
+        return self.paths[shard], self.skips[shard] + place - self._ends[shard] + self.lengths[shard]
+
+    def found(self, places):
+        wanted, records = set(map(int, places)), {}
         left = list(map(int, places))
         with tf.device("CPU:0"):
-            records = iter(self.records(ahead=1).take(max(wanted) + 1 if wanted else 0))
-        for place, record in enumerate(records):
+            stream = iter(self.records(ahead=1).take(max(wanted) + 1 if wanted else 0))
+        for place, record in enumerate(stream):
             if place in wanted:
-                found[place] = record
-            while left and left[0] in found:
+                records[place] = record
+            while left and left[0] in records:
                 with tf.device("CPU:0"):  # not around the yield: it would be the caller's device too
-                    image, label = self.decode(found[left.pop(0)])
-                yield image.numpy(), int(label)
+                    image, label, found = self._found(left[0], records[left.pop(0)])
+                yield image, int(label), found
+
+    def _found(self, place, record):
+        """As `_find`, of a record that was read already."""
+        if self.broken is None:
+            return *self._decoded(place, lambda: record), place
+        with contextlib.suppress(decode.BrokenImage):
+            if place not in self.broken.known:
+                return *self._decoded(place, lambda: record), place
+        return self.broken.find(self, place, is_look=True)
 
     def spread(self, count):
         return np.arange(min(count, len(self)))
@@ -86,7 +131,9 @@ class Windowed(Reader):
     def select(self, places):
         if not np.array_equal(places, np.arange(len(places))):
             raise ValueError(f"places: expected the first {len(places)}, found others")
-        return self if len(places) == len(self) else self.cut(len(places))[0]
+        if len(places) == len(self):
+            return self
+        return dataclasses.replace(self.cut(len(places))[0], broken=self.broken and self.broken.of(places))
 
     def cut(self, number):
         """(Reader of the first `number` records, reader of the others)."""

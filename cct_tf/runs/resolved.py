@@ -28,6 +28,9 @@ class Resolved:
         folder: dict of an image folder: "held", bool, whether its images are held decoded, and "fingerprints", dict by
             split of text, see `source.Source.split_fingerprint`. Whoever needs one split opens no file of the others.
         order: text, how images are shuffled, for people; see `source.Source`.
+        left_out: tuple of dicts of the files of an image folder that --on_bad_image=skip left out when the run began,
+            see `data.recorded_files`. None: not recorded, or none may be.
+        found_broken: tuple of dicts of the images found broken since, see `assembly.found_broken`.
         data_rules: dict of the fields of `source.Rules`. None: recorded by version 0, see `source.rules_of`.
 
     Of the run (converted weights have none of it):
@@ -51,6 +54,8 @@ class Resolved:
     evaluated_fingerprint: str | None = None
     fingerprints_before: tuple = ()
     folder: dict | None = None
+    left_out: tuple | None = None
+    found_broken: tuple = ()
     order: str | None = None
     data_rules: dict | None = None
     total_steps: int | None = None
@@ -83,7 +88,7 @@ class Resolved:
             found = {"num_workers": 1, "accumulate_steps": 1} | found
         known = {field.name: found[field.name] for field in dataclasses.fields(cls)
                  if field.name in found or field.default is dataclasses.MISSING}
-        for name in ("classes", "mean", "std", "fingerprints_before"):
+        for name in ("classes", "mean", "std", "fingerprints_before", "left_out", "found_broken"):
             if known.get(name) is not None:
                 known[name] = tuple(known[name])
         if isinstance(known.get("jit"), bool):  # before XLA compiled parts of the network
@@ -92,9 +97,8 @@ class Resolved:
 
     def as_json(self):
         """The dict for run.json, without what is not there; `from_json` gives the same `Resolved` of it."""
-        found = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-        return found if self.fingerprints_before else {
-            name: value for name, value in found.items() if name != "fingerprints_before"}
+        return {name: value for name, value in dataclasses.asdict(self).items()
+                if value is not None and (value or name not in ("fingerprints_before", "found_broken"))}
 
     @property
     def has_data(self):

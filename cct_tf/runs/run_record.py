@@ -16,6 +16,7 @@ import shutil
 import zlib
 
 from cct_tf.errors import UserError
+from cct_tf.runs import found_broken_file
 from cct_tf.runs.resolved import Resolved
 from cct_tf.runs.run_status import RunStatus
 from cct_tf.runs.workdir import naming, readable
@@ -195,20 +196,23 @@ def find_checkpoint(workdir, name, workdir_flag="--workdir", flag="--checkpoint"
 
 
 def _with_images_of_run(path, record):
-    """The record of a checkpoint, with the images that its run took since, see --accept_config_change: what is written
-    in the newest record. Those it had before may be gone."""
-    newest = None
-    for other in reversed(list_checkpoints(path.absolute().parent.parent / "checkpoints")):
+    """The record of a checkpoint, with the images that its run took since, see --accept_config_change, and those it has
+    found broken: what is written in the newest record. Those it had before may be gone."""
+    newest, folder = record, path.absolute().parent.parent
+    for other in reversed(list_checkpoints(folder / "checkpoints")):
         with contextlib.suppress(Unreadable):
             newest = read_record(other, contents=False)
             break
-    if newest is None or record.resolved.fingerprint not in newest.resolved.fingerprints_before:
-        return record
-    flags = {field.name: newest.config.get(field.name, field.default) for field in dataclasses.fields(DataConfig)}
-    resolved = dataclasses.replace(
-        record.resolved, fingerprint=newest.resolved.fingerprint, num_examples=newest.resolved.num_examples,
-        evaluated_fingerprint=newest.resolved.evaluated_fingerprint, folder=newest.resolved.folder)
-    return dataclasses.replace(record, config=record.config | flags, resolved=resolved)
+    before, now = record.resolved, newest.resolved
+    if before.fingerprint != now.fingerprint:
+        if before.fingerprint not in now.fingerprints_before:
+            return record
+        flags = {field.name: newest.config.get(field.name, field.default) for field in dataclasses.fields(DataConfig)}
+        record = dataclasses.replace(record, config=record.config | flags)
+    found = found_broken_file.joined(now.found_broken, found_broken_file.read(folder, now.fingerprint))
+    return dataclasses.replace(record, resolved=dataclasses.replace(
+        before, fingerprint=now.fingerprint, num_examples=now.num_examples,
+        evaluated_fingerprint=now.evaluated_fingerprint, folder=now.folder, left_out=now.left_out, found_broken=found))
 
 
 def not_readable(error, flag="--checkpoint"):

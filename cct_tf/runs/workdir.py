@@ -3,7 +3,8 @@
     config.cfg            a flagfile that gives the run again
     classes.txt           class names, a line each
     files.txt             the files of an image folder, see `file_list`
-    broken_images.txt     what --on_bad_image=skip left out: path, tab, reason
+    broken_images.txt     what --on_bad_image=skip left out, and found broken since: path, tab, reason
+    found_broken_0.jsonl  what worker 0 found broken, see `found_broken_file`
     checkpoints/          step_00000500/ ...
     best/                 step_00000500/
     metrics.jsonl         one record a line
@@ -150,11 +151,16 @@ class Workdir:
                 os.replace(self.path / name, target / name)
         return target
 
-    def describe_data(self, source):
-        """Write the class names of a `source.Source`, and its broken images where it has some."""
+    def describe_data(self, source, found=()):
+        """Write the class names of a `source.Source`, and its broken images where it has some.
+
+        Args:
+            found: (path, reason) of those that were found broken since the run began.
+        """
         self.write_text(self.classes, "".join(f"{name}\n" for name in source.class_names))
-        if source.broken:
-            self.write_text(self.broken_images, "".join(f"{name}\t{reason}\n" for name, reason in source.broken))
+        broken = [*source.broken, *found]
+        if broken:
+            self.write_text(self.broken_images, "".join(f"{name}\t{reason}\n" for name, reason in broken))
         else:
             self.broken_images.unlink(missing_ok=True)  # mended since
 

@@ -14,7 +14,7 @@ import time
 from cct_tf.assembly import initial_weights
 from cct_tf.data import registry
 from cct_tf.errors import OutsideFault, UserError
-from cct_tf.runs import checkpoint, run_record
+from cct_tf.runs import checkpoint, found_broken_file, run_record
 from cct_tf.runs.run_status import RunStatus
 from cct_tf.training import divergence, resume
 
@@ -74,6 +74,21 @@ def _start_at(workdir, name):
         raise OutsideFault(f"{error}, on this worker alone") from None
 
 
+def take_known_broken(start, config, workdir, peers):
+    """The `resolved.Resolved` of where a run starts, with all images that it has found broken, the same on all workers.
+
+    Those found after the checkpoint are among them. Under --accept_config_change there are none: the images are read
+    anew. None for a new run.
+    """
+    resolved, found = start.resolved, None
+    if resolved is None or config.run.accept_config_change:
+        return resolved and dataclasses.replace(resolved, left_out=None, found_broken=())
+    if peers.is_chief:
+        found = found_broken_file.joined(resolved.found_broken,
+                                         found_broken_file.read(workdir.path, resolved.fingerprint))
+    return dataclasses.replace(resolved, found_broken=tuple(peers.exchange(found)[0]))
+
+
 def open_images(opening, config, peers):
     """`inputs.Images` as `opening()` gives them, the same on all workers; what has to be prepared first, worker 0 does.
 
@@ -122,6 +137,8 @@ def restore(start, trackable, config, workdir, console, peers, source):
         OutsideFault: as `resume.restore`; or this worker can't read what worker 0 can.
     """
     if peers.is_chief:
+        if (start.record is None or config.run.accept_config_change) and not config.run.dry_run:
+            found_broken_file.remove(workdir.path)  # it was not taken, see `take_known_broken`
         start = resume.restore(start, trackable, config, workdir, console)
         status = resume.status_at(start, config, workdir, console, source)
         peers.exchange({"checkpoint": start.path and start.path.name, "status": dataclasses.asdict(status)})

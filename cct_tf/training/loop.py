@@ -28,11 +28,13 @@ from cct_tf.pictures.inspection import Inspection
 from cct_tf.readers import decode
 from cct_tf.runs import checkpoint, run_record
 from cct_tf.training import coordination, divergence, report, saver
+from cct_tf.training.broken_images import BrokenImages
 from cct_tf.training.profiling import Profiler, parse_steps
 from cct_tf.training.summaries import NoSummaries, Summaries
 from cct_tf.training.timer import Timer
 
 _CHUNK_SECONDS = 1.0
+_BROKEN = "mended, the same command goes on; --on_bad_image=skip --accept_config_change goes on without it"
 _SHEET = 4  # images of the contact sheet, and draws of each
 
 
@@ -45,6 +47,7 @@ class Training:
     Attributes:
         config, workdir, console, devices, peers, plan, network, start, resolved: those of `prepared`.
         images, transform, stages, sampling, train_split: those of its data.
+        broken: `broken_images.BrokenImages`.
         status: `run_status.RunStatus`, up to date.
         last: dict {"step", "top1", "loss"} of the newest evaluation, or None.
     """
@@ -57,8 +60,10 @@ class Training:
         self.stages, self.sampling = data.stages, data.sampling
         self.start, self.resolved = prepared.start, prepared.resolved
         self.status, self.last = prepared.status, None
+        self.broken = BrokenImages(prepared)
         self._save = saver.Saver(self.config, self.workdir, self.plan, self.network.trackable, self.network.state,
-                                 self.resolved, self.start.step if self.start.record else None, self.peers.is_chief)
+                                 self.resolved, self.start.step if self.start.record else None, self.peers.is_chief,
+                                 self.broken)
 
     # For people.
 
@@ -151,6 +156,7 @@ class Training:
         results = self._results(evaluator, interrupts)
         if results is None:
             return
+        self.broken.agree()
         judged = results[self.judged]
         self.last = {"step": step, "top1": judged.top1, "loss": judged.loss}
         self.status, is_best = self.status.after(step, judged)
@@ -166,6 +172,7 @@ class Training:
         values["train/learning_rate"] = self._learning_rate(step - 1)
         waited = math.nan if self.devices.deterministic else float(self.network.train_step.wait_seconds.numpy())
         values |= timer.values(self.config.optim.batch_size, waited)
+        values |= self.broken.counted(step * self.plan.batch_size)
         summaries.write_train(step, values)
         progress.show(step, values)
         self.network.state.start_interval()
@@ -197,7 +204,7 @@ class Training:
         progress.say(back.text)
         return back.start.step, self._iterator(back.start.step)
 
-    @decode.broken_images_named()
+    @decode.broken_images_named(_BROKEN)
     def run(self, interrupts, between_chunks=lambda: None):
         """Train to the end, or until a signal asks to stop.
 
@@ -220,6 +227,7 @@ class Training:
             shown = self._pictures() if step == 0 and self.peers.is_chief else {}
         timer, (summaries, progress, profiler) = Timer(), self._outputs(step)
         self._save.take_images(self.images.source, self.start, self.status)
+        self.broken.listen()
         summaries.start(step, self.status, shown)
         self.last = summaries.last_evaluation(self.judged)
         iterator = self._iterator(step)
@@ -234,6 +242,7 @@ class Training:
                     break
                 with profiler.chunk(step):
                     step = self._chunk(step, count, iterator, timer, progress)
+                self.broken.agree()
                 if divergence.is_due(self.config.optim, self.network.state):
                     profiler.close(step)
                     step, iterator = self._roll_back(summaries, progress, timer)
@@ -339,6 +348,7 @@ class Training:
             if tested is None and self._is_asked_to_stop(interrupts):
                 interrupts.check("trained to the end, but not tested yet; the same command does it")
             summaries.write_evaluation(step, tested, last=True)
+            self.broken.agree()
             test = tested["test"]
         self._save(step, self.status, finished=True)
         return test

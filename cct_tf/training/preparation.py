@@ -92,7 +92,8 @@ def prepare(config, workdir, start, console, devices=None, peers=None):
         UserError: the data, the weights or the checkpoint are none that this run can go on with.
         OutsideFault: a checkpoint can't be read, but another start may help.
     """
-    devices, peers, before = devices or make_devices(config), peers or Alone(), start.resolved
+    devices, peers = devices or make_devices(config), peers or Alone()
+    before = coordination.take_known_broken(start, config, workdir, peers)
     images = coordination.open_images(lambda: inputs.open_images(config, console, before), config, peers)
     recorded_data.check_images(images, start, config, workdir, console, peers)
     source = images.source

@@ -139,13 +139,16 @@ def _size(config, model):
 
 
 def _broken(source, run, shown=3):
-    """Notes on the images left out: their number, the first few, and where all are named."""
-    if not source.broken:
-        return []
-    count = f"{len(source.broken)} broken image{'s' if len(source.broken) > 1 else ''} left out"
-    more = f" and {len(source.broken) - shown} more" if len(source.broken) > shown else ""
+    """Notes on the broken images, left out or found since: their number, the first few, and where all are named."""
     where = f"{'a run lists them in' if run.dry_run else 'see'} {Workdir(run.workdir).broken_images}"
-    return [f"{count}: {', '.join(name for name, _ in source.broken[:shown])}{more}; {where}"]
+    found = [split.reader.origin(place) for split in source.splits.values() if split.reader.broken
+             for place in split.reader.broken.known]
+    lines = []
+    for names, what in (([name for name, _ in source.broken], "left out"), (found, "found since the run began")):
+        count = f"{len(names)} broken image{'s' if len(names) > 1 else ''} {what}"
+        more = f" and {len(names) - shown} more" if len(names) > shown else ""
+        lines += [f"{count}: {', '.join(names[:shown])}{more}; {where}"] if names else []
+    return lines
 
 
 _MOST_CUT_OFF = 0.1  # of the area of an image, that the plan does not mention
@@ -201,6 +204,8 @@ def evaluation_line(step, plan, results, is_best):
     """What an evaluation found; `results` is a dict of `metrics.Evaluation`s, "eval" and maybe "eval_ema"."""
     found = [f"{'EMA ' if name == 'eval_ema' else ''}top-1 {100 * result.top1:.2f}%, loss {result.loss:.4f}"
              for name, result in results.items()]
+    broken = max(result.broken for result in results.values())
+    found += [f"without {broken:,} broken image{'s' if broken > 1 else ''}"] if broken else []
     return (f"evaluation at step {step:,} (epoch {float(plan.epoch_of(step)):.2f}): {'; '.join(found)}"
             f"{' (best so far)' if is_best else ''}")
 

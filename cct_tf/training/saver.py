@@ -18,9 +18,11 @@ class Saver:
         resolved: `resolved.Resolved` of the run.
         saved_step: int, of the checkpoint that the run goes on from; None at the start.
         is_chief: bool, False saves nothing: another worker does.
+        broken: `broken_images.BrokenImages` of the run, or None.
     """
 
-    def __init__(self, config, workdir, plan, trackable, state, resolved, saved_step, is_chief=True):
+    def __init__(self, config, workdir, plan, trackable, state, resolved, saved_step, is_chief=True,
+                 broken=None):
         self._config = config
         self._workdir = workdir
         self._plan = plan
@@ -29,6 +31,7 @@ class Saver:
         self._resolved = resolved
         self._saved_step = saved_step
         self._is_chief = is_chief
+        self._broken = broken
 
     def __call__(self, step, status, finished=False):
         """Save the state of `step`, or bring the record of the checkpoint just saved up to date.
@@ -40,8 +43,12 @@ class Saver:
         """
         if not self._is_chief:
             return
+        resolved = self._resolved
+        if self._broken is not None:
+            found = self._broken.rows(step * self._plan.batch_size)
+            resolved = dataclasses.replace(resolved, found_broken=found)
         record = run_record.Record(
-            config=self._config.as_dict(), resolved=self._resolved, step=step, status=status, finished=finished,
+            config=self._config.as_dict(), resolved=resolved, step=step, status=status, finished=finished,
             versions=run_record.versions(), evaluation_due=self._plan.evaluate.is_due(step))
         path = self._workdir.checkpoints / f"step_{step:08d}"
         if self._saved_step == step:
@@ -61,10 +68,13 @@ class Saver:
         Args:
             source: `source.Source`; start: `resume.Start`; status: `run_status.RunStatus`.
         """
-        if not self._is_chief or not source.has_files:
+        if not self._is_chief:
             return
-        file_list.write(self._workdir, source)
-        if start.record and start.resolved.fingerprint != source.fingerprint:
+        if source.has_files:
+            file_list.write(self._workdir, source)
+        before, now = start.resolved, self._resolved
+        if start.record and (before.fingerprint != now.fingerprint or self._config.run.accept_config_change and (
+                before.left_out, before.found_broken) != (now.left_out, now.found_broken)):
             run_record.write_record(start.path, dataclasses.replace(
                 start.record, config=self._config.as_dict(), resolved=self._resolved, status=status, finished=False))
 

@@ -9,12 +9,7 @@ import sys
 
 import pytest
 
-from cct_tf.augment import policies, rand_augment, stages
-from cct_tf.augment.erasing import RandomErasing
-from cct_tf.augment.mix import Mix
-from cct_tf.augment.transform import Transform
 from cct_tf.benchmark import __main__ as benchmark
-from cct_tf.benchmark import input as input_benchmark
 from cct_tf.benchmark import loop as loop_benchmark
 from cct_tf.benchmark import machine, measuring, startup, step
 from cct_tf.errors import Interrupted, UserError
@@ -26,9 +21,6 @@ from tests import undrawn
 from tests.training import tiny
 
 REPO = pathlib.Path(__file__).parents[2]
-POLICY = rand_augment.make_policy(policies.resolve("trivial"), (0.5,))
-TRANSFORM = Transform(8, (0.5,), (0.5,), resized_crop=(0.5, 1.0), flip="random", policy=POLICY,
-                      erasing=RandomErasing(0.5))
 TINY = ["--model=cct_2_3x1_8", "--batch_size=16", "--jit=off", "--json"]
 MACHINE = {"cpu", "instruction_set", "processors", "versions"}
 SUBJECT = MACHINE | {"model", "image_size", "batch_size", "num_classes", "parameters", "device", "threads",
@@ -42,29 +34,6 @@ def _found(capsys, *argv):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
     return json.loads(lines[0])
-
-
-def test_stages_are_switched_on_one_after_the_other():
-    mixing = stages.Mixing(Mix(1.0, 1.0), 0, 16)
-    way = TRANSFORM.training_stages(10, mixing=mixing)
-    crop, flip, policy, labels, mix, *_ = way
-    resize = stages.resize_stage(TRANSFORM.evaluation_stages(10))
-    assert input_benchmark.cumulative_stages(way, resize) == {
-        "read": (resize, labels), "crop": (crop, labels), "flip": (crop, flip, labels),
-        "policy": (crop, flip, policy, labels), "mix": (crop, flip, policy, labels, mix)}
-    plain = Transform(8, (0.5,), (0.5,), crop_padding=1)
-    way = plain.training_stages(10)
-    resize, crop, labels, _ = way
-    assert input_benchmark.cumulative_stages(way, resize) == {"read": (resize, labels),
-                                                              "crop": (resize, crop, labels)}
-
-
-def test_input_stages_sum_up_to_the_whole(capsys):
-    found = _found(capsys, "--dataset=digits", "--flip=random", "--crop_padding=1", "--repeats=2", "--seconds=0.05")
-    assert list(found["stages"]) == ["read", "crop", "flip"] and found["stages_in_step"] == ["normalize"]
-    assert sum(found["stages"].values()) == pytest.approx(1e6 / found["images_per_second"])
-    assert found["lowest"] <= found["images_per_second"] <= found["highest"]
-    assert (found["what"], found["batch_size"], found["image_size"]) == ("input", 16, 8)
 
 
 def test_the_step_and_stock_keras_in_turn(capsys):
@@ -104,6 +73,14 @@ def test_the_bare_step_counts_the_images_it_trains(changes):
     assert [bare.steps(), bare.steps()] == [16, 16]
     assert any((variable.numpy() != old).any()
                for variable, old in zip(bare.model.trainable_variables, before, strict=True))
+
+
+def test_the_bare_step_gets_uint8_and_normalises_as_a_run():
+    steps = step.BareStep(config.from_dict({"model": "cct_2_3x1_8", "batch_size": 16, "jit": "off"}), 4).steps
+    batch = next(steps._iterator)
+    levels = batch["image"].numpy()
+    assert levels.dtype == "uint8" and levels.shape == (16, 8, 8, 3) and levels.min() < 3 and levels.max() > 252
+    assert steps._train_step._prepare(batch).numpy() == pytest.approx((levels / 255.0 - 0.5) / 0.25, abs=1e-5)
 
 
 def test_evaluation_beside_the_step(capsys):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cct_tf.data import checked, files, registry, source, tree
+from cct_tf.data import files, registry, source, tree
 from cct_tf.errors import UserError
-from cct_tf.readers import decode, headers, loading
+from cct_tf.readers import checked, decode, headers, loading
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.held import Held
 from cct_tf.settings.config import DataConfig

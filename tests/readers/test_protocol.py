@@ -106,7 +106,7 @@ def test_images_come_in_the_order_asked_for(reader):
 
 def test_a_part_of_an_image_has_its_pixels(reader):
     box = np.float32([2, 1, 3, 4])
-    examples = reader.in_order(N).unbatch()
+    examples = reader.fetch(reader.in_order(N)).unbatch()
     found = list(examples.map(lambda example: reader.load_part(example, lambda *size: box)[:2]).as_numpy_iterator())
     for row, (pixels, frame) in zip(ROWS, found, strict=True):
         assert tuple(frame[:3]) == (*PIXELS.shape[1:3], 1)

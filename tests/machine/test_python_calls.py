@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from cct_tf import python_calls
+from cct_tf.machine import python_calls
 
 _ENDS_EARLY = """
 import atexit, time
@@ -19,7 +19,7 @@ def count():  # registered first, so it runs last
 
 atexit.register(count)
 import tensorflow as tf
-from cct_tf import python_calls
+from cct_tf.machine import python_calls
 
 def slow(number):
     calls.append(number)
@@ -45,7 +45,7 @@ def test_a_function_gets_and_gives_arrays_in_graphs_and_eagerly():
     assert np.array_equal(tf.function(lambda given: python_calls.call(double, [given], tf.int32))(values), [0, 2, 4])
 
 
-def test_a_process_ends_after_the_calls_of_its_pipelines():
-    """Else it may wait for them for ever, see the module."""
+def test_a_process_ends_though_its_pipelines_call_python():
+    """Its calls rest; and the iterator, whose buffer would take long to fill, is not waited for."""
     ended = subprocess.run([sys.executable, "-c", _ENDS_EARLY], capture_output=True, text=True, timeout=90)
     assert (ended.returncode, ended.stdout) == (0, "rests\n"), ended.stderr
