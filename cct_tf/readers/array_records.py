@@ -75,7 +75,7 @@ class ArrayRecords(OnDemand):
 
         @as_written
         def read(batch):
-            records = tf.numpy_function(found, [batch["index"]], tf.string)
+            records = python_calls.call(found, [batch["index"]], tf.string, stateful=True)
             return batch | {"record": tf.ensure_shape(records, batch["index"].shape)}
 
         return batches.map(read, num_parallel_calls=_MOST_BATCHES)
@@ -143,7 +143,7 @@ class ArrayRecords(OnDemand):
 
         @as_written
         def read(start):
-            return tf.ensure_shape(tf.numpy_function(block, [start], tf.string), [None])
+            return tf.ensure_shape(python_calls.call(block, [start], tf.string, stateful=True), [None])
 
         return tf.data.Dataset.range(0, len(self), _BLOCK).map(read).unbatch()
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from cct_tf.errors import UserError
+from cct_tf.readers import parts
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.flat import Flat
 from cct_tf.readers.held import Held
@@ -101,6 +102,16 @@ def test_images_come_in_the_order_asked_for(reader):
     assert np.array_equal([image for image, _ in found], PIXELS[ROWS[[4, 0, 6]]])
     expected = ROWS[[4, 0, 6]].tolist() if reader.knows_labels else [None] * 3
     assert [label for _, label in found] == expected
+
+
+def test_a_part_of_an_image_has_its_pixels(reader):
+    box = np.float32([2, 1, 3, 4])
+    examples = reader.in_order(N).unbatch()
+    found = list(examples.map(lambda example: reader.load_part(example, lambda *size: box)[:2]).as_numpy_iterator())
+    for row, (pixels, frame) in zip(ROWS, found, strict=True):
+        assert tuple(frame[:3]) == (*PIXELS.shape[1:3], 1)
+        top, left, height, width = parts.placed(box, frame).numpy().astype(int)
+        assert np.array_equal(pixels[top:top + height, left:left + width], PIXELS[row, 2:5, 1:5])
 
 
 def test_who_reads_images_keeps_his_device(reader):
