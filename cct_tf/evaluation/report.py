@@ -48,9 +48,10 @@ def lines(evaluated, split, tta):
 
 def _broken_lines(evaluated):
     """How many images count for nothing, and the first of them."""
-    reader, count = evaluated.split.reader, evaluated.plain.broken
+    count = evaluated.plain.broken
     if not count:
         return []
+    reader = evaluated.split.reader
     names = ", ".join(str(reader.origin(place)) for place in list(reader.broken.known)[:_NAMED])
     more = f" and {count - _NAMED} more" if count > _NAMED else ""
     return [f"  left out: {count:,} that can't be decoded ({names}{more})"]

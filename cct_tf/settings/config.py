@@ -32,7 +32,8 @@ class DataConfig:
                              "no test split")
     split_seed: int = option(0, "seed of the validation split; not the run's seed, so that runs stay comparable",
                              minimum=0, maximum=2**63 - 1)
-    on_bad_image: str = option("stop", "what a broken training image does: end the run, or be left out and counted",
+    on_bad_image: str = option("stop", "what a broken image does: end the run; or be left out when the run begins, "
+                               "and later replaced by the next image (in evaluation masked), and counted",
                                choices=("stop", "skip"))
     in_memory_gib: float = option(8.0, "data sets up to this size (GiB) are held in memory, larger ones are read "
                                   "from disk, TFDS sets of TFRecord files as a stream", minimum=0.0)
