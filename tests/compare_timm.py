@@ -239,6 +239,7 @@ def main():
     parser.add_argument("--to", default="network", choices=("network", "host"))
     parser.add_argument("--flags", default="", help="further flags of cct_tf.train")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no stopped side stays behind
     theirs = versions(options.timm_python)
     from cct_tf.benchmark import machine, photographs
     ours = machine.describe()
