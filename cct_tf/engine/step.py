@@ -9,8 +9,8 @@
 The loss is a sum over the examples divided by the global batch, never a mean of means; clipping and the finite check
 see the whole gradient, so any number of replicas and micro-batches gives the same update up to summation order.
 
-No branch or loop asks for a loss or a gradient: an accelerator would have to compute it before the host could queue
-the next operation. What depends on them is selected instead.
+With AdamW no branch or loop asks for a loss or a gradient: an accelerator would have to compute it before the host
+could queue the next operation. What depends on them is selected instead.
 
 Legend: B global batch, b a replica's share, m = b / accumulate_steps a micro-batch, K classes.
 """
@@ -115,7 +115,7 @@ class TrainStep:
                                 parallel_iterations=1)
         return sums
 
-    def _update(self, gradients, applies):
+    def _update(self, gradients, applies=None):
         self._optimizer.apply_gradients(zip(gradients, self._variables, strict=True), applies)
 
     def __call__(self, batch, learning_rate):
@@ -133,7 +133,14 @@ class TrainStep:
         applies = found[-1]
         self._optimizer.learning_rate.assign(learning_rate)
         updates = self._state.step - self._state.skipped  # done so far
-        strategy.run(lambda *parts: self._update(*parts), args=(gradients, applies))
+        if self._optimizer.masks:
+            strategy.run(lambda *parts: self._update(*parts), args=(gradients, applies))
+        else:  # values that are selected afterwards made the replicas' copies differ in the last bit (LAMB)
+            def update():
+                strategy.run(lambda values: self._update(values), args=(gradients,))
+                return 0
+
+            tf.cond(strategy.experimental_local_results(applies)[0], update, lambda: 0)
         if self._ema is not None:
             self._ema.update(updates, applies)
         # All replicas hold the same reduced values: the first speaks for all.

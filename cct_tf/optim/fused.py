@@ -24,7 +24,7 @@ class FusedUpdate:
 
     fused = True
 
-    masks_kernels = False  # whether `_kernel` changes nothing with the `_constants` and the rate of `applies` False
+    masks = False  # whether `apply_gradients` takes `applies`: every variable has a kernel that can change nothing
 
     def _has_kernel(self, index):
         """Whether `_kernel` can update the variable of this index."""
@@ -49,15 +49,14 @@ class FusedUpdate:
 
         Args:
             grads_and_vars: pairs of a gradient, equal on all replicas, and a keras.Variable.
-            applies: bool scalar tensor; where it is False, nothing changes. It selects values and branches nowhere: a
-                GPU would have to finish the gradients before the host could queue what follows. The gradients must be
-                finite in any case. None means True.
+            applies: bool scalar tensor, only where `masks`; where it is False, nothing changes. It selects values and
+                branches nowhere: a GPU would have to finish the gradients before the host could queue what follows.
+                The gradients must be finite in any case. None means True.
 
         Raises:
             RuntimeError: called outside `run` of the strategy that the optimizer was built for.
         """
         rest = list(grads_and_vars)
-        kept = [] if applies is None else self._values_before(rest)
         if self.fused:
             if tf.distribute.get_strategy() is not self._distribution_strategy:
                 raise RuntimeError("apply_gradients: outside strategy.run only the first replica would be updated")
@@ -69,21 +68,6 @@ class FusedUpdate:
             one = tf.constant(True) if applies is None else applies
             tf.raw_ops.AssignAddVariableOp(resource=self.iterations.value.handle,
                                            value=tf.cast(one, self.iterations.dtype))
-        for handle, before in kept:
-            after = tf.raw_ops.ReadVariableOp(resource=handle, dtype=before.dtype)
-            tf.raw_ops.AssignVariableOp(resource=handle, value=tf.where(applies, after, before))
-
-    def _values_before(self, pairs):
-        """What an update that doesn't apply has to leave as it is: pairs of a handle and the value now.
-
-        Without those that the kernels leave alone.
-        """
-        others = [variable for _, variable in pairs
-                  if not (self.fused and self.masks_kernels and self._has_kernel(self._get_variable_index(variable)))]
-        if not others:
-            return []
-        values = [variable.value for variable in (*others, *self.variables)]
-        return [(value.handle, tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype)) for value in values]
 
     def _apply_kernels(self, pairs, applies):
         """Update what has a kernel; returns the other pairs."""

@@ -44,7 +44,9 @@ class SummedGradients(FusedUpdate):
 class AdamW(SummedGradients, keras.optimizers.AdamW):
     """AdamW (arXiv:1711.05101) for gradients that are already summed over the replicas."""
 
-    masks_kernels = True
+    @property
+    def masks(self):
+        return self.fused
 
     def _has_kernel(self, index):
         return True
@@ -85,8 +87,6 @@ class Muon(SummedGradients, keras.optimizers.Muon):
 
     Keras updates by Adam what has not two dimensions (biases, norms, convolution kernels) and what is excluded.
     """
-
-    masks_kernels = True
 
     def _has_kernel(self, index):
         return self.adam_velocities[index] is not None  # Adam's

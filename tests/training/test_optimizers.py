@@ -15,7 +15,7 @@ from tests.training import tiny
 
 SETTINGS = {"train_steps": 6, "layer_decay": 0.7, "weight_decay": 0.1, "warmup_epochs": 0.0}
 # Momentum of sgd shows in six steps at a higher rate.
-RATES = {"sgd": 0.05, "lamb": 1e-2, "muon": 1e-3}
+RATES = {"adamw": 1e-3, "sgd": 0.05, "lamb": 1e-2, "muon": 1e-3}
 
 
 def _losses(folder):
@@ -26,7 +26,7 @@ def _variables(training):
     return [*training.network.model.weights, *training.network.optimizer.variables]
 
 
-@pytest.mark.parametrize("name", ["lamb", "muon"])  # the others work element by element, as AdamW does
+@pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])  # the others work element by element, as AdamW does
 def test_losses_depend_neither_on_replicas_nor_micro_batches_nor_a_stop(name, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
     run = SETTINGS | {"optimizer": name, "learning_rate": RATES[name]}
