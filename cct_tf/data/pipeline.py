@@ -63,9 +63,10 @@ class Sampling:
         return self.batch_size // self.repeats
 
 
-def _numbered(batches, sampling, start_step, share):
-    """Repeat each batch of b images R times, number the draws, give them example seeds; keep a worker's share."""
-    size = sampling.batch_size
+def _drawn(split, sampling, start_step, num_steps, share):
+    """Batches of b images in the reader's order, each repeated R times, numbered, with example seeds; a worker's share.
+    """
+    batches, size = split.reader.order(sampling.seed, sampling.num_images, start_step, num_steps), sampling.batch_size
     rows = _rows_of(share, size)
 
     @as_written
@@ -331,8 +332,7 @@ def train_batches(split, stages, sampling, start_step, num_steps, share=_WHOLE):
     Returns:
         tf.data.Dataset of batch dicts (see the module's docstring).
     """
-    batches = split.reader.order(sampling.seed, sampling.num_images, start_step, num_steps)
-    return _prefetched(prepared_batches(_numbered(batches, sampling, start_step, share), split, stages))
+    return _prefetched(prepared_batches(_drawn(split, sampling, start_step, num_steps, share), split, stages))
 
 
 def read_batches(split, stages, sampling, start_step, num_steps):
@@ -344,8 +344,7 @@ def read_batches(split, stages, sampling, start_step, num_steps):
         Dataset of dicts: "image" uint8 [B, S, S, 3], "class" int32 [B], "index", "epoch", "position" int64 [B], "seed"
         uint32 [B].
     """
-    batches = split.reader.order(sampling.seed, sampling.num_images, start_step, num_steps)
-    batches = _numbered(batches, sampling, start_step, _WHOLE)
+    batches = _drawn(split, sampling, start_step, num_steps, _WHOLE)
     return _prefetched(_read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages)))
 
 

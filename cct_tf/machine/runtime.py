@@ -209,7 +209,7 @@ def local_devices(num_replicas=None, strategy="auto", cluster=None):
     gpus = len(tf.config.list_physical_devices("GPU"))
     if strategy == "single" and (num_replicas or 1) > 1:
         raise UserError(f"--num_replicas: expected 1 with --strategy=single, found {num_replicas}")
-    if gpus > 1 and (num_replicas or 0) > gpus:
+    if (gpus > 1 or (gpus and cluster is not None)) and (num_replicas or 0) > gpus:
         raise UserError(f"--num_replicas: expected at most {gpus}, the GPUs of this machine, found {num_replicas}")
     if cluster is not None and not gpus and (num_replicas or 1) > 1:
         raise UserError("--num_replicas: expected 1 with several workers on CPUs, where TensorFlow uses one device of "

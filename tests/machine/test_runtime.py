@@ -21,3 +21,10 @@ def test_a_single_gpu_is_divided_among_replicas(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, stdout=""))
     with pytest.raises(UserError, match="--num_replicas: expected nvidia-smi"):
         runtime._divide_gpu("gpu", 2)
+
+
+def test_a_gpu_is_divided_on_one_machine_alone(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu"])
+    assert runtime.local_devices(2) == ("GPU", 2)
+    with pytest.raises(UserError, match="--num_replicas: expected at most 1, the GPUs of this machine, found 2"):
+        runtime.local_devices(2, cluster=object())
