@@ -69,8 +69,8 @@ def _hold_out(subset, config, rule):
 
 
 def divided(subsets, config, rule):
-    """dict of Subset by split, with the validation split held out if one is asked for."""
-    if not config.validation_fraction:
+    """dict of Subset by split, with the validation split held out if one is asked for; from "train", if it is there."""
+    if not config.validation_fraction or "train" not in subsets:
         return dict(subsets)
     kept, held_out = _hold_out(subsets["train"], config, rule)
     return subsets | {"train": kept, "validation": held_out}
