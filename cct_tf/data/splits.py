@@ -96,7 +96,9 @@ def _lacking(class_names, splits, limit=3):
 def _splits(subsets):
     """dict of `source.Split` of a dict of Subset."""
     return {name: source.Split(name, subsets[name].make_reader(subsets[name].indices), len(subsets[name].indices),
-                               np.asarray(subsets[name].labels, np.int32), subsets[name].files)
+                               np.asarray(subsets[name].labels, np.int32), subsets[name].files,
+                               weights=getattr(subsets[name].files, "weights", None),
+                               groups=getattr(subsets[name].files, "groups", None))
             for name in ("train", "validation", "test") if name in subsets}
 
 
