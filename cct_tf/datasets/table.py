@@ -42,13 +42,10 @@ def scan(config, part=None, stream=None):
         UserError: a flag, the file or a row of it is wrong; fewer than two classes; a class unknown to training; a
             split that is not there; an image that is not there, with --on_bad_image=stop.
     """
-    table = config.data_dir
-    names = table_file.column_names(config.columns)
-    if not table:
-        raise UserError("--data_dir: expected the file of the table with --dataset=table, found nothing")
-    numbers, columns = _read(table, names)
-    root, columns["path"] = _located(config.image_root or os.path.dirname(table) or os.curdir, columns["path"])
-    numbers, columns, notes = _once(table, numbers, columns)
+    numbers, columns = _read(config)
+    root = config.image_root or os.path.dirname(config.data_dir) or os.curdir
+    root, columns["path"] = _located(root, columns["path"])
+    numbers, columns, notes = _once(config.data_dir, numbers, columns)
     splits = columns.pop("split", None)
     present = None if splits is None else collections.Counter(splits)
     named = _split_names(config, present, part and part.listed(config))
@@ -69,9 +66,14 @@ def scan(config, part=None, stream=None):
                      every_class=not config.class_names)
 
 
-def _read(table, names):
+def _read(config):
     """(list of n row numbers, {column: list of n values}) of a table, each value judged."""
-    numbers, columns = [], {}
+    names, table, numbers, columns = table_file.column_names(config.columns), config.data_dir, [], {}
+    if not table:
+        raise UserError("--data_dir: expected the file of the table with --dataset=table, found nothing")
+    if config.image_root and not os.path.isdir(config.image_root):
+        found = "a file" if os.path.exists(config.image_root) else "nothing"
+        raise UserError(f"--image_root: expected a folder of images, found {found} at {config.image_root}")
     for number, values in table_file.rows(table, names):
         for column, value in values.items():
             expected, judge = _JUDGES[column]
@@ -140,7 +142,7 @@ def _once(table, numbers, columns):
     kept = list(first.values())
     columns = {column: [values[place] for place in kept] for column, values in columns.items()}
     return [numbers[place] for place in kept], columns, (
-        f"{repeated:,} row{'s say' if repeated > 1 else ' says'} again what another one said, and are left out",)
+        f"left out: {repeated:,} row{'s' * (repeated > 1)} that repeat{'s' * (repeated == 1)} another",)
 
 
 def _split_names(config, present, wanted):
@@ -260,8 +262,8 @@ def _looked_for(root, paths, table, stream):
 
 def _notes(config, present, named, known):
     """Lines for the plan."""
-    notes = tuple(f"left out: {number:,} rows of the split {name}" for name, number in (present or {}).items()
-                  if name not in named.values())
+    notes = tuple(f"left out: {number:,} row{'s' * (number > 1)} of the split {name}"
+                  for name, number in (present or {}).items() if name not in named.values())
     if config.validation_fraction and "validation" in named:
         notes += (f"the split {named['validation']} is not used: --validation_fraction holds out training images "
                   "instead",)
