@@ -50,6 +50,7 @@ FLAGS = [
     ("repeats that do not divide the batch", "--batch_size=32 --repeated_augmentation=3", "--repeated_augmentation",
      "divisor", "found 3"),
     ("fast decoding of whole images", "--decode=fast", "--decode", "--random_resized_crop", "fast"),
+    ("fast resizing of whole images", "--resize=fast", "--resize", "--random_resized_crop", "fast"),
     ("erasing one and a half times", "--erase_probability=1.5", "--erase_probability", "at most 1", "1.5"),
     ("negative alpha", "--mixup_alpha=-1", "--mixup_alpha", "at least 0"),
     ("moving average that never moves", "--ema_decay=1", "--ema_decay", "below 1"),
