@@ -18,6 +18,7 @@ from cct_tf.readers import decode
 from cct_tf.readers.broken import Broken, Finding
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.windowed import Windowed
+from tests.readers import damaged
 
 N, K, BATCH = 7, 7, 4  # the label of an image is its place
 PIXELS = np.random.default_rng(0).integers(0, 256, [N, 6, 5, 3]).astype(np.uint8)
@@ -63,6 +64,13 @@ def _streamed(folder, broken):
     return Windowed(*_records(folder, broken, tf.io.TFRecordWriter), window=3)
 
 
+def _streamed_with_wrong_checksums(folder, broken):
+    reader = _streamed(folder, ())
+    for place in broken:
+        damaged.flip(*reader._located(place))
+    return reader
+
+
 def _by_index(folder, broken):
     array_record_module = pytest.importorskip("array_record.python.array_record_module")  # not on all platforms
     from cct_tf.readers.array_records import ArrayRecords
@@ -71,7 +79,8 @@ def _by_index(folder, broken):
         shard, "group_size:1")))
 
 
-READERS = {"on disk": _on_disk, "streamed": _streamed, "by index": _by_index}
+READERS = {"on disk": _on_disk, "streamed": _streamed, "wrong checksums": _streamed_with_wrong_checksums,
+           "by index": _by_index}
 CROPS = {"whole": {"crop_padding": 1}, "parts": {"resized_crop": (0.5, 1.0)}}
 
 

@@ -1,6 +1,7 @@
 """What a streamed split reads and decodes: its own records, once, the next shards ahead, in an unchanged order."""
 
 import collections
+import shutil
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ from cct_tf.augment.transform import Transform
 from cct_tf.data import pipeline, source
 from cct_tf.readers import windowed
 from cct_tf.readers.windowed import Windowed
+from tests.readers import damaged
 
 SHARDS, RECORDS, WINDOW, BATCH = 4, 10, 12, 8
 N = SHARDS * RECORDS
@@ -139,3 +141,36 @@ def test_a_missing_shard_stops_nothing_before_its_turn(paths):
     assert [next(records).numpy()[0] for _ in range(2 * RECORDS)] == list(range(2 * RECORDS))
     with pytest.raises(tf.errors.NotFoundError):
         next(records)
+
+
+DAMAGE = {"checksum": lambda shard: damaged.flip(shard, 4), "length": lambda shard: damaged.flip(shard, 4, 0),
+          "cut off": lambda shard: damaged.cut(shard, 4, 9), "cut between records": lambda shard: damaged.cut(shard, 4)}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_behind_damage_the_order_stays_and_sound_records_are_found(paths, tmp_path, kind):
+    """Of a split that begins within the shard, as where the records before are another one."""
+    copies = [shutil.copy(path, tmp_path) for path in paths]
+    DAMAGE[kind](copies[1])
+    gone = {14} if kind == "checksum" else set(range(14, 20))
+    broken, sound = (_reader(which).cut(13)[1] for which in (copies, paths))
+    for order in (lambda reader: reader.order(3, 6, 0, 6), lambda reader: reader.in_order(6)):
+        found, expected = (reader.fetch(order(reader)).as_numpy_iterator() for reader in (broken, sound))
+        for batch, whole in zip(found, expected, strict=True):
+            assert batch["index"].tolist() == whole["index"].tolist()
+            assert batch["record"].tolist() == [b"" if record[0] in gone else record for record in whole["record"]]
+
+
+def test_a_shard_that_is_gone_comes_to_an_end(paths):
+    """TensorFlow would try to open it again and again."""
+    reader = _reader([*paths[:2], "/nowhere", paths[3]])
+    records = [record for batch in reader.in_order(BATCH) for record in batch["record"].numpy()]
+    assert [record[0] if record else None for record in records] == [*range(20), *[None] * 10, *range(30, N)]
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_where_all_records_are_read_damage_is_an_error(paths, tmp_path, damage):
+    copies = [shutil.copy(path, tmp_path) for path in paths]
+    damage(copies[1])
+    with pytest.raises(tf.errors.OpError):
+        list(_reader(copies).records())
