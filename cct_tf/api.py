@@ -26,7 +26,7 @@ import numpy as np
 from cct_tf import evaluate as evaluate_command
 from cct_tf import train as train_command
 from cct_tf.assembly import checks, selection
-from cct_tf.data import listing
+from cct_tf.datasets import listing
 from cct_tf.errors import UserError
 from cct_tf.machine import memory, runtime
 from cct_tf.machine.console import Console

@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from cct_tf.assembly import checks
-from cct_tf.data import tree
+from cct_tf.datasets import tree
 from cct_tf.errors import UserError
 from cct_tf.machine import runtime
 from cct_tf.settings import command, config, flags

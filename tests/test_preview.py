@@ -17,7 +17,7 @@ from cct_tf.pictures import contact_sheet, plots
 from cct_tf.readers.windowed import Windowed
 from cct_tf.settings import config
 from tests import commands
-from tests.data import test_tfds
+from tests.datasets import test_tfds
 
 DIGITS = {"dataset": "digits", "model": "cct_2_3x1_8", "image_size": 8, "batch_size": 24, "label_smoothing": 0.1}
 FLAGS = [f"--{name}={value}" for name, value in DIGITS.items()]

@@ -1,6 +1,6 @@
 """Whether a data set is the one that a run was started on, and what to do where it is not."""
 
-from cct_tf.data import tree
+from cct_tf.datasets import tree
 from cct_tf.errors import UserError
 from cct_tf.machine.console import listed
 from cct_tf.runs import file_list

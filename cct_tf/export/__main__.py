@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from cct_tf.assembly import checks, recorded_data, selection
-from cct_tf.data import listing
+from cct_tf.datasets import listing
 from cct_tf.errors import UserError
 from cct_tf.export import formats
 from cct_tf.machine import runtime

@@ -24,11 +24,11 @@ def check_name(config, part=None, stream=None):
     config = _expanded(config)
     _check_splits(config)
     if config.dataset == "folder":
-        from cct_tf.data import tree
+        from cct_tf.datasets import tree
 
         tree.check(config, part, stream)
     elif config.dataset == "npz":
-        from cct_tf.data import npz
+        from cct_tf.datasets import npz
 
         npz.check(config, with_validation=False)  # which runs of version 0 ignore; `open_npz` judges it
     elif config.dataset != "digits":
@@ -88,18 +88,18 @@ def open_source(config, stream=None, rules=None, part=None, cache=None, recorded
 
 def _opened(config, rules, stream, part, cache, recorded):
     if config.dataset == "digits":
-        from cct_tf.data import digits
+        from cct_tf.datasets import digits
 
         return digits.open_digits(config, rules)
     if config.dataset == "folder":
-        from cct_tf.data import folder
+        from cct_tf.datasets import folder
 
         return folder.open_folder(config, rules, stream, part, cache, recorded)
     if config.dataset == "npz":
-        from cct_tf.data import npz
+        from cct_tf.datasets import npz
 
         return npz.open_npz(config, rules)
     _check_tfds_name(config)
-    from cct_tf.data import tfds
+    from cct_tf.datasets import tfds
 
     return tfds.open_tfds(config, rules, stream)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cct_tf.data import files, registry, source, tree
+from cct_tf.data import source
+from cct_tf.datasets import files, registry, tree
 from cct_tf.errors import UserError
 from cct_tf.readers import checked, decode, headers, loading
 from cct_tf.readers.encoded import Encoded

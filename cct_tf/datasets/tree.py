@@ -16,8 +16,8 @@ import os
 
 import numpy as np
 
-from cct_tf.data import files as files_lib
 from cct_tf.data import holding_out
+from cct_tf.datasets import files as files_lib
 from cct_tf.errors import UserError, nearest
 from cct_tf.readers import progress
 

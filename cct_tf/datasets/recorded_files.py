@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from cct_tf.data import files as files_lib
+from cct_tf.datasets import files as files_lib
 
 
 @dataclasses.dataclass(frozen=True)

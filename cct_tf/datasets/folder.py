@@ -13,8 +13,9 @@ import numpy as np
 import PIL
 import tensorflow as tf
 
-from cct_tf.data import files as files_lib
-from cct_tf.data import splits, tree
+from cct_tf.data import splits
+from cct_tf.datasets import files as files_lib
+from cct_tf.datasets import tree
 from cct_tf.errors import UserError
 from cct_tf.readers import decode, flat, headers, loading, progress, tensors
 from cct_tf.readers.checked import Checked
