@@ -84,7 +84,7 @@ def _broken_run(workdir, images, victim, workers):
 
 
 def _known_run(workdir, finished, images, workers):
-    """The run whose record lists the file: from the checkpoint of `finished` before the step that met it, to the end."""
+    """The run whose record lists the file: from the checkpoint of `finished` before the step that met it on."""
     shutil.copytree(finished, workdir)
     row, = run_record.read_record(run_record.list_checkpoints(workdir / "checkpoints")[-1]).resolved.found_broken
     known = row["position"] // BATCH  # later than what was read ahead while the file was sound

@@ -8,7 +8,8 @@ Of a shard TensorFlow reads nothing behind a damaged record. What is missing is 
 `fetch` reads those that are sound (see `tf_records`), and the others are broken images.
 
 While one shard is read, the next two are read ahead; the order of the records is that of the shards, one after the
-other. Batches are taken from one window while the next is filled; five to six windows' bytes were seen in memory.
+other. Batches are taken from one window while the next is filled; five to six windows' bytes were seen in memory. They
+define the order, so they are no part of the budget of memory; `describe` says what they take.
 
 Legend: n records of the split, W window, w records of one window (the last of an epoch may have fewer than W).
 """
@@ -25,12 +26,12 @@ import tensorflow as tf
 from cct_tf import rng
 from cct_tf.errors import UserError
 from cct_tf.machine import python_calls
-from cct_tf.readers import decode, tensors, tf_records
+from cct_tf.readers import budget, decode, tensors, tf_records
 from cct_tf.readers.broken import Broken, OnDemand
 from cct_tf.readers.reader import as_written
 
 _BUFFER_BYTES = 8 << 20
-_AHEAD_BYTES = 256 << 20  # serialized records, of the shard that is read and of the next two together
+_WINDOWS = 6  # in memory, see above
 _PART = 64  # records of a window that are taken out of it at a time
 
 
@@ -63,7 +64,9 @@ class Windowed(OnDemand):
         return sum(self.lengths)
 
     def describe(self):
-        return f"windowed (streamed, shuffled {self.window:,} records at a time)"
+        window_bytes = min(self.window, len(self)) * self._bytes_of_records().mean()
+        return (f"windowed (streamed, shuffled {self.window:,} records at a time, which takes about "
+                f"{max(1, round(_WINDOWS * window_bytes / 2**20)):,} MiB)")
 
     def sizes(self, most=256):
         return np.zeros([0, 2])
@@ -198,12 +201,15 @@ class Windowed(OnDemand):
             return (tf.constant(self.paths, tf.string), tf.constant(self.skips, tf.int64), lengths,
                     tf.cumsum(lengths, exclusive=True))
 
+    def _bytes_of_records(self):
+        """Of each shard the bytes of a record, on average: float64 [shards]; 0 where a shard is missing."""
+        return np.array([os.path.getsize(path) / (skip + length) if os.path.exists(path) else 0
+                         for path, skip, length in zip(self.paths, self.skips, self.lengths, strict=True)])
+
     def _ahead(self):
-        """How many records of each shard may be read ahead."""
-        record_bytes = max((os.path.getsize(path) // (skip + length)
-                            for path, skip, length in zip(self.paths, self.skips, self.lengths, strict=True)
-                            if os.path.exists(path)), default=0)  # one that is missing shows itself when it is read
-        return max(1, min(_AHEAD_BYTES // 3 // max(record_bytes, 1), max(self.lengths)))
+        """How many records of each shard may be read ahead, of the one that is read and of the next two."""
+        most = budget.ahead() // 3 // max(self._bytes_of_records().max(initial=0), 1)
+        return max(1, min(int(most), max(self.lengths)))
 
     def records(self):
         """The records once, in the order of the files: Dataset of string scalars, serialized. Damage is an error."""

@@ -1,6 +1,7 @@
 """What a streamed split reads and decodes: its own records, once, the next shards ahead, in an unchanged order."""
 
 import collections
+import dataclasses
 import shutil
 import time
 
@@ -108,7 +109,7 @@ def test_the_next_shards_are_read_while_one_is_used(paths, read):
 
 
 def test_what_is_read_ahead_is_measured_in_bytes(paths, read, monkeypatch):
-    monkeypatch.setattr(windowed, "_AHEAD_BYTES", 3 * 4 * 1016)  # four records of three shards
+    monkeypatch.setattr(windowed.budget, "ahead", lambda: 3 * 4 * 1016)  # four records of three shards
     records = iter(_reader(paths).records())
     next(records)
     assert _wait_for(lambda: {13, 23} <= set(read))
@@ -121,7 +122,7 @@ def test_what_is_read_ahead_is_measured_in_bytes(paths, read, monkeypatch):
 
 @pytest.mark.parametrize("ahead", [1, 256 << 20])
 def test_what_is_read_ahead_does_not_change_the_order(paths, monkeypatch, ahead):
-    monkeypatch.setattr(windowed, "_AHEAD_BYTES", ahead)
+    monkeypatch.setattr(windowed.budget, "ahead", lambda: ahead)
     first = 5
     found = list(_reader(paths).order(3, BATCH, first, 5).as_numpy_iterator())
     expected = []
@@ -134,6 +135,13 @@ def test_what_is_read_ahead_does_not_change_the_order(paths, monkeypatch, ahead)
             expected += window[rng.permutation(len(window), key).numpy()].tolist()
     assert np.concatenate([batch["index"] for batch in found]).tolist() == expected[first * BATCH:]
     assert [record[0] for batch in found for record in batch["record"]] == expected[first * BATCH:]
+
+
+def test_the_plan_says_what_the_windows_take(paths, monkeypatch):
+    monkeypatch.setattr(windowed.os.path, "getsize", lambda path: RECORDS * 3 * 2**20)
+    assert "shuffled 12 records at a time, which takes about 216 MiB)" in _reader(paths).describe()
+    assert "100 records at a time, which takes about 720 MiB)" in (
+        dataclasses.replace(_reader(paths), window=100).describe())
 
 
 def test_a_missing_shard_stops_nothing_before_its_turn(paths):
