@@ -110,6 +110,8 @@ def check(folder, workers):
     said = _broken_run(folder / "run", images, victim, workers)
     if said.count("b/7.jpg: the file is cut off") != 1:
         raise RuntimeError(f"expected one line that names the file, found {said}")
+    if said.count("workers.sh: started") > 1:
+        raise RuntimeError(f"expected workers that go on, found that they were started again: {said}")
     _replace(victim, contents)
     row, known = _known_run(folder / "known", folder / "run", images, workers)
     print(f"   met at position {row['position']}, step {row['position'] // BATCH}; compared from step {known} on; "
