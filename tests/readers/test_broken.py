@@ -198,6 +198,20 @@ def test_a_file_that_is_gone_is_broken_and_a_folder_that_is_gone_is_not(tmp_path
     assert list(reader.broken.known) == [2]
 
 
+def test_a_shard_that_is_gone_is_no_word_on_its_records(tmp_path):
+    reader = _streamed(tmp_path / "images", ())
+    os.remove(reader.paths[1])
+    bearing = reader.tolerating("replace")
+    with pytest.raises(tf.errors.OpError) as found, decode.broken_images_named():
+        _trained(bearing)
+    status, line = exit_status(found.value)
+    assert status == 75 and line.startswith(f"{reader.paths[1]}: Stale file handle; the same command goes on")
+    assert bearing.broken.known == {}
+    missing = r"second \(record \d\): expected a shard that can be read, found: No such file"
+    with pytest.raises(decode.BrokenImage, match=missing), decode.broken_images_named():
+        _trained(reader)
+
+
 @pytest.mark.parametrize(("error", "raised"), [
     (OSError(5, "Input/output error"), OSError), (OSError(24, "Too many open files"), decode.BrokenImage),
     (MemoryError(), decode.BrokenImage)])
