@@ -16,7 +16,7 @@ def test_an_unknown_name_gets_its_nearest(name, suggestion):
     with pytest.raises(UserError) as caught:
         registry.check_name(DataConfig(dataset=name))
     message = str(caught.value)
-    assert message.startswith("--dataset: expected digits, folder, npz") and suggestion in message
+    assert message.startswith("--dataset: expected digits, folder, table, npz") and suggestion in message
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "imagenet2012", "mnist:3.0.1", "mnist_corrupted/fog"])
