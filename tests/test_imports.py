@@ -43,10 +43,10 @@ ALLOWED = {
                  "convert", "workers", "settings", "machine", "errors"),
     "api": ("train", "evaluate", "evaluation", "assembly", "runs", "datasets", "workers", "settings", "machine",
             "errors"),
-    "reference": ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "convert_torch", "export",
-                  "benchmark", "models", "settings"),
+    "reference": ("train", "evaluate", "predict", "compare", "preview", "tabulate", "checkpoints", "convert_torch",
+                  "export", "benchmark", "models", "settings"),
 }
-COMMANDS = ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "convert_torch")
+COMMANDS = ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "tabulate", "convert_torch")
 
 
 def _all_modules():
@@ -141,8 +141,9 @@ def test_what_judges_first_imports_without_tensorflow():
     light = ["settings", "settings.config", "settings.flags", "settings.plan", "settings.command", "errors",
              "assembly.checks", "assembly.initial_weights", "assembly.selection", "models", "models.variants",
              "models.cost", "layers.spec", "augment", "augment.policies",
-             "datasets.registry", "datasets.tree", "datasets.npz", "datasets.listing", "optim.schedules",
-             "optim.freezing", "runs.workdir", "runs.checkpoint", "runs.run_status", "runs.inventory",
+             "datasets.registry", "datasets.tree", "datasets.image_files", "datasets.table", "datasets.npz",
+             "datasets.listing", "optim.schedules", "optim.freezing", "runs.workdir", "runs.checkpoint",
+             "runs.run_status", "runs.inventory",
              "runs.side_by_side", "machine.console", "machine.interrupts", "machine.memory", "machine.compile_cache",
              "training.resume", "training.divergence", "training.profiling", "pictures.plots", "evaluation.metrics",
              "evaluation.calibration", "evaluation.significance", "evaluation.report", "export", "export.formats",

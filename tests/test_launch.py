@@ -365,14 +365,16 @@ def test_scripts_pass_shellcheck():
 def test_requirements_name_every_imported_package():
     """Those of the extras where they are used; pandas is for `History.to_pandas`, of those who have it.
 
-    array_record comes with tensorflow-datasets, on Linux.
+    array_record (on Linux) and pyarrow come with tensorflow-datasets.
     """
-    names, extra, heif = (
+    names, extra, heif, simd = (
         {re.match(r"[\w-]+", line)[0].lower() for line in (REPO / name).read_text().splitlines()
          if line and not line.startswith("#")}
-        for name in ("requirements.txt", "launch/requirements-export.txt", "launch/requirements-heif.txt"))
+        for name in ("requirements.txt", "launch/requirements-export.txt", "launch/requirements-heif.txt",
+                     "launch/requirements-simd.txt"))
     distributions = {"absl": "absl-py", "pil": "pillow", "sklearn": "scikit-learn", "ai_edge_litert": "ai-edge-litert",
-                     "tensorflow_datasets": "tensorflow-datasets", "pillow_heif": "pillow-heif"}
+                     "tensorflow_datasets": "tensorflow-datasets", "pillow_heif": "pillow-heif",
+                     "cykooz_resizer": "cykooz-resizer"}
     standard = set(map(str.lower, sys.stdlib_module_names))
     for path in (REPO / "cct_tf").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -380,15 +382,16 @@ def test_requirements_name_every_imported_package():
             if isinstance(node, ast.ImportFrom) and not node.level:
                 modules = [node.module]
             for top in {m.split(".")[0].lower() for m in modules} - standard:
-                known = names | {"export": extra, "readers": heif | {"array_record"}, "cct_tf": {"pandas"}}.get(
-                    path.parent.name, set())
+                known = names | {"export": extra, "readers": heif | {"array_record"}, "augment": simd,
+                                 "datasets": {"pyarrow"}, "cct_tf": {"pandas"}}.get(path.parent.name, set())
                 assert top == "cct_tf" or distributions.get(top, top) in known, f"{path}: {top}"
 
 
 def test_console_commands_name_functions_without_arguments():
     scripts = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["scripts"]
     assert set(scripts) == {"cct-train", "cct-evaluate", "cct-preview", "cct-benchmark", "cct-models",
-                            "cct-checkpoints", "cct-predict", "cct-compare", "cct-convert-torch", "cct-export"}
+                            "cct-checkpoints", "cct-predict", "cct-compare", "cct-convert-torch", "cct-export",
+                            "cct-tabulate"}
     for target in scripts.values():
         module, _, name = target.partition(":")
         tree = ast.parse((REPO / (module.replace(".", "/") + ".py")).read_text())

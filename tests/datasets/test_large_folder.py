@@ -240,6 +240,14 @@ def test_with_skip_what_is_held_out_depends_on_what_is_broken(folder):
     assert opened.split_fingerprint("validation") == whole.split_fingerprint("validation")
 
 
+@pytest.mark.parametrize("on_bad_image", ["stop", "skip"])
+def test_the_test_split_of_a_run_with_images_held_out_is_opened_alone(folder, on_bad_image):
+    fields = {"validation_fraction": 0.4, "on_bad_image": on_bad_image}
+    whole = _open(folder, **fields)
+    opened = _open(folder, part=tree.Part(("test",), ("ant", "bee"), False), **fields)
+    assert list(opened.splits) == ["test"] and opened.split_fingerprint("test") == whole.split_fingerprint("test")
+
+
 @pytest.mark.parametrize(("limit", "held", "kind"), [(1.0, False, Encoded), (0.0, True, Held), (0.0, None, Encoded),
                                                      (1.0, None, Held)])
 def test_a_part_is_held_as_the_run_held_its_images(tmp_path, limit, held, kind):
