@@ -32,6 +32,7 @@ FLAGS = f"""--dataset=folder --in_memory_gib=0 --pipeline_gib=0.01 --on_bad_imag
     --model=cct_2_3x1_16 --image_size=16 --random_resized_crop=0.3,1 --flip=random --mixup_alpha=0.8 --dropout_rate=0.1
     --batch_size={BATCH} --train_steps={STEPS} --warmup_epochs=1 --log_every_steps=1 --checkpoint_every_steps=1
     --keep_checkpoints=99 --eval_every_steps=1000""".split()
+_PATIENCE = 900.0  # seconds of a start on a busy machine
 _BREAK_AT = 10  # step of the checkpoint after which the file breaks
 
 
@@ -54,7 +55,11 @@ def _start(workdir, images, workers):
 
 def _finish(process, status=0):
     """What the process said until it ended with a status."""
-    out, _ = process.communicate(timeout=300)
+    try:
+        out, _ = process.communicate(timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # workers.sh ends its workers
+        raise
     if process.returncode != status:
         raise RuntimeError(f"expected status {status}, found {process.returncode}: {out}")
     return out

@@ -8,8 +8,8 @@ Of a shard TensorFlow reads nothing behind a damaged record. What is missing is 
 `fetch` reads those that are sound (see `tf_records`), and the others are broken images.
 
 While one shard is read, the next two are read ahead; the order of the records is that of the shards, one after the
-other. Batches are taken from one window while the next is filled; five to six windows' bytes were seen in memory. They
-define the order, so they are no part of the budget of memory; `describe` says what they take.
+other. Batches are taken from one window while the next is filled; the bytes of three to four windows were seen in
+memory. They define the order, so they are no part of the budget; `describe` says what they take.
 
 Legend: n records of the split, W window, w records of one window (the last of an epoch may have fewer than W).
 """
@@ -31,7 +31,7 @@ from cct_tf.readers.broken import Broken, OnDemand
 from cct_tf.readers.reader import as_written
 
 _BUFFER_BYTES = 8 << 20
-_WINDOWS = 6  # in memory, see above
+_WINDOWS = 4  # in memory, see above
 _PART = 64  # records of a window that are taken out of it at a time
 
 

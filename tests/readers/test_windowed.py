@@ -139,8 +139,8 @@ def test_what_is_read_ahead_does_not_change_the_order(paths, monkeypatch, ahead)
 
 def test_the_plan_says_what_the_windows_take(paths, monkeypatch):
     monkeypatch.setattr(windowed.os.path, "getsize", lambda path: RECORDS * 3 * 2**20)
-    assert "shuffled 12 records at a time, which takes about 216 MiB)" in _reader(paths).describe()
-    assert "100 records at a time, which takes about 720 MiB)" in (
+    assert "shuffled 12 records at a time, which takes about 144 MiB)" in _reader(paths).describe()
+    assert "100 records at a time, which takes about 480 MiB)" in (
         dataclasses.replace(_reader(paths), window=100).describe())
 
 
