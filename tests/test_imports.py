@@ -27,7 +27,7 @@ ALLOWED = {
     "optim": ("settings", "errors"),
     "engine": ("layers", "errors"),
     "runs": ("settings", "errors"),
-    "pictures": ("runs", "data", "readers", "models", "augment", "machine", "rng"),
+    "pictures": ("runs", "data", "readers", "models", "augment", "settings.measure", "machine", "rng"),
     "assembly": ("runs", "engine", "optim", "data", "readers", "augment", "models", "convert", "workers", "settings",
                  "machine", "errors"),
     "evaluation": ("assembly", "pictures", "engine", "data", "readers", "augment", "models", "workers", "machine",

@@ -7,6 +7,7 @@ import re
 from cct_tf.errors import UserError, nearest
 
 OURS = ("digits", "folder", "npz")
+SEVERAL_LABELS = ("npz",)  # data sets whose images may have several
 
 
 def check_name(config, part=None, stream=None):
@@ -41,7 +42,10 @@ def _expanded(config):
 
 
 def _check_splits(config):
-    """Raise UserError for split flags that the data set has no use for."""
+    """Raise UserError for a task or split flags that the data set has no use for."""
+    if config.task == "multilabel" and config.dataset not in SEVERAL_LABELS:
+        raise UserError(f"--task: expected single with --dataset={config.dataset}, whose images have one label each "
+                        f"(several: --dataset={' or '.join(SEVERAL_LABELS)}), found 'multilabel'")
     if config.dataset in ("digits", "npz"):
         for flag in ("train_split", "test_split"):
             value, default = getattr(config, flag), flag.removesuffix("_split")
