@@ -11,11 +11,11 @@ def figures(evaluation, class_names, title=None):
     Args:
         evaluation: `metrics.Evaluation` or `multilabel.MultilabelEvaluation`.
         class_names: sequence of K strings.
-        title: words above the matrix, or None.
+        title: words above it, or None.
     """
     if hasattr(evaluation, "confusion"):
         return {"confusion_matrix": plots.confusion_figure(evaluation.confusion, class_names, title)}
-    return {"classes": plots.classes_figure(class_table(evaluation), class_names)}
+    return {"classes": plots.classes_figure(class_table(evaluation), class_names, title)}
 
 
 def class_table(evaluation):

@@ -85,12 +85,13 @@ def confusion_figure(confusion, class_names, title=None):
     return figure
 
 
-def classes_figure(columns, class_names, most=100):
+def classes_figure(columns, class_names, title=None, most=100):
     """A table of the classes with a bar for the first column, shares in [0, 1]; the lowest come first.
 
     Args:
         columns: dict title -> sequence of K values, floats or, as they are written, ints; NaN where there is none.
         class_names: sequence of K strings.
+        title: words above it, or None.
         most: int, rows that are drawn.
 
     Returns:
@@ -99,15 +100,18 @@ def classes_figure(columns, class_names, most=100):
     values = np.asarray(next(iter(columns.values())), np.float64)
     rows = np.argsort(values, kind="stable")[:most]  # NaN last
     names = [shortened(name, _LETTERS) for name in fonts.readable(class_names)]
-    figure = _figure(4.0 + 0.9 * len(columns), 1.2 + 0.24 * len(rows))
-    axes = figure.subplots()
+    figure = _figure(4.0 + 1.1 * len(columns), 1.6 + 0.24 * len(rows))
+    axes, table = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1.1 * len(columns)))
+    table.set(xlim=(-0.5, len(columns) - 0.5))
+    table.set_axis_off()
     axes.barh(range(len(rows)), np.nan_to_num(values[rows]), color="#9ecae1")
     axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), xlabel=next(iter(columns)))
+    if title:
+        _entitle(figure, title)
     axes.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=8, parse_math=False)
-    for place, (title, column) in enumerate(columns.items()):
-        x = 1.08 + 0.22 * place
-        for line, text in [(-1, title), *((line, _cell(column[row])) for line, row in enumerate(rows))]:
-            axes.text(x, line, text, transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=8)
+    for place, (head, column) in enumerate(columns.items()):
+        for line, text in [(-1, head), *((line, _cell(column[row])) for line, row in enumerate(rows))]:
+            table.text(place, line, text, ha="center", va="center", fontsize=8)
     return figure
 
 
