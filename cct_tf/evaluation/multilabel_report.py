@@ -28,7 +28,7 @@ def lines(evaluated):
     result = evaluated.plain
     return [f"  {accuracy(result)}",
             f"  all labels of an image right at 0.5 {100 * result.is_right.mean():.2f}%   F1 at fitted thresholds "
-            f"{100 * result.f1_fitted:.2f}% (fitted on {fitted_on(evaluated)})"]
+            f"{100 * result.f1_fitted:.2f}% (of {fitted_on(evaluated)})"]
 
 
 def class_lines(evaluated):
