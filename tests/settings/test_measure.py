@@ -15,6 +15,14 @@ def test_a_run_without_task_is_chosen_by_top_1():
     assert config.from_dict({"best_metric": "macro_f1"}).measure == Measure("macro_f1", "top1")
 
 
+def test_the_task_and_the_metric_define_the_result_and_runs_before_them_had_the_defaults():
+    now = config.from_dict({}).as_dict()
+    old = {name: value for name, value in now.items() if name not in ("task", "best_metric")}
+    assert config.differences(old, now) == ([], [])
+    other = config.from_dict({"task": "multilabel", "best_metric": "loss"}).as_dict()
+    assert config.differences(now, other) == ([("task", "single", "multilabel"), ("best_metric", None, "loss")], [])
+
+
 @pytest.mark.parametrize(("name", "new", "old", "is_better"), [
     ("top1", 0.8, 0.7, True), ("top1", 0.7, 0.7, False), ("top1", 0.6, 0.7, False),
     ("loss", 0.6, 0.7, True), ("loss", 0.7, 0.7, False), ("loss", 0.8, 0.7, False),

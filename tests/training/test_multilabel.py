@@ -1,13 +1,17 @@
 """Training with several labels an image: the three promises, the loss by formula, and what chooses the best."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from cct_tf.augment.mix import Mix
 from cct_tf.augment.stages import Labels
-from cct_tf.errors import Interrupted
+from cct_tf.errors import Interrupted, UserError
+from cct_tf.machine.console import Console
 from cct_tf.runs import run_record
-from cct_tf.training import loop
+from cct_tf.runs.workdir import Workdir
+from cct_tf.training import loop, resume
 from tests import digit_pairs
 from tests.training import tiny
 from tests.training.test_resume import _same
@@ -58,13 +62,23 @@ def test_losses_and_metrics_do_not_depend_on_replicas_and_micro_batches(referenc
 
 
 def test_the_best_and_its_thresholds_are_those_of_its_evaluation(reference):
-    """By F1 of the averaged weights; the test has the thresholds of the validation split."""
+    """By F1 of the averaged weights."""
     evaluations = tiny.records(reference, "eval/")
     scores = [record["eval_ema/f1"] for record in evaluations]
     best = evaluations[int(np.argmax(scores))]
     record = run_record.read_record(run_record.list_checkpoints(reference / "best")[-1])
     assert record.status.best == {"step": best["step"], "f1": best["eval_ema/f1"], "map": best["eval_ema/map"],
                                   "loss": best["eval_ema/loss"]} and record.step == best["step"]
+
+
+def test_another_metric_for_the_best_is_another_run_and_chooses_anew(reference, data_dir):
+    workdir, console = Workdir(reference), Console(quiet=True)
+    changed = tiny.settings(reference, data_dir=data_dir, **RUN | {"best_metric": "loss"})
+    with pytest.raises(UserError, match=r"--best_metric \(checkpoint f1, now loss\)"):
+        resume.find_start(changed, workdir, console)
+    accepted = dataclasses.replace(changed, run=dataclasses.replace(changed.run, accept_config_change=True))
+    start = resume.find_start(accepted, workdir, console)
+    assert start.record.status.best and resume.status_at(start, accepted, workdir, console).best is None
 
 
 def test_smoothing_and_mixing_by_their_formulas():
