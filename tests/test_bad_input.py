@@ -44,11 +44,10 @@ def _write_archives(scene):
     for name, part in wrong.items():
         np.savez(scene / f"{name}.npz", **(whole | part))
     several = np.eye(3, dtype=int)[y]
-    wrong = {"two": {(3, 1): 2}, "half": {(3, 1): 0.5}, "text": {(0, 0): "yes"}, "unseen": {(slice(None), 2): 0}}
-    for name, changes in wrong.items():
+    wrong = {"two": ((3, 1), 2), "half": ((3, 1), 0.5), "text": ((0, 0), "yes"), "unseen": ((slice(None), 2), 0)}
+    for name, (place, value) in wrong.items():
         labels = several.astype({"half": float, "text": "U3"}.get(name, int))
-        for place, value in changes.items():
-            labels[place] = value
+        labels[place] = value
         np.savez(scene / f"{name}.npz", **(whole | {"y_train": labels, "y_test": several}))
     np.savez(scene / "narrow.npz", **(whole | {"y_train": several, "y_test": several[:, :2]}))
     np.savez(scene / "whole.npz", **whole)
