@@ -168,6 +168,34 @@ def test_each_image_counts_once_but_for_broken_ones(split, batch_size, replicas)
     assert dataclasses.replace(found).only([3, 21]).labels.tolist() == split.labels[[3, 21]].tolist()
 
 
+class _Peers:
+    """The other worker's part is said by `blobs`, where this one leaves its own."""
+
+    num_workers = 2
+
+    def __init__(self, blobs, index):
+        self._blobs, self._index = blobs, index
+
+    def exchange_bytes(self, blob):
+        self._blobs[self._index] = blob
+        return list(self._blobs)
+
+
+def test_two_workers_put_their_parts_together(split):
+    _, split = split
+    transform, blobs, devices = Transform(4, (0.5,), (0.25,), multilabel=True), [b"", b""], runtime.make_devices(1)
+    settings = {"num_classes": K, "batch_size": 8, "task": "multilabel"}
+    whole = Evaluator(devices, {"eval": _Shares()}, split, transform, **settings)()["eval"]
+    found = []
+    for worker in (0, 1, 0):  # the first knows the other's part the second time
+        share = dataclasses.replace(devices, num_replicas=2, worker=worker, num_workers=2)
+        found.append(Evaluator(share, {"eval": _Shares()}, split, transform, peers=_Peers(blobs, worker), **settings)())
+    assert found[0] is None
+    for each in found[1:]:
+        for name in ("labels", "scores", "losses"):
+            np.testing.assert_allclose(getattr(each["eval"], name), getattr(whole, name), rtol=1e-6)
+
+
 def test_views_are_averaged_by_class():
     images = tf.constant(np.random.default_rng(1).normal(size=[3, 4, 4, 3]), tf.float32)
     model, chances = _Shares(), lambda images: tf.sigmoid(_Shares()(images))
