@@ -26,7 +26,7 @@ import numpy as np
 from cct_tf import evaluate as evaluate_command
 from cct_tf import train as train_command
 from cct_tf.assembly import checks, selection
-from cct_tf.data import listing
+from cct_tf.datasets import listing
 from cct_tf.errors import UserError
 from cct_tf.machine import memory, runtime
 from cct_tf.machine.console import Console
@@ -320,7 +320,7 @@ class TrainedRun:
                                        weights).model
 
     def evaluate(self, split=None, *, checkpoint="best", weights="auto", tta="none", tta_shift=1, eval_batch_size=None,
-                 data_dir=None, output_dir=None, mistakes=40):
+                 data_dir=None, image_root=None, class_names=None, output_dir=None, mistakes=40):
         """What `python -m cct_tf.evaluate --json` finds, on one device.
 
         Args:
@@ -328,7 +328,7 @@ class TrainedRun:
             checkpoint, weights: as of `model`.
             tta, tta_shift: test-time augmentation, "none", "flip" or "shifts", and its pixels.
             eval_batch_size: int; None is the run's.
-            data_dir: path, where the data set is elsewhere now.
+            data_dir, image_root, class_names: paths, where the data set is elsewhere now.
             output_dir: path of a folder for pictures; None draws none.
             mistakes: int, how many of the worst ones are listed.
 
@@ -341,7 +341,7 @@ class TrainedRun:
         """
         asked = {"split": split, "checkpoint": checkpoint, "weights": weights, "tta": tta, "tta_shift": tta_shift,
                  "output_dir": output_dir, "mistakes": mistakes, "eval_batch_size": eval_batch_size,
-                 "data_dir": data_dir}
+                 "data_dir": data_dir, "image_root": image_root, "class_names": class_names}
         asked = {name: value for name, value in asked.items() if value is not None}
         with _one_call():
             # Strategies of different size would poison each other, so it is the one of a single device.

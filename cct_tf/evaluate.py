@@ -39,7 +39,7 @@ FIELDS = [
                         "them gets right (of several labels, all of them at 0.5), and McNemar's test; with --tta, of "
                         "the averaged results", path=True),
     command.JSON,
-    *(config.FIELDS[name] for name in ("data_dir", "eval_batch_size", "num_replicas", "compile_cache", "debug")),
+    *(config.FIELDS[name] for name in (*config.PLACES, "eval_batch_size", "num_replicas", "compile_cache", "debug")),
 ]
 
 
@@ -93,7 +93,8 @@ def _check_same(folders, records):
 def _select(workdir, values, given, stream):
     """The `selection.Selection` of a work folder, judged, with the settings to evaluate it by."""
     checks.check_workdir(workdir)
-    changed = {name: given[name] for name in ("data_dir", "eval_batch_size") if name in given} | {"workdir": workdir}
+    changed = {name: given[name] for name in (*config.PLACES, "eval_batch_size") if name in given}
+    changed["workdir"] = workdir
     selected = selection.select(workdir, values["checkpoint"], values["weights"], changed=changed)
     _check(values, selected.record)
     run = dataclasses.replace(selected.settings.run, num_replicas=values["num_replicas"])

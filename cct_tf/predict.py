@@ -10,7 +10,7 @@ import pathlib
 import sys
 
 from cct_tf.assembly import checks, selection
-from cct_tf.data import listing, tree
+from cct_tf.datasets import listing, tree
 from cct_tf.errors import UserError
 from cct_tf.export import formats, metadata
 from cct_tf.machine import memory, runtime

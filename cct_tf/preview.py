@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from cct_tf.assembly import checks
-from cct_tf.data import tree
+from cct_tf.datasets import tree
 from cct_tf.errors import UserError
 from cct_tf.machine import runtime
 from cct_tf.settings import command, config, flags
@@ -19,7 +19,7 @@ no --workdir; another --seed shows other images."""
 _OWN = [
     flags.command_field("output", str, "preview.png", "the picture, a PNG file", path=True),
     flags.command_field("rows", int, 8, "images", minimum=1),
-    flags.command_field("columns", int, 8, "draws of each image", minimum=1),
+    flags.command_field("draws", int, 8, "draws of each image", minimum=1),
     flags.command_field("ops", bool, False, "show each operation of the policies instead"),
 ]
 FIELDS = [*_OWN, *config.FIELDS.values()]
@@ -29,9 +29,12 @@ _PART = tree.Part(("train",))
 
 def _check(values, settings, stream):
     """What can be judged without TensorFlow."""
-    if values["rows"] * values["columns"] > _MOST_CELLS:
+    if (settings.data.columns or "").isdecimal():  # as the flag was called once
+        raise UserError(f"--columns: expected the columns of a table; --draws={settings.data.columns} draws so many of "
+                        "each image")
+    if values["rows"] * values["draws"] > _MOST_CELLS:
         raise UserError(f"--rows: expected at most {_MOST_CELLS} draws in all, found {values['rows']} rows of "
-                        f"{values['columns']} --columns")
+                        f"{values['draws']} --draws")
     if config.mixes(settings.augment) and values["rows"] % 2 and not values["ops"]:
         raise UserError("--rows: expected an even number for --mixup_alpha and --cutmix_alpha, which mix neighbours, "
                         f"found {values['rows']}")
@@ -72,7 +75,7 @@ def _draw(settings, values, console):
             image = contact_sheet.first_image(split, transform, sampling.seed)
             return contact_sheet.figure(contact_sheet.operations(image, images.mean))
         sheet = contact_sheet.draw(split, source.class_names, transform, stages, sampling, values["rows"],
-                                   values["columns"])
+                                   values["draws"])
         return contact_sheet.figure(sheet, _heading(settings))
 
 

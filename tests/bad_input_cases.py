@@ -120,6 +120,15 @@ DATA = [
      "--validation_fraction", "0.4 of classes of one image"),
     ("class unknown to training", "--dataset=folder --data_dir={scene}/surprise", "surprise/test/bird"),
     ("no test images", "--dataset=folder --data_dir={scene}/untested", "--data_dir", "--validation_fraction"),
+    ("table not named", "--dataset=table", "--data_dir"),
+    ("table missing", "--dataset=table --data_dir={scene}/none.csv", "--data_dir", "{scene}/none.csv"),
+    ("table that is a folder", "--dataset=table --data_dir={scene}/one", "--data_dir", ".parquet", "{scene}/one"),
+    ("table as a folder", "--dataset=folder --data_dir={scene}/words.cfg", "--data_dir", "--dataset=table"),
+    ("columns that are no pairs", "--dataset=table --data_dir=x.csv --columns=filename", "--columns", "'filename'"),
+    ("columns of an unknown name", "--dataset=table --data_dir=x.csv --columns=pth:x", "--columns", "'path'"),
+    ("columns of a name twice", "--dataset=table --data_dir=x.csv --columns=path:a,path:b", "--columns", "twice"),
+    ("columns of a folder", "--dataset=folder --data_dir={scene}/one --columns=path:a", "--columns", "--dataset=table"),
+    ("root of an archive", "--dataset=npz --data_dir={scene}/gap.npz --image_root={scene}", "--image_root"),
     ("archive not named", "--dataset=npz", "--data_dir"),
     ("archive missing", "--dataset=npz --data_dir={scene}/none.npz", "--data_dir", "{scene}/none.npz"),
     ("archive is no archive", "--dataset=npz --data_dir={scene}/words.cfg", "{scene}/words.cfg"),
@@ -147,8 +156,51 @@ DATA = [
      "y_train", "none of 2"),
     ("pickled objects", "--dataset=npz --data_dir={scene}/pickled.npz", "{scene}/pickled.npz"),
 ]
+# Name, the text of a table (its suffix is its first word), flags, what the line must name; {table} is its path.
+TABLES = [
+    ("table without a path column", "csv file,label|1.png,cat", "", "{table}: ", "'path'", "'file', 'label'",
+     "--columns=path:NAME"),
+    ("table without a label column", "tsv path\tclass|1.png\tcat", "", "{table}: ", "'label'", "'class'"),
+    ("table without a renamed column", "csv path,label|1.png,cat", "--columns=group:patient", "'patient'"),
+    ("table with a column twice", "csv path,label,label|1.png,cat,dog", "", "one column 'label'", "found 2"),
+    ("table separated by semicolons", "csv path;label|1.png;cat", "", "commas, not semicolons"),
+    ("table with a cell too many", "csv path,label|1.png,cat|2,3.png,dog", "", "{table}: row 3: ", "2 columns",
+     "found 3"),
+    ("table with an open quote", 'csv path,label|1.png,"cat', "", "{table}: row 2: ", "quotes"),
+    ("table that is empty", "csv ", "", "{table}: ", "'path'", "found none"),
+    ("table without rows", "csv path,label|", "", "{table}: ", "rows", "none"),
+    ("row without a path", "csv path,label|{img}/1.png,cat|,dog", "", "{table}: row 3: ", "path", "none"),
+    ("row without a label", 'jsonl {"path": "1.png", "label": 2}||{"path": "1.png"}', "", "{table}: row 3: ",
+     "label"),
+    ("label that is half a number", 'jsonl {"path": "1.png", "label": 0.5}', "", "{table}: row 1: ", "0.5"),
+    ("row that is no object", 'jsonl ["path", "label"]', "", "{table}: row 1: ", "JSON object"),
+    ("row that is no JSON", 'jsonl {"path": "1.png", "label": 2}|{"path', "", "{table}: row 2: ", "JSON object"),
+    ("file that is no Parquet", "parquet path,label", "", "{table}: ", "Parquet"),
+    ("negative weight", "csv path,label,weight|1.png,cat,-1", "", "{table}: row 2: ", "weight", "'-1'"),
+    ("path twice with other labels", "csv path,label|1.png,cat|2.png,dog|./1.png,dog", "", "{table}: row 4: ",
+     "one label", "'dog'", "'cat' in row 2"),
+    ("image that is missing", "csv path,label|{img}/1.png,cat|none.png,dog", "--validation_fraction=0.5",
+     "{table}: row 3: ", "none.png", "--image_root"),
+    ("table of one class", "csv path,label|1.png,cat", "--validation_fraction=0.5", "--data_dir", "{table}", "'cat'"),
+    ("table without splits", "csv path,label|1.png,cat|2.png,dog", "", "--validation_fraction", "{table}"),
+    ("table without the training split", "csv path,label,split|1.png,cat,trian|2.png,dog,test", "", "--train_split",
+     "'train'", "did you mean 'trian'?"),
+    ("table without the test split", "csv path,label,split|1.png,cat,train|2.png,dog,train", "", "--data_dir",
+     "--validation_fraction"),
+    ("table without the split asked for", "csv path,label,split|1.png,cat,train", "--test_split=later",
+     "--test_split", "'later'"),
+    ("label unknown to training rows", "csv path,label,split|1.png,cat,train|2.png,dog,train|3.png,dgo,test", "",
+     "{table}: row 4: ", "'dgo'", "did you mean 'dog'?"),
+    ("label that is no class name", "csv path,label|1.png,cat|2.png,owl", "--validation_fraction=0.5 "
+     "--class_names={scene}/words.cfg", "{table}: row 2: ", "--class_names", "'cat'"),
+    ("number beyond the class names", "csv path,label|1.png,0|2.png,2", "--validation_fraction=0.5 "
+     "--class_names={scene}/words.cfg", "{table}: row 2: ", "from 0 to 1"),
+]
 # Name, module, all arguments, what the line must name.
 OTHERS = [
+    ("tabulate nothing", "tabulate", "", "FOLDER", "found 0"),
+    ("tabulate a missing folder", "tabulate", "{scene}/none", "{scene}/none", "nothing"),
+    ("tabulate one class", "tabulate", "{scene}/one", "{scene}/one", "'cat'"),
     ("no work folder", "train", "", "--workdir"),
     ("empty work folder name", "train", "--workdir=", "--workdir"),
     ("work folder is a file", "train", "--workdir={scene}/binary.cfg", "--workdir", "{scene}/binary.cfg"),
@@ -278,7 +330,8 @@ OTHERS = [
     ("preview in a missing folder", "preview", "--output={scene}/none/x.png", "--output", "none/x.png", "No such"),
     ("preview in a locked folder", "preview", "--output={locked}/x.png", "--output", "{locked}/x.png", "ermission"),
     ("preview of nothing", "preview", "--rows=0", "--rows", "at least 1"),
-    ("preview of too much", "preview", "--rows=40 --columns=30", "--rows", "1000", "40", "30"),
+    ("preview of columns", "preview", "--columns=4", "--columns", "--draws=4"),
+    ("preview of too much", "preview", "--rows=40 --draws=30", "--rows", "1000", "40", "30"),
     ("preview of an odd number of mixed rows", "preview", "--rows=3 --mixup_alpha=0.8", "--rows", "even", "found 3"),
     ("preview for an unknown model", "preview", "--model=cct_7_3x1", "--model", "cct_7_3x1"),
     ("convert nothing", "convert_torch", "", "--input"),
@@ -401,7 +454,8 @@ OTHERS = [
 # What is elsewhere, in every flag and argument that names a file or folder.
 REMOTE = [(f"{module} {start}{where}", module, start + where, start.partition("=")[0].removeprefix("-- "), where,
            "a path of this machine (remote") for where, module, *starts in [
-    ("gs://bucket/x", "train", "--workdir=", "--data_dir=", "--init_from=", "--compile_cache="),
+    ("gs://bucket/x", "train", "--workdir=", "--data_dir=", "--image_root=", "--class_names=", "--init_from=",
+     "--compile_cache="),
     ("s3://x", "evaluate", "--workdir=", "--data_dir=", "--checkpoint=", "--output_dir=", "--compare={scene}/done,"),
     ("hdfs://host/x.csv", "compare", "--csv=", "--plot=", ""),
     ("https://host/x.png", "predict", "--workdir=", "--checkpoint=", "--exported=", "--attention=", "", "-- "),
@@ -415,7 +469,7 @@ FINE = [  # no error: status 0, nothing on stderr, these words on stdout
     ("help", "train", "--help", "Data set", "augmentation", "Network", "Optimisation", "The run", "--flagfile"),
     ("help for evaluate", "evaluate", "--help", "--split", "--checkpoint"),
     ("help for predict", "predict", "--help", "PATTERN", "--attention[=attention]", "--top=5", "--[no]csv"),
-    ("help for preview", "preview", "--help", "--output", "--rows", "--columns", "--[no]ops", "--auto_augment"),
+    ("help for preview", "preview", "--help", "--output", "--rows", "--draws", "--[no]ops", "--auto_augment"),
     ("help for convert_torch", "convert_torch", "--help", "--input", "--[no]infer_model", "--state", "--[no]to_torch"),
     ("help for export", "export", "--help", "--format", "litert", "--quantize", "--calibration_images", "PATTERN"),
     ("help for compare", "compare", "--help", "WORKDIR", "--csv", "--plot", "--[no]json"),
@@ -431,5 +485,18 @@ FINE = [  # no error: status 0, nothing on stderr, these words on stdout
     ("another cadence", "train", DONE + " --log_every_steps=7 --num_replicas=2", "--log_every_steps",
      "50 -> 7", "--num_replicas", "finished"),
 ]
+TABLE_FILES = {}  # name of the file in {scene} -> its text
+
+
+def _of_table(name, text, flags, words):
+    """A case of TRAIN with the table of a text."""
+    suffix, _, text = text.partition(" ")
+    file = f"table_{len(TABLE_FILES)}.{suffix}"
+    TABLE_FILES[file] = text
+    table = f"{{scene}}/{file}"
+    return (name, "train", f"--workdir={{scene}}/new --dataset=table --data_dir={table} {flags}",
+            *(word.replace("{table}", table) for word in words))
+
+
 TABLE = ([(name, "train", "--workdir={scene}/new " + arguments, *words) for name, arguments, *words in FLAGS + DATA]
-         + OTHERS + REMOTE + FINE)
+         + [_of_table(name, text, flags, words) for name, text, flags, *words in TABLES] + OTHERS + REMOTE + FINE)

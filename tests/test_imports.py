@@ -24,26 +24,29 @@ ALLOWED = {
     "convert": ("models.variants", "layers.sines", "layers.position_grid", "errors"),
     "readers": ("machine", "rng", "errors"),
     "data": ("readers", "augment", "settings", "rng", "errors"),
+    "datasets": ("data", "readers", "settings", "errors"),
     "optim": ("settings", "errors"),
     "engine": ("layers", "errors"),
     "runs": ("settings", "errors"),
     "pictures": ("runs", "data", "readers", "models", "augment", "settings.measure", "machine", "rng"),
-    "assembly": ("runs", "engine", "optim", "data", "readers", "augment", "models", "convert", "workers", "settings",
-                 "machine", "errors"),
-    "evaluation": ("assembly", "pictures", "engine", "data", "readers", "augment", "models", "workers", "machine",
-                   "errors"),
-    "training": ("evaluation", "assembly", "pictures", "runs", "engine", "optim", "data", "readers", "augment",
-                 "models", "workers", "settings", "machine", "errors"),
-    "export": ("evaluation", "assembly", "runs", "data", "readers", "augment", "settings", "machine", "errors"),
+    "assembly": ("runs", "engine", "optim", "datasets", "data", "readers", "augment", "models", "convert", "workers",
+                 "settings", "machine", "errors"),
+    "evaluation": ("assembly", "pictures", "engine", "datasets", "data", "readers", "augment", "models", "workers",
+                   "machine", "errors"),
+    "training": ("evaluation", "assembly", "pictures", "runs", "engine", "optim", "datasets", "data", "readers",
+                 "augment", "models", "workers", "settings", "machine", "errors"),
+    "export": ("evaluation", "assembly", "runs", "datasets", "data", "readers", "augment", "settings", "machine",
+               "errors"),
     "benchmark": ("training", "evaluation", "assembly", "runs", "engine", "data", "readers", "augment", "models",
                   "layers", "settings", "machine", "errors"),
-    "commands": ("export", "training", "evaluation", "assembly", "pictures", "runs", "data", "augment", "models",
+    "commands": ("export", "training", "evaluation", "assembly", "pictures", "runs", "datasets", "augment", "models",
                  "convert", "workers", "settings", "machine", "errors"),
-    "api": ("train", "evaluate", "evaluation", "assembly", "runs", "data", "workers", "settings", "machine", "errors"),
-    "reference": ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "convert_torch", "export",
-                  "benchmark", "models", "settings"),
+    "api": ("train", "evaluate", "evaluation", "assembly", "runs", "datasets", "workers", "settings", "machine",
+            "errors"),
+    "reference": ("train", "evaluate", "predict", "compare", "preview", "tabulate", "checkpoints", "convert_torch",
+                  "export", "benchmark", "models", "settings"),
 }
-COMMANDS = ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "convert_torch")
+COMMANDS = ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "tabulate", "convert_torch")
 
 
 def _all_modules():
@@ -68,7 +71,7 @@ def _imports(path):
 
 
 def _part(module):
-    """`cct_tf.data.tfds` -> `data`."""
+    """`cct_tf.datasets.tfds` -> `datasets`."""
     pieces = module.split(".")
     if len(pieces) == 1:
         return None
@@ -138,8 +141,9 @@ def test_what_judges_first_imports_without_tensorflow():
     light = ["settings", "settings.config", "settings.flags", "settings.plan", "settings.command", "errors",
              "assembly.checks", "assembly.initial_weights", "assembly.selection", "models", "models.variants",
              "models.cost", "layers.spec", "augment", "augment.policies",
-             "data.registry", "data.tree", "data.npz", "data.listing", "optim.schedules",
-             "optim.freezing", "runs.workdir", "runs.checkpoint", "runs.run_status", "runs.inventory",
+             "datasets.registry", "datasets.tree", "datasets.image_files", "datasets.table", "datasets.npz",
+             "datasets.listing", "optim.schedules", "optim.freezing", "runs.workdir", "runs.checkpoint",
+             "runs.run_status", "runs.inventory",
              "runs.side_by_side", "machine.console", "machine.interrupts", "machine.memory", "machine.compile_cache",
              "training.resume", "training.divergence", "training.profiling", "pictures.plots", "evaluation.metrics",
              "evaluation.calibration", "evaluation.multilabel", "evaluation.drawing", "evaluation.significance",

@@ -365,7 +365,7 @@ def test_scripts_pass_shellcheck():
 def test_requirements_name_every_imported_package():
     """Those of the extras where they are used; pandas is for `History.to_pandas`, of those who have it.
 
-    array_record comes with tensorflow-datasets, on Linux.
+    array_record (on Linux) and pyarrow come with tensorflow-datasets.
     """
     names, extra, heif = (
         {re.match(r"[\w-]+", line)[0].lower() for line in (REPO / name).read_text().splitlines()
@@ -380,7 +380,8 @@ def test_requirements_name_every_imported_package():
             if isinstance(node, ast.ImportFrom) and not node.level:
                 modules = [node.module]
             for top in {m.split(".")[0].lower() for m in modules} - standard:
-                known = names | {"export": extra, "readers": heif | {"array_record"}, "cct_tf": {"pandas"}}.get(
+                known = names | {"export": extra, "readers": heif | {"array_record"},
+                                 "datasets": {"pyarrow"}, "cct_tf": {"pandas"}}.get(
                     path.parent.name, set())
                 assert top == "cct_tf" or distributions.get(top, top) in known, f"{path}: {top}"
 
@@ -388,7 +389,8 @@ def test_requirements_name_every_imported_package():
 def test_console_commands_name_functions_without_arguments():
     scripts = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["scripts"]
     assert set(scripts) == {"cct-train", "cct-evaluate", "cct-preview", "cct-benchmark", "cct-models",
-                            "cct-checkpoints", "cct-predict", "cct-compare", "cct-convert-torch", "cct-export"}
+                            "cct-checkpoints", "cct-predict", "cct-compare", "cct-convert-torch", "cct-export",
+                            "cct-tabulate"}
     for target in scripts.values():
         module, _, name = target.partition(":")
         tree = ast.parse((REPO / (module.replace(".", "/") + ".py")).read_text())

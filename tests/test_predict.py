@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from cct_tf.data import registry
+from cct_tf.datasets import registry
 from tests import commands
 from tests.training import tiny
 

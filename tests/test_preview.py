@@ -18,7 +18,7 @@ from cct_tf.pictures import contact_sheet, plots
 from cct_tf.readers.windowed import Windowed
 from cct_tf.settings import config
 from tests import commands
-from tests.data import test_tfds
+from tests.datasets import test_tfds
 
 DIGITS = {"dataset": "digits", "model": "cct_2_3x1_8", "image_size": 8, "batch_size": 24, "label_smoothing": 0.1}
 FLAGS = [f"--{name}={value}" for name, value in DIGITS.items()]
@@ -147,7 +147,7 @@ def test_operations_are_all_there_with_their_arguments():
     assert captions["rotate"][0] == "-30 degrees" and np.array_equal(rows["rotate"][0], rotated)
 
 
-@pytest.mark.parametrize("more, height", [(["--rows=2", "--columns=3", "--mixup_alpha=1"], 2), (["--ops"], len(Op))])
+@pytest.mark.parametrize("more, height", [(["--rows=2", "--draws=3", "--mixup_alpha=1"], 2), (["--ops"], len(Op))])
 def test_the_command_writes_the_picture_and_nothing_else(more, height, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     status, out, err = commands.call(capfd, "preview", *FLAGS, "--workdir=run", *more)
@@ -162,7 +162,7 @@ def test_images_of_mixed_sizes(tmp_path, capfd):
         path = tmp_path / "data" / ("train", "test")[number % 2] / "ab"[number // 3] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (9 + number, 8, 3), np.uint8)).save(path)
-    arguments = ["--dataset=folder", f"--data_dir={tmp_path}/data", "--model=cct_2_3x1_8", "--columns=2",
+    arguments = ["--dataset=folder", f"--data_dir={tmp_path}/data", "--model=cct_2_3x1_8", "--draws=2",
                  f"--output={tmp_path}/sheet.png", "--random_resized_crop=0.5,1"]
     status, _, err = commands.call(capfd, "preview", *arguments, "--rows=3")
     assert (status, err) == (0, "") and Image.open(tmp_path / "sheet.png").height > 3 * 96

@@ -5,7 +5,7 @@ import pathlib
 
 from cct_tf.augment import policies
 from cct_tf.convert import names
-from cct_tf.data import registry
+from cct_tf.datasets import registry
 from cct_tf.errors import UserError
 from cct_tf.models import variants
 from cct_tf.optim import freezing

@@ -7,7 +7,7 @@ A row is a dict: "split", "place" in it, "reason", "position" (see `readers.brok
 import dataclasses
 import os
 
-from cct_tf.data.recorded_files import RecordedFiles
+from cct_tf.datasets.recorded_files import RecordedFiles
 from cct_tf.readers.broken import Finding
 
 

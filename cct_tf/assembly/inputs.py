@@ -6,10 +6,10 @@ from cct_tf.assembly import found_broken
 from cct_tf.augment import transform as transform_lib
 from cct_tf.augment.mix import Mix
 from cct_tf.augment.stages import Mixing
-from cct_tf.data import registry
 from cct_tf.data.pipeline import Sampling
 from cct_tf.data.source import rules_of
 from cct_tf.data.statistics import channel_statistics
+from cct_tf.datasets import registry
 from cct_tf.machine import compile_cache, memory, runtime
 from cct_tf.readers import budget
 from cct_tf.settings import config as config_lib

@@ -1,6 +1,6 @@
 """Whether a data set is the one that a run was started on, and what to do where it is not."""
 
-from cct_tf.data import tree
+from cct_tf.datasets import tree
 from cct_tf.errors import UserError
 from cct_tf.machine.console import listed
 from cct_tf.runs import file_list
@@ -12,14 +12,14 @@ _LOOK = ("cct_tf.train goes on with them under --accept_config_change, and --dat
 
 
 def part_of(resolved, config, splits):
-    """The `tree.Part` of a run's image folder for a command that needs some splits; None: it has to open all.
+    """The `tree.Part` of a run's image folder or table for a command that needs some splits; None: it has to open all.
 
     Args:
         resolved: `resolved.Resolved` of the run, which knows since when `folder` was recorded how a split is told.
         config: `config.Config` of the run.
         splits: sequence of names of splits that the run has.
     """
-    if config.data.dataset != "folder" or resolved.folder is None:
+    if config.data.dataset not in ("folder", "table") or resolved.folder is None:
         return None
     return tree.Part(tuple(splits), resolved.classes, resolved.folder["held"])
 

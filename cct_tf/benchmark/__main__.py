@@ -71,7 +71,7 @@ def _described(settings, own):
     """What was read, in words."""
     if own["images"] == _SYNTHETIC:
         return f"JPEGs of {own['source_size'] or _SIZE}, made for it"
-    return settings.data.data_dir if settings.data.dataset in ("folder", "npz") else settings.data.dataset
+    return settings.data.data_dir if settings.data.dataset in ("folder", "table", "npz") else settings.data.dataset
 
 
 def _check(settings, own):

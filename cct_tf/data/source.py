@@ -78,6 +78,8 @@ class Split:
             None where the reader alone knows them.
         files: `files.Files` in the same order; None where the images are no files.
         room: float, bytes an image that it may be held in at the network's size, see `with_room`.
+        weights: float64 [n] of a table's examples, in the same order; None where it has no such column.
+        groups: object [n] of str, likewise.
         masked: bool [n], where an evaluated image is broken, of a reader that holds what was decoded; None: nowhere.
     """
 
@@ -88,6 +90,8 @@ class Split:
     files: np.ndarray | None = None
     room: float = 0.0
     masked: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def images(self, places):
         """Yield (uint8 NumPy array [H, W, 3], label) of the images at some places, one after the other.
@@ -104,11 +108,10 @@ class Split:
 
     def select(self, places):
         """The split of some of its images: int64 [k] of `Reader.spread`."""
-        return dataclasses.replace(
-            self, reader=self.reader.select(places), num_examples=len(places),
-            labels=None if self.labels is None else self.labels[places],
-            files=None if self.files is None else self.files[places],
-            masked=None if self.masked is None else self.masked[places])
+        columns = {name: getattr(self, name) for name in ("labels", "files", "masked", "weights", "groups")}
+        return dataclasses.replace(self, reader=self.reader.select(places), num_examples=len(places),
+                                   **{name: None if column is None else column[places]
+                                      for name, column in columns.items()})
 
 
 @dataclasses.dataclass(frozen=True)

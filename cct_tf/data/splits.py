@@ -73,8 +73,8 @@ def _hold_out(subset, config, rule):
 
 
 def divided(subsets, config, rule):
-    """dict of Subset by split, with the validation split held out if one is asked for."""
-    if not config.validation_fraction:
+    """dict of Subset by split, with the validation split held out if one is asked for; from "train", if it is there."""
+    if not config.validation_fraction or "train" not in subsets:
         return dict(subsets)
     kept, held_out = _hold_out(subsets["train"], config, rule)
     return subsets | {"train": kept, "validation": held_out}
@@ -100,7 +100,9 @@ def _lacking(class_names, splits, limit=3):
 def _splits(subsets):
     """dict of `source.Split` of a dict of Subset."""
     return {name: source.Split(name, subsets[name].make_reader(subsets[name].indices), len(subsets[name].indices),
-                               label_kinds.as_held(subsets[name].labels), subsets[name].files)
+                               label_kinds.as_held(subsets[name].labels), subsets[name].files,
+                               weights=getattr(subsets[name].files, "weights", None),
+                               groups=getattr(subsets[name].files, "groups", None))
             for name in ("train", "validation", "test") if name in subsets}
 
 

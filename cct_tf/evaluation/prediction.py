@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf.assembly import inputs, networks
-from cct_tf.data import tree
 from cct_tf.data.source import rules_of
+from cct_tf.datasets import tree
 from cct_tf.evaluation.forward import Forward
 from cct_tf.machine import runtime
 from cct_tf.models.attention_maps import attention_maps

@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from cct_tf.assembly import checks, recorded_data, selection
-from cct_tf.data import listing
+from cct_tf.datasets import listing
 from cct_tf.errors import UserError
 from cct_tf.export import formats
 from cct_tf.machine import runtime
@@ -33,7 +33,7 @@ FIELDS = [
                         "int8 are chosen", minimum=1),
     flags.command_field("check_images", int, 500, "test images (or of those named) to compare on, evenly spread; at "
                         "most all", minimum=1),
-    config.FIELDS["data_dir"],
+    *(config.FIELDS[name] for name in config.PLACES),
     command.JSON,
     config.FIELDS["debug"],
 ]
@@ -98,7 +98,7 @@ def main(given):
     values = {field.name: field.default for field in FIELDS} | given
     kind = _check(values, given)
     paths = listing.list_images(values["images"]) if values["images"] else []
-    changed = {"workdir": values["workdir"]} | ({"data_dir": given["data_dir"]} if "data_dir" in given else {})
+    changed = {"workdir": values["workdir"]} | {name: given[name] for name in config.PLACES if name in given}
     selected = selection.select(values["workdir"], values["checkpoint"], values["weights"], changed=changed)
     settings = selected.settings
     part = _part(selected.record.resolved, settings, values["quantize"])

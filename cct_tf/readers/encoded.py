@@ -1,5 +1,6 @@
 """Image files of any size, decoded one at a time when they are used: their bytes held in memory, or on disk."""
 
+import collections.abc
 import contextlib
 import dataclasses
 import functools
@@ -23,6 +24,7 @@ class Encoded(OnDemand):
         on_disk: whether `contents` holds paths.
         bit_depth: int, see `decode`.
         broken: see `broken.OnDemand`.
+        note: function of an entry -> text, what else is said of it where it is broken; None: nothing.
     """
 
     contents: tf.Tensor
@@ -31,6 +33,7 @@ class Encoded(OnDemand):
     on_disk: bool
     bit_depth: int = 16
     broken: Broken | None = None
+    note: collections.abc.Callable | None = None
 
     def __len__(self):
         return len(self.indices)
@@ -83,8 +86,13 @@ class Encoded(OnDemand):
     def decoded(self, place):
         row = int(self.indices[place])
         found = self.contents[row].numpy()
-        found = decode.read_bytes(found) if self.on_disk else found
-        return decode.decode_file(found, self.names[row], self.bit_depth), None
+        try:
+            found = decode.read_bytes(found) if self.on_disk else found
+            return decode.decode_file(found, self.names[row], self.bit_depth), None
+        except decode.BrokenImage as error:
+            if self.note is None or not self.note(row):
+                raise
+            raise decode.BrokenImage(f"{error}{self.note(row)}") from error
 
     def home(self, place):
         return os.fsdecode(os.path.dirname(self.contents[int(self.indices[place])].numpy()))

@@ -1,4 +1,4 @@
-"""`files.txt` of a work folder: the files of an image folder that a run uses, kept to say what changed among them.
+"""`files.txt` of a work folder: the image files (of a folder or table) that a run uses, to say what changed among them.
 
     fingerprint 3f0c...                 of the images and splits that are listed
     train   cat     2031    cat/1.jpg   split, class, bytes, path below --data_dir; a tab between them
@@ -45,11 +45,12 @@ def write(workdir, source):
 
 
 def _read(path, fingerprint):
-    """{path: (split, bytes)} as listed; None where there is no list of that fingerprint."""
+    """{path: (split, class, bytes)} as listed; None where there is no list of that fingerprint."""
     try:
         head, *lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         rows = [line.split("\t") for line in lines]
-        return {name: (split, size) for split, _, size, name in rows} if head == _head(fingerprint) else None
+        found = {name: (split, label, size) for split, label, size, name in rows}
+        return found if head == _head(fingerprint) else None
     except (OSError, ValueError):
         return None
 
@@ -79,10 +80,11 @@ def changes(workdir, resolved, source, splits=None):
                          for name in splits or dict.fromkeys([*counts[0], *counts[1]]))
     if splits:
         before = {name: found for name, found in before.items() if found[0] in splits}
-    now = {name: (split, size) for split, _, size, name in _rows(source, splits)}
+    now = {name: tuple(values) for *values, name in _rows(source, splits)}
     both = [name for name in now if name in before]
     kinds = {"added": [name for name in now if name not in before],
              "removed": [name for name in before if name not in now],
-             "of another size": [name for name in both if before[name][1] != now[name][1]],
+             "of another size": [name for name in both if before[name][2] != now[name][2]],
+             "of another class": [name for name in both if before[name][1] != now[name][1]],
              "in another split": [name for name in both if before[name][0] != now[name][0]]}
     return ", ".join(_named(what, names) for what, names in kinds.items() if names) or "the same files, split anew"

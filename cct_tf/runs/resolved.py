@@ -29,7 +29,7 @@ class Resolved:
             split of text, see `source.Source.split_fingerprint`. Whoever needs one split opens no file of the others.
         order: text, how images are shuffled, for people; see `source.Source`.
         left_out: tuple of dicts of the files of an image folder that --on_bad_image=skip left out when the run began,
-            see `data.recorded_files`. None: not recorded, or none may be.
+            see `datasets.recorded_files`. None: not recorded, or none may be.
         found_broken: tuple of dicts of the images found broken since, see `assembly.found_broken`.
         data_rules: dict of the fields of `source.Rules`. None: recorded by version 0, see `source.rules_of`.
 

@@ -11,7 +11,7 @@ from cct_tf.runs.workdir import MetricsFile, Workdir
 from cct_tf.settings import config as config_lib
 from cct_tf.settings import flags, measure
 
-_NO_SETTING = ("workdir", "data_dir", "seed")  # fields that tell two runs of one recipe apart
+_NO_SETTING = ("workdir", *config_lib.PLACES, "seed")  # fields that tell two runs of one recipe apart
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,22 +17,30 @@ from cct_tf.errors import UserError
 from cct_tf.settings import measure
 from cct_tf.settings.fields import Field, option
 
+PLACES = ("data_dir", "image_root", "class_names")  # where the data of a run is on this machine
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Data set: where the images come from and how they are split."""
 
-    dataset: str = option("digits", "digits (scikit-learn's), folder, npz, or the name of a TFDS image-classification "
-                          "set")
-    data_dir: str | None = option(None, "folder of the TFDS sets, root of the image folder, or the .npz file", how=True,
-                                  path=True)
+    dataset: str = option("digits", "digits (scikit-learn's), folder, table, npz, or the name of a TFDS "
+                          "image-classification set")
+    data_dir: str | None = option(None, "folder of the TFDS sets, root of the image folder, the table, or the .npz "
+                                  "file", how=True, path=True)
+    image_root: str | None = option(None, "folder that the paths of a table are relative to; default: the table's own",
+                                    how=True, path=True)
+    columns: str | None = option(None, "columns of a table that have other names, such as "
+                                 "path:filename,label:diagnosis; nothing behind the colon leaves one unread")
+    class_names: str | None = option(None, "names of a table's classes in their order, one a line or as JSON; default: "
+                                     "its labels, sorted", how=True, path=True)
     task: str = option("single", "single: an image has one label; multilabel: any number of them, by binary "
                        "cross-entropy of each class (npz sets alone)", choices=tuple(measure.TASKS))
-    train_split: str = option("train", "TFDS split or folder to train on")
+    train_split: str = option("train", "TFDS split, split of a table, or folder to train on")
     validation_fraction: float = option(0.0, "share of the training images held out for validation; stratified by "
                                         "class where the set is indexed", minimum=0.0, below=1.0)
-    test_split: str = option("test", "TFDS split or folder to test on; the set's own validation split where it has "
-                             "no test split")
+    test_split: str = option("test", "TFDS split, split of a table, or folder to test on; the set's own "
+                             "validation split where it has no test split")
     split_seed: int = option(0, "seed of the validation split; not the run's seed, so that runs stay comparable",
                              minimum=0, maximum=2**63 - 1)
     on_bad_image: str = option("stop", "what a broken image does: end the run; or be left out when the run begins, "

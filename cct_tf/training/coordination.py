@@ -12,7 +12,7 @@ import secrets
 import time
 
 from cct_tf.assembly import initial_weights
-from cct_tf.data import registry
+from cct_tf.datasets import registry
 from cct_tf.errors import OutsideFault, UserError
 from cct_tf.runs import checkpoint, found_broken_file, run_record
 from cct_tf.runs.run_status import RunStatus

@@ -12,6 +12,7 @@ from cct_tf.pictures import plots
 from cct_tf.runs.checkpoint import storage_faults
 from cct_tf.runs.workdir import MetricsFile
 from cct_tf.settings import flags
+from cct_tf.settings.config import PLACES
 
 _SHOWN_IMAGES = 8  # with the sheet they fill less than a page of TensorBoard
 _SECONDS_BETWEEN_PICTURES = 20.0
@@ -105,7 +106,7 @@ class Summaries(Recorder):
             for tag, images in pictures.items():
                 tf.summary.image(tag, images[:_SHOWN_IMAGES], max_outputs=_SHOWN_IMAGES)
             hparams.hparams({name: _plain(value) for name, value in self._config.as_dict().items()
-                             if name not in ("workdir", "data_dir")})
+                             if name not in ("workdir", *PLACES)})
 
     def write_rollback(self, step, status, text):
         with storage_faults(self._workdir.path):

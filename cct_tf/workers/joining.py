@@ -10,11 +10,12 @@ import sys
 import cct_tf
 from cct_tf import errors
 from cct_tf.machine import compile_cache, process_exit
+from cct_tf.settings.config import PLACES
 from cct_tf.workers.peers import Alone, PeerEnded, Peers
 from cct_tf.workers.rendezvous import find_peers
 
 # What may differ from worker to worker: where things are on its machine.
-_OWN = ("data_dir", "workdir")
+_OWN = (*PLACES, "workdir")
 _PACKAGES = ("tensorflow", "keras", "numpy")
 _ends_at_once = False  # see `end_at_once`
 # The program of `deadline`. A process of its own, because TensorFlow's start keeps Python's threads from running. It

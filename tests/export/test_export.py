@@ -20,7 +20,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from cct_tf.data import registry
+from cct_tf.datasets import registry
 from cct_tf.errors import UserError
 from cct_tf.export import formats, isolated, network, running, samples, writing
 from cct_tf.readers import decode

@@ -7,12 +7,12 @@ from PIL import Image
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 from cct_tf.augment.transform import Transform
-from cct_tf.data import registry
+from cct_tf.datasets import registry
 from cct_tf.models import create_model
 from cct_tf.pictures import inspection, projector
 from cct_tf.readers.windowed import Windowed
 from cct_tf.settings.config import DataConfig
-from tests.data import test_tfds
+from tests.datasets import test_tfds
 
 MEAN, STD = (0.3, 0.3, 0.3), (0.4, 0.4, 0.4)
 

@@ -15,7 +15,8 @@ import resource, sys
 import tensorflow as tf
 from cct_tf.augment.transform import Transform
 from cct_tf.settings.config import DataConfig
-from cct_tf.data import pipeline, registry, statistics
+from cct_tf.data import pipeline, statistics
+from cct_tf.datasets import registry
 from cct_tf.readers import budget, tensors
 
 tensors.num_threads = lambda: 64

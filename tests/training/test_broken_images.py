@@ -19,7 +19,7 @@ from cct_tf.readers.broken import Finding
 from cct_tf.runs import found_broken_file, run_record
 from cct_tf.training.broken_images import BrokenImages
 from tests.commands import call
-from tests.data import test_tfds
+from tests.datasets import test_tfds
 from tests.exact_resume import differences
 from tests.training import tiny
 

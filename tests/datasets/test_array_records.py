@@ -11,12 +11,13 @@ import tensorflow_datasets as tfds
 
 from cct_tf import readers
 from cct_tf.augment.transform import Transform
-from cct_tf.data import pipeline, registry, statistics
+from cct_tf.data import pipeline, statistics
+from cct_tf.datasets import registry
 from cct_tf.errors import UserError
 from cct_tf.readers import decode
 from cct_tf.settings.config import DataConfig
-from tests.data import test_tfds
-from tests.data.test_tfds import NUM_CLASSES, NUM_TRAIN, TinyArchive
+from tests.datasets import test_tfds
+from tests.datasets.test_tfds import NUM_CLASSES, NUM_TRAIN, TinyArchive
 
 pytest.importorskip("array_record", reason="TFDS brings it along on Linux")
 from cct_tf.readers import array_records  # noqa: E402

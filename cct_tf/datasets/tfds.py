@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from cct_tf.data import source, splits, statistics, tfds_prepare
+from cct_tf.data import source, splits, statistics
+from cct_tf.datasets import tfds_prepare
 from cct_tf.errors import UserError, nearest
 from cct_tf.readers import decode, flat, loading, progress, tensors
 from cct_tf.readers.held import Held

@@ -1,4 +1,4 @@
-"""The files of an image folder as a run began with them, whatever became of the broken ones since. No TensorFlow here.
+"""The files of a folder or table as a run began with them, whatever became of the broken ones since. No TensorFlow.
 
 With --on_bad_image=skip a run keeps its list of files: those that were broken when it began stay out, mended or not;
 those that it found broken later stay in, changed or gone, for what stands for them follows from their places.
@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from cct_tf.data import files as files_lib
+from cct_tf.datasets import files as files_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +57,20 @@ def _restored(files, labels, rows):
     """Files and int32 labels of one split, with those of some rows as they were."""
     paths = [os.fsencode(row["path"]) for row in rows]
     kept = _are_not(files, set(paths))
-    added = files_lib.Files(files_lib.bytes_array(paths), np.array([row["size"] for row in rows], np.int64),
-                            np.zeros(len(rows), np.int64))
+    sizes, zeros = np.array([row["size"] for row in rows], np.int64), np.zeros(len(rows), np.int64)
+    added = _as_listed(files[~kept], files_lib.Files(files_lib.bytes_array(paths), sizes, zeros))
     files = files_lib.joined([files[kept], added])
     labels = np.concatenate([labels[kept], np.array([row["label"] for row in rows], np.int32)])
     order = np.argsort(files.paths, kind="stable")
     return files[order], labels[order]
+
+
+def _as_listed(listed, files):
+    """Some Files with what a table says of them now; `listed` are those that are still there."""
+    if listed.numbers is None:
+        return files
+    places = {path: place for place, path in enumerate(listed.paths.tolist())}
+    found = np.array([places.get(path, len(listed)) for path in files.paths.tolist()])
+    unlisted = files_lib.Files(files.paths[:1], files.sizes[:1], files.times[:1])  # what is known of those that went
+    known = files_lib.joined([listed, unlisted])[found]
+    return dataclasses.replace(known, paths=files.paths, sizes=files.sizes, times=files.times)

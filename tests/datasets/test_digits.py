@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cct_tf.data import digits, registry
+from cct_tf.datasets import digits, registry
 from cct_tf.settings.config import DataConfig
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cct_tf.data import registry
+from cct_tf.datasets import registry
 from cct_tf.errors import UserError
 from cct_tf.settings.config import DataConfig
 
@@ -34,7 +34,7 @@ def test_checks_need_no_tensorflow(tmp_path):
     script = f"""
 import sys
 from cct_tf.settings.config import DataConfig
-from cct_tf.data import registry
+from cct_tf.datasets import registry
 from cct_tf.errors import UserError
 for fields in (dict(dataset="folder", data_dir={str(tmp_path)!r}), dict(dataset="npz", data_dir={str(tmp_path)!r}),
                dict(dataset="digitz"), dict(dataset="cifar10"), dict(dataset="digits")):

@@ -3,7 +3,7 @@
 import glob
 import os
 
-from cct_tf.data import tree
+from cct_tf.datasets import tree
 from cct_tf.errors import UserError
 
 

@@ -1,10 +1,11 @@
-"""`--dataset=folder`: images in class folders, held decoded, held as bytes, or read from disk.
+"""`--dataset=folder` and `table`: image files, held decoded, held as bytes, or read from disk.
 
     all of one size, and fits in --in_memory_gib as pixels    held.Held
     fits as it is, encoded                                    encoded.Encoded, bytes held
     neither                                                   encoded.Encoded, on disk
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -13,8 +14,9 @@ import numpy as np
 import PIL
 import tensorflow as tf
 
-from cct_tf.data import files as files_lib
-from cct_tf.data import splits, tree
+from cct_tf.data import splits
+from cct_tf.datasets import files as files_lib
+from cct_tf.datasets import image_files, tree
 from cct_tf.errors import UserError
 from cct_tf.readers import decode, flat, headers, loading, progress, tensors
 from cct_tf.readers.checked import Checked
@@ -24,7 +26,7 @@ _MANY = 10_000  # files whose first bytes take long enough for a bar
 
 
 def open_folder(config, rules, stream=None, part=None, cache=None, recorded=None):
-    """Open an image folder.
+    """Open an image folder or a table.
 
     Args:
         config: DataConfig.
@@ -39,10 +41,10 @@ def open_folder(config, rules, stream=None, part=None, cache=None, recorded=None
         source.Source.
 
     Raises:
-        UserError: the folder is not laid out as `tree` says, an image is broken and --on_bad_image=stop, or a set to be
+        UserError: the data is not as `tree` or `table` say, an image is broken and --on_bad_image=stop, or a set to be
             held exceeds the free memory.
     """
-    listing = tree.take(config, part)
+    listing = image_files.take(config, part)
     kept = listing = recorded.restored(listing, config) if recorded else listing
     if recorded:
         kept = recorded.without_left_out(listing)
@@ -51,10 +53,12 @@ def open_folder(config, rules, stream=None, part=None, cache=None, recorded=None
     subsets = _needed(subsets, config, rules, part)
     opened = _Opened(config, listing, files_lib.joined(subset.files for subset in subsets.values()),
                      part is None or len(subsets) == len(listing.files), cache, stream)
-    rules, notes = _settle_bit_depth(rules, opened, part is not None)
-    images = loading.whole(opened.paths, opened.names, True, rules.bit_depth)
     held = False if recorded and recorded.broken else part and part.held
-    make_reader, good = open_images(images, opened, held, bool(recorded))
+    with opened.broken_noted():
+        rules, notes = _settle_bit_depth(rules, opened, part is not None)
+        images = loading.whole(opened.paths, opened.names, True, rules.bit_depth)
+        images = dataclasses.replace(images, note=opened.note)
+        make_reader, good = open_images(images, opened, held, bool(recorded))
     left_out, start = _left_out(opened, subsets, images, good, recorded), 0
     for split, subset in subsets.items():
         indices = np.arange(start, start + len(subset.labels))
@@ -64,7 +68,8 @@ def open_folder(config, rules, stream=None, part=None, cache=None, recorded=None
     found = {"notes": listing.notes + notes} | left_out
     if part is None:
         return splits.indexed_source(config, rules, listing.class_names, subsets,
-                                     extra=_lines(files_lib.joined(listing.files.values())), **found)
+                                     extra=_lines(files_lib.joined(listing.files.values())),
+                                     every_class=listing.every_class, **found)
     if _is_held_out_late(config):
         subsets = splits.divided(subsets, config, rules.split)
     subsets = {split: subsets[split] for split in part.splits}
@@ -83,7 +88,7 @@ def _left_out(opened, subsets, images, good, recorded):
         for place in np.flatnonzero(~good[start:start + len(subset.labels)]):
             file = subset.files[place]
             rows.append({"split": split, "path": os.fsdecode(file.path), "size": file.size,
-                         "label": int(subset.labels[place]), "reason": next(broken)[1]})
+                         "label": int(subset.labels[place]), "reason": next(broken)[1] + opened.note(start + place)})
         start += len(subset.labels)
     rows = (*(recorded.left_out if recorded else ()), *rows)
     names = [os.path.join(opened.listing.root, tree.shown(row["path"])) for row in rows]
@@ -143,6 +148,24 @@ class _Opened:
         """(string tensor of paths, sequence of names) of some files."""
         return (tensors.on_cpu(files_lib.below(self.listing.root, files.paths)),
                 _Names(self.listing.root, files.paths))
+
+    def note(self, place):
+        """What else is said of a broken file: the row of the table that names it, " (row 5 of birds.csv)", or ""."""
+        number = 0 if self.files.numbers is None else self.files.numbers[place]
+        return f" (row {number} of {self.config.data_dir})" if number else ""
+
+    @contextlib.contextmanager
+    def broken_noted(self):
+        """Add the `note` to the BrokenImage of a file."""
+        try:
+            yield
+        except decode.BrokenImage as error:
+            starts = ((place, f"broken image: {name}") for place, name in enumerate(self.names))
+            found = next(((self.note(place), start) for place, start in starts if str(error).startswith(f"{start}: ")),
+                         ("", ""))
+            if not found[0]:
+                raise
+            raise decode.BrokenImage(f"{found[1]}{found[0]}{str(error).removeprefix(found[1])}") from error
 
     def paths_of(self, places):
         """Array of bytes, the paths of the files at these places."""

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cct_tf.data import files, registry, source, tree
+from cct_tf.data import source
+from cct_tf.datasets import files, registry, tree
 from cct_tf.errors import UserError
 from cct_tf.readers import checked, decode, headers, loading
 from cct_tf.readers.encoded import Encoded
@@ -237,6 +238,14 @@ def test_with_skip_what_is_held_out_depends_on_what_is_broken(folder):
     whole = _open(folder, **fields)
     opened = _open(folder, part=tree.Part(("validation",), ("ant", "bee"), False), **fields)
     assert opened.split_fingerprint("validation") == whole.split_fingerprint("validation")
+
+
+@pytest.mark.parametrize("on_bad_image", ["stop", "skip"])
+def test_the_test_split_of_a_run_with_images_held_out_is_opened_alone(folder, on_bad_image):
+    fields = {"validation_fraction": 0.4, "on_bad_image": on_bad_image}
+    whole = _open(folder, **fields)
+    opened = _open(folder, part=tree.Part(("test",), ("ant", "bee"), False), **fields)
+    assert list(opened.splits) == ["test"] and opened.split_fingerprint("test") == whole.split_fingerprint("test")
 
 
 @pytest.mark.parametrize(("limit", "held", "kind"), [(1.0, False, Encoded), (0.0, True, Held), (0.0, None, Encoded),

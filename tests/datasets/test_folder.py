@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from cct_tf.data import registry, source, statistics, tree
+from cct_tf.data import source, statistics
+from cct_tf.datasets import registry, tree
 from cct_tf.errors import UserError
 from cct_tf.machine import container
 from cct_tf.readers import decode, tensors

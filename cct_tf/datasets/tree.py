@@ -16,8 +16,8 @@ import os
 
 import numpy as np
 
-from cct_tf.data import files as files_lib
 from cct_tf.data import holding_out
+from cct_tf.datasets import files as files_lib
 from cct_tf.errors import UserError, nearest
 from cct_tf.readers import progress
 
@@ -25,18 +25,16 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", "
             ".pnm", ".jp2", ".avif")
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # of iPhones, and of some cameras
 VALIDATION_NAMES = ("val", "validation", "valid")
-_THREADS = 8  # that list folders: on a network file system each answer takes long
-
-_listed = {}  # what `check` has listed last, by what it was asked for
+THREADS = 8  # that list folders and look at files: on a network file system each answer takes long
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Some splits of an image folder, for a command that needs no other.
+    """Some splits of an image folder or a table, for a command that needs no other.
 
     Attributes:
         splits: tuple of their names.
-        classes: tuple of the names of the run's classes. None: those of the training folder; then the whole folder is
+        classes: tuple of the names of the run's classes. None: those of the training images; then the whole set is
             listed and judged, and the images of these splits alone are opened.
         held: whether images of one size are held decoded; None, as the whole set would be.
     """
@@ -45,8 +43,8 @@ class Part:
     classes: tuple | None = None
     held: bool | None = None
 
-    def folders(self, config):
-        """Names of the splits that lie in the folders to be listed; None for all."""
+    def listed(self, config):
+        """Names of the splits to be listed, before any image is held out; None for all."""
         if self.classes is None:
             return None
         from_training = ("train", "validation") if config.validation_fraction else ("train",)
@@ -55,17 +53,18 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """An image folder, listed.
+    """An image folder or a table, listed.
 
     Attributes:
-        root: its path.
-        class_names: tuple of the K class folders of the training split, sorted.
-        files: dict by split ("train", "validation", "test") of `files.Files`, sorted by path. One tree has "train"
-            alone.
+        root: the folder that paths are relative to.
+        class_names: tuple of K names; of a folder the class folders of the training split, sorted.
+        files: dict by split ("train", "validation", "test") of `files.Files`, sorted by path. One tree, or a table
+            without splits, has "train" alone.
         labels: dict by split of int32 arrays, in the same order.
         ignored: collections.Counter of what was left out: by suffix, "hidden", "without a suffix", "link to a folder
             above".
         notes: lines for the plan.
+        every_class: whether each class has to have an image to train on.
     """
 
     root: str
@@ -74,6 +73,7 @@ class Tree:
     labels: dict
     ignored: collections.Counter
     notes: tuple
+    every_class: bool = True
 
 
 def shown(name):
@@ -86,7 +86,7 @@ def suffixes():
     return SUFFIXES + (HEIF_SUFFIXES if importlib.util.find_spec("pillow_heif") else ())
 
 
-def _left_out(ignored, most=6):
+def left_out(ignored, most=6):
     """`3 .heic, 1 hidden (...)` of a Counter of `Tree.ignored`, the most frequent first; "" of an empty one."""
     ordered = sorted(ignored.items(), key=lambda item: (-item[1], item[0]))
     counts = [f"{number:,} {kind}" for kind, number in ordered[:most]]
@@ -95,23 +95,6 @@ def _left_out(ignored, most=6):
     if any(suffix in ignored for suffix in HEIF_SUFFIXES):
         text += "; pip install pillow-heif, and HEIF images are read"
     return text
-
-
-def check(config, part=None, stream=None):
-    """As `scan`, and keep the list for the `take` that follows: a large folder takes seconds to list."""
-    _listed.clear()
-    _listed[_asked(config, part)] = scan(config, part, stream)
-
-
-def take(config, part=None):
-    """The Tree that `check` has listed last; `scan` anew where it was asked for another, or it was taken before."""
-    found = _listed.pop(_asked(config, part), None)
-    _listed.clear()
-    return found or scan(config, part)
-
-
-def _asked(config, part):
-    return config.data_dir, config.train_split, config.test_split, config.validation_fraction, part
 
 
 def scan(config, part=None, stream=None):
@@ -130,17 +113,35 @@ def scan(config, part=None, stream=None):
             tree without --validation_fraction, or without an image to hold out.
     """
     try:
-        return _scan(config.data_dir, config, part.folders(config) if part else None, part, stream)
+        return _scan(config.data_dir, config, part.listed(config) if part else None, part, stream)
     except OSError as error:
         raise UserError(f"{error.filename}: expected a readable folder, found: {error.strerror}") from error
+
+
+def scan_all(root):
+    """The Tree of all splits of a folder, whether or not it can be trained on; each goes by the name of its folder.
+
+    Raises:
+        UserError: fewer than two classes; a class unknown to training; a split or class without images.
+        OSError: it can't be read.
+    """
+    present, _ = _folders(root)
+    named = assigned(present, "train", "test") if "train" in present else {"": ""}
+    names, ignored = _class_folders(os.path.join(root, named.get("train", "")))
+    known, files, labels = {name: label for label, name in enumerate(names)}, {}, {}
+    for folder in named.values():
+        files[folder], labels[folder], skipped = _split_files(
+            root, folder, known, "train" if folder in ("", "train") else folder, None)
+        ignored += skipped
+    return Tree(root, tuple(shown(name) for name in names), files, labels, ignored, ())
 
 
 def _scan(root, config, wanted, part, stream):
     if not root:
         raise UserError("--data_dir: expected the root of the image folder with --dataset=folder, found nothing")
     if not os.path.isdir(root):
-        raise UserError(f"--data_dir: expected the root of an image folder, found "
-                        f"{'a file' if os.path.exists(root) else 'nothing'} at {root}")
+        found = "a file (--dataset=table reads a table)" if os.path.exists(root) else "nothing"
+        raise UserError(f"--data_dir: expected the root of an image folder, found {found} at {root}")
     folders = _split_folders(root, config, wanted)
     ignored, files, labels = collections.Counter(), {}, {}
     if "train" in folders:
@@ -155,7 +156,7 @@ def _scan(root, config, wanted, part, stream):
         holding_out.check(np.bincount(labels["train"]).tolist(), config.validation_fraction, rule=2)  # as all rules do
     notes = ()
     if ignored:
-        notes += (f"left out: {_left_out(ignored)}",)
+        notes += (f"left out: {left_out(ignored)}",)
     if config.validation_fraction and "validation" in folders:
         notes += (f"{folders['validation']}/ is not used: --validation_fraction holds out training images instead",)
         del files["validation"], labels["validation"]
@@ -188,27 +189,33 @@ def _split_folders(root, config, wanted):
 
 def _all_folders(root, present, config):
     """`_split_folders` of all splits, from the names of the folders in root."""
-    validation = next((name for name in VALIDATION_NAMES if name in present), None)
     if config.train_split not in present:
         return _one_tree(root, present, config)
-    folders = {"train": config.train_split}
-    if config.test_split in present:
-        folders["test"] = config.test_split
-        if validation and validation != config.test_split:
-            folders["validation"] = validation
-    elif config.test_split != "test":
+    folders = assigned(present, config.train_split, config.test_split)
+    if "test" not in folders and config.test_split != "test":
         raise UserError(f"--test_split: expected a folder in {root}, found no {config.test_split!r}"
                         + nearest(config.test_split, present))
-    elif validation:
-        folders["test"] = validation
-    elif not config.validation_fraction:
+    if "test" not in folders and not config.validation_fraction:
         raise UserError(f"--data_dir: expected test/ or val/ beside {config.train_split}/ in {root}, or "
                         "--validation_fraction above 0, found neither")
     if config.test_split == config.train_split:
         raise UserError(f"--test_split: expected another folder than --train_split, found {config.test_split!r}")
-    if folders.get("validation") == config.train_split:
-        del folders["validation"]
     return folders
+
+
+def assigned(present, train, test):
+    """{split: its name in the data set}, {"train": "train", "validation": "val", ...}.
+
+    Args:
+        present: the names that there are.
+        train: that of the training split, one of them.
+        test: that of the test split. If it is "test" and there is none, the validation split is the test split.
+    """
+    validation = next((name for name in VALIDATION_NAMES if name in present), None)
+    if test in present:
+        others = {"validation": validation} if validation not in (None, test, train) else {}
+        return {"train": train, "test": test} | others
+    return {"train": train} | ({"test": validation} if test == "test" and validation else {})
 
 
 def _one_tree(root, present, config):
@@ -253,13 +260,13 @@ def _split_files(root, folder, known, split, stream):
         raise UserError(f"{os.path.join(path, shown(unknown[0]))}: expected a class of the training folder, found an "
                         f"unknown one" + nearest(unknown[0], known))
     parts = []
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool, \
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool, \
             progress.count(len(names), f"listing {shown(path)}", stream, "folders") as advance:
         listed = pool.map(functools.partial(_class_files, path), names)
         for name, (files, skipped) in zip(names, listed, strict=True):
             ignored += skipped
             if split == "train" and not len(files):
-                others = f" ({_left_out(skipped)})" if skipped else ""
+                others = f" ({left_out(skipped)})" if skipped else ""
                 raise UserError(f"{os.path.join(path, shown(name))}: expected at least one image in every class "
                                 f"folder, found none{others}")
             parts.append(files)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cct_tf.data import npz, registry, source
+from cct_tf.data import source
+from cct_tf.datasets import npz, registry
 from cct_tf.errors import UserError
 from cct_tf.runs.resolved import Resolved
 from cct_tf.settings.config import DataConfig

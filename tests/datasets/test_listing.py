@@ -2,7 +2,7 @@
 
 import pytest
 
-from cct_tf.data.listing import list_images
+from cct_tf.datasets.listing import list_images
 from cct_tf.errors import UserError
 
 

@@ -12,8 +12,9 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import resource
 
 from cct_tf import rng
-from cct_tf.data import registry, source, statistics, tfds_prepare
-from cct_tf.data import tfds as tfds_module
+from cct_tf.data import source, statistics
+from cct_tf.datasets import registry, tfds_prepare
+from cct_tf.datasets import tfds as tfds_module
 from cct_tf.errors import UserError
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.flat import Flat

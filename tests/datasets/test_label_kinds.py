@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cct_tf.data import registry, splits
+from cct_tf.data import splits
+from cct_tf.datasets import registry
 from cct_tf.errors import UserError
 from cct_tf.settings.config import DataConfig
 

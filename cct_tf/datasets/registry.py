@@ -5,9 +5,11 @@ import os
 import re
 
 from cct_tf.errors import UserError, nearest
+from cct_tf.settings.config import PLACES
 
-OURS = ("digits", "folder", "npz")
+OURS = ("digits", "folder", "table", "npz")
 SEVERAL_LABELS = ("npz",)  # data sets whose images may have several
+_OF_TABLES = ("image_root", "columns", "class_names")
 
 
 def check_name(config, part=None, stream=None):
@@ -15,21 +17,21 @@ def check_name(config, part=None, stream=None):
 
     Args:
         config: DataConfig.
-        part: `tree.Part` of an image folder that will be opened; None for all.
+        part: `tree.Part` of an image folder or a table that will be opened; None for all.
         stream: text stream for progress, or None.
 
     Raises:
-        UserError: an unknown name; a folder or an archive that is not there or not laid out as it must be; flags that
+        UserError: an unknown name; a folder, a table or an archive that is not there or not as it must be; flags that
             the data set has no use for.
     """
     config = _expanded(config)
-    _check_splits(config)
-    if config.dataset == "folder":
-        from cct_tf.data import tree
+    _check_flags(config)
+    if config.dataset in ("folder", "table"):
+        from cct_tf.datasets import image_files
 
-        tree.check(config, part, stream)
+        image_files.check(config, part, stream)
     elif config.dataset == "npz":
-        from cct_tf.data import npz
+        from cct_tf.datasets import npz
 
         npz.check(config, with_validation=False)  # which runs of version 0 ignore; `open_npz` judges it
     elif config.dataset != "digits":
@@ -37,15 +39,19 @@ def check_name(config, part=None, stream=None):
 
 
 def _expanded(config):
-    """The config with a leading ~ of --data_dir replaced, which a shell leaves alone behind `=`."""
-    return dataclasses.replace(config, data_dir=config.data_dir and os.path.expanduser(config.data_dir))
+    """The config with a leading ~ of its paths replaced, which a shell leaves alone behind `=`."""
+    paths = {name: getattr(config, name) for name in PLACES}
+    return dataclasses.replace(config, **{name: path and os.path.expanduser(path) for name, path in paths.items()})
 
 
-def _check_splits(config):
-    """Raise UserError for a task or split flags that the data set has no use for."""
+def _check_flags(config):
+    """Raise UserError for a task, or flags of splits and tables, that the data set has no use for."""
     if config.task == "multilabel" and config.dataset not in SEVERAL_LABELS:
         raise UserError(f"--task: expected single with --dataset={config.dataset}, whose images have one label each "
                         f"(several: --dataset={' or '.join(SEVERAL_LABELS)}), found 'multilabel'")
+    for flag in _OF_TABLES if config.dataset != "table" else ():
+        if getattr(config, flag) is not None:
+            raise UserError(f"--{flag}: expected it with --dataset=table, found it with --dataset={config.dataset}")
     if config.dataset in ("digits", "npz"):
         for flag in ("train_split", "test_split"):
             value, default = getattr(config, flag), flag.removesuffix("_split")
@@ -75,7 +81,7 @@ def open_source(config, stream=None, rules=None, part=None, cache=None, recorded
         config: DataConfig.
         stream: text stream for progress (stdout where it is free, else None).
         rules: `source.Rules` of a run that exists; None for a new one.
-        part, cache, recorded: of an image folder, see `folder.open_folder`; other data sets are opened whole.
+        part, cache, recorded: of a folder or a table, see `folder.open_folder`; other data sets are opened whole.
 
     Returns:
         source.Source.
@@ -86,24 +92,24 @@ def open_source(config, stream=None, rules=None, part=None, cache=None, recorded
     from cct_tf.data import source
 
     config, rules = _expanded(config), rules or source.Rules()
-    _check_splits(config)
+    _check_flags(config)
     return _opened(config, rules, stream, part, cache, recorded).with_room(config.in_memory_gib * 2**30)
 
 
 def _opened(config, rules, stream, part, cache, recorded):
     if config.dataset == "digits":
-        from cct_tf.data import digits
+        from cct_tf.datasets import digits
 
         return digits.open_digits(config, rules)
-    if config.dataset == "folder":
-        from cct_tf.data import folder
+    if config.dataset in ("folder", "table"):
+        from cct_tf.datasets import folder
 
         return folder.open_folder(config, rules, stream, part, cache, recorded)
     if config.dataset == "npz":
-        from cct_tf.data import npz
+        from cct_tf.datasets import npz
 
         return npz.open_npz(config, rules)
     _check_tfds_name(config)
-    from cct_tf.data import tfds
+    from cct_tf.datasets import tfds
 
     return tfds.open_tfds(config, rules, stream)
