@@ -28,6 +28,11 @@ def names(label, class_names):
     return tuple(class_names[index] for index in (np.flatnonzero(label) if np.ndim(label) else (label,)))
 
 
+def plain(label):
+    """One label as JSON has it: an int, or a list of 0 and 1."""
+    return np.asarray(label).tolist()
+
+
 def stratified(labels, fraction, rule, ordered):
     """Hold out a share of every class: of the rarest first, of which more common ones take what it gave into account.
 

@@ -8,7 +8,7 @@ from cct_tf.errors import UserError, nearest
 from cct_tf.settings.config import PLACES
 
 OURS = ("digits", "folder", "table", "npz")
-SEVERAL_LABELS = ("npz",)  # data sets whose images may have several
+SEVERAL_LABELS = ("table", "npz")  # data sets whose images may have several
 _OF_TABLES = ("image_root", "columns", "class_names")
 
 

@@ -31,11 +31,12 @@ class DataConfig:
     image_root: str | None = option(None, "folder that the paths of a table are relative to; default: the table's own",
                                     how=True, path=True)
     columns: str | None = option(None, "columns of a table that have other names, such as "
-                                 "path:filename,label:diagnosis; nothing behind the colon leaves one unread")
+                                 "path:filename,label:diagnosis; nothing behind the colon leaves one unread; with "
+                                  "--task=multilabel labels:PATTERN names columns of 0 and 1, one for each class")
     class_names: str | None = option(None, "names of a table's classes in their order, one a line or as JSON; default: "
                                      "its labels, sorted", how=True, path=True)
     task: str = option("single", "single: an image has one label; multilabel: any number of them, by binary "
-                       "cross-entropy of each class (npz sets alone)", choices=tuple(measure.TASKS))
+                       "cross-entropy of each class (tables and npz sets)", choices=tuple(measure.TASKS))
     train_split: str = option("train", "TFDS split, split of a table, or folder to train on")
     validation_fraction: float = option(0.0, "share of the training images held out for validation; stratified by "
                                         "class where the set is indexed", minimum=0.0, below=1.0)

@@ -1,10 +1,17 @@
 """Labels of which an image may have several: how they are read, held out and told apart."""
 
+import csv
+import dataclasses
+import json
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from cct_tf.assembly import found_broken
 from cct_tf.data import splits
 from cct_tf.datasets import registry
+from cct_tf.datasets.recorded_files import RecordedFiles
 from cct_tf.errors import UserError
 from cct_tf.settings.config import DataConfig
 
@@ -78,3 +85,103 @@ def test_what_is_held_out_by_path_does_not_depend_on_the_other_images():
     held_out = {files[place].path for place in splits.stratified(labels, 0.1, 0, 2, files)[1]}
     fewer = {files[1:][place].path for place in splits.stratified(labels[1:], 0.1, 0, 2, files[1:])[1]}
     assert len(held_out ^ fewer) <= 2
+
+
+ROWS = [("b.png", "dog;cat", "train"), ("a.png", "owl", "train"), ("c.png", "", "train"),
+        ("d.png", "dog ; owl;dog", "test")]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for number, (path, *_) in enumerate(ROWS):
+        Image.fromarray(np.full([6, 5, 3], 40 * number, np.uint8)).save(folder / path)
+    return folder
+
+
+def _table(images, path, rows):
+    """DataConfig of a table of some dicts; its suffix is its format."""
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    elif path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return DataConfig(dataset="table", data_dir=str(path), image_root=str(images), task="multilabel")
+
+
+def _rows(kind):
+    """ROWS with labels as text, as a list, or as 0 and 1 of each class."""
+    for path, text, split in ROWS:
+        names = [name.strip() for name in text.split(";") if name]
+        label = {"text": {"label": text}, "list": {"label": names},
+                 "columns": {f"is {name}": int(name in names) for name in ("owl", "cat", "dog")} | {"age": 7}}[kind]
+        yield {"path": path, "split": split} | label
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("text", ".csv"), ("text", ".jsonl"), ("list", ".jsonl"),
+                                              ("list", ".parquet")])
+def test_labels_of_a_table_as_text_and_as_lists(images, tmp_path, kind, suffix):
+    source = registry.open_source(_table(images, tmp_path / f"x{suffix}", list(_rows(kind))))
+    assert source.class_names == ("cat", "dog", "owl")
+    assert [split.labels.tolist() for split in source.splits.values()] == [[[0, 0, 1], [1, 1, 0], [0, 0, 0]],
+                                                                           [[0, 1, 1]]]
+    assert [file.path for file in source.splits["train"].files] == [b"a.png", b"b.png", b"c.png"]
+    other = registry.open_source(_table(images, tmp_path / "x.csv", list(_rows("text"))))
+    assert other.fingerprint == source.fingerprint
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_labels_of_a_table_in_a_column_of_each_class(images, tmp_path, suffix):
+    config = _table(images, tmp_path / f"x{suffix}", list(_rows("columns")))
+    source = registry.open_source(dataclasses.replace(config, columns="labels:is *"))
+    assert source.class_names == ("is cat", "is dog", "is owl")
+    assert source.splits["train"].labels.tolist() == [[0, 0, 1], [1, 1, 0], [0, 0, 0]]
+    (tmp_path / "names.txt").write_text("is dog\nis cat\n")
+    chosen = registry.open_source(dataclasses.replace(config, columns="labels:*",
+                                                      class_names=str(tmp_path / "names.txt")))
+    assert chosen.class_names == ("is dog", "is cat") and chosen.splits["test"].labels.tolist() == [[1, 0]]
+
+
+def _read_error(config, **fields):
+    with pytest.raises(UserError) as error:
+        registry.open_source(dataclasses.replace(config, **fields))
+    return str(error.value)
+
+
+def test_wrong_labels_of_a_table_name_the_row(images, tmp_path):
+    text, columns = list(_rows("text")), list(_rows("columns"))
+    config = _table(images, tmp_path / "x.csv", text[:3] + [text[3] | {"label": "dog;ape"}])
+    assert "x.csv: row 5: expected a class of the training rows, found 'ape'" in _read_error(config)
+    config = _table(images, tmp_path / "y.csv", columns[:1] + [columns[1] | {"is cat": "yes"}])
+    found = _read_error(config, columns="labels:is*")
+    assert "y.csv: row 3: expected 0 or 1 in the column 'is cat', found 'yes'" in found
+    assert "columns of classes called 'has*'" in _read_error(config, columns="labels:has*")
+    assert "--columns: expected label or labels, found both" in _read_error(config, columns="labels:is*,label:age")
+    assert "--columns: expected label: with --task=single" in _read_error(config, columns="labels:is*", task="single")
+    config = _table(images, tmp_path / "z.jsonl", [{"path": "a.png", "split": "train", "label": ["cat", None]}])
+    assert "z.jsonl: row 1: expected labels, text such as cat;dog or a list, found ['cat', None]" in _read_error(config)
+    config = _table(images, tmp_path / "w.csv", text[:2] + [text[0] | {"label": "cat"}])
+    assert "w.csv: row 4: expected one label for each image" in _read_error(config)
+
+
+def test_a_broken_image_of_several_labels_stays_left_out(images, tmp_path):
+    for path in images.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "c.png").write_bytes(b"")
+    config = dataclasses.replace(_table(tmp_path, tmp_path / "x.csv", list(_rows("text"))), on_bad_image="skip",
+                                 in_memory_gib=0.0)
+    source = registry.open_source(config)
+    row, = source.left_out
+    assert (row["path"], row["label"]) == ("c.png", [0, 0, 0]) and json.dumps(row)
+    (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes())
+    again = registry.open_source(config, recorded=RecordedFiles(source.left_out, ()))
+    assert again.fingerprint == source.fingerprint and again.splits["train"].num_examples == 2
+    bearing = found_broken.bearing(source)
+    bearing.splits["test"].reader.broken.add(0, found_broken.Finding("gone", None))
+    assert [found["label"] for found in found_broken.rows(bearing)] == [[0, 1, 1]]
