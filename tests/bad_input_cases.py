@@ -50,6 +50,7 @@ FLAGS = [
     ("repeats that do not divide the batch", "--batch_size=32 --repeated_augmentation=3", "--repeated_augmentation",
      "divisor", "found 3"),
     ("fast decoding of whole images", "--decode=fast", "--decode", "--random_resized_crop", "fast"),
+    ("fast resizing of whole images", "--resize=fast", "--resize", "--random_resized_crop", "fast"),
     ("task that there is not", "--task=multi", "--task", "single, multilabel", "multi"),
     ("several labels of digits", "--task=multilabel", "--task", "--dataset=digits", "table or npz"),
     ("several labels of a folder", "--task=multilabel --dataset=folder --data_dir={scene}/surprise", "--task",

@@ -28,7 +28,7 @@ import functools
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.augment import geometric, image_ops, pillow_resize, policy_ops
+from cct_tf.augment import geometric, image_ops, pillow_resize, policy_ops, simd_resize
 from cct_tf.augment.erasing import RandomErasing
 from cct_tf.augment.mix import Mix
 
@@ -121,12 +121,14 @@ class ResizedCrop(Stage):
         op: `geometric.RandomResizedCrop`.
         block, resampler: as of `Resize`.
         fast: whether JPEGs may be decoded at a part of their size, see `readers.parts`.
+        simd: whether `simd_resize` takes Pillow's place.
     """
 
     op: geometric.RandomResizedCrop
     block: int | None = None
     resampler: str = "matrix"
     fast: bool = False
+    simd: bool = False
 
     name = "crop"
     where = IMAGE
@@ -142,7 +144,9 @@ class ResizedCrop(Stage):
         return self.resampler == "pillow" or self.fast
 
     def describe(self):
-        return "random resized crop {:g}-{:g}".format(*self.op.area) + (", fast decoding" if self.fast else "")
+        fast = {"decoding": self.fast, "resizing": self.simd and self.resampler == "pillow"}
+        return ", ".join(["random resized crop {:g}-{:g}".format(*self.op.area),
+                          *(f"fast {name}" for name, is_on in fast.items() if is_on)])
 
     def sample(self, batch, shape):
         return self.op.sample(batch["seed"], *shape)
@@ -150,7 +154,8 @@ class ResizedCrop(Stage):
     def apply(self, batch, params):
         images = batch["image"]
         if self.resampler == "pillow":
-            return batch | {"image": pillow_resize.crop(images, params["box"], params["bicubic"], self.size)}
+            resize = simd_resize.resized if self.simd else pillow_resize.resized
+            return batch | {"image": pillow_resize.crop(images, params["box"], params["bicubic"], self.size, resize)}
         return batch | {"image": _apply_op(self.op, images, params)}
 
 

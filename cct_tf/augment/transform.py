@@ -39,7 +39,7 @@ class Transform:
         erasing: `erasing.RandomErasing`, or None.
         resize_block: int or None, see `stages.Resize`.
         resampler: "matrix" or "pillow", see `stages.Resize`.
-        fast_decoding: bool, see `stages.ResizedCrop`.
+        fast_decoding, fast_resizing: bools, see `fast` and `simd` of `stages.ResizedCrop`.
         multilabel: bool, see `stages.Labels`.
     """
 
@@ -57,6 +57,7 @@ class Transform:
     resize_block: int | None = None
     resampler: str = "matrix"
     fast_decoding: bool = False
+    fast_resizing: bool = False
     multilabel: bool = False
 
     # Lists of stages.
@@ -80,7 +81,8 @@ class Transform:
         flip = self._flip(seed)
         if self.resized_crop is not None:
             crop = geometric.RandomResizedCrop(self.size, self.resized_crop, self.crop_ratio)
-            images = (stages.ResizedCrop(crop, self.resize_block, self.resampler, self.fast_decoding), *flip, *policy)
+            resize = stages.ResizedCrop(crop, self.resize_block, self.resampler, self.fast_decoding, self.fast_resizing)
+            images = (resize, *flip, *policy)
         else:
             crop = (stages.PaddedCrop(geometric.RandomCrop(self.crop_padding)),) if self.crop_padding else ()
             images = (self._resize, *policy, *crop, *flip)

@@ -41,6 +41,7 @@ _RESIZING = {"matrix": 36, "pillow": 12}  # bytes a pixel of an image, taken whi
 _STAGING = 4  # times a batch of uint8, taken by a call of the stages of the host: what goes in, comes out, between
 _FLOAT = 12  # bytes of a pixel as float32
 _MOST_HELD = 2 * 2**30  # bytes; a held set that would be larger at the network's size is resized batch by batch
+_GROUP = 8  # images that are loaded by one call where they may be broken
 _WHOLE = (0, 1)  # the share of a worker that is alone
 
 
@@ -186,15 +187,15 @@ def _read(batches, split, resize, num_classes):
     if reader.image_shape is not None:
         return _read_batches(batches, reader, labels, resize)
 
-    def prepared(example):
+    def prepared(example, may_fail):
         if resize.takes_a_part:
-            return _part(reader, resize, example)
-        image, label, place = reader.load_or_replace(example)
+            return _part(reader, resize, example, may_fail)
+        image, label, place = reader.load_or_replace(example, may_fail)
         return _resized_one(resize, image, example["seed"]), label, place
 
     @as_written
-    def load(example):
-        image, label, place = prepared(example)
+    def load(example, may_fail=False):
+        image, label, place = prepared(example, may_fail)
         example = {name: value for name, value in example.items() if name not in reader.own_columns}
         if reader.knows_labels:
             with tf.control_dependencies([decode.require_label(label, num_classes, split.name)]):
@@ -206,6 +207,9 @@ def _read(batches, split, resize, num_classes):
         return example | {"image": image, "class": label}
 
     image_bytes = _RESIZING[resize.resampler] * reader.most_pixels
+    if reader.can_fail:
+        calls = _parallel_calls(image_bytes + _GROUP * _pixel_bytes(resize.size), budget.reading())
+        return _per_group(reader.fetch(batches), load, calls)
     return _per_example(reader.fetch(batches), load, _parallel_calls(image_bytes, budget.reading()))
 
 
@@ -221,14 +225,14 @@ def _resized_one(resize, image, seed):
     return resize.apply(batch, resize.sample(batch, shape))["image"][0]
 
 
-def _part(reader, resize, example):
+def _part(reader, resize, example, may_fail):
     """A random part of one image at the network's size, uint8 [S, S, 3]; label and place of `load_or_replace`."""
     batch = {"seed": example["seed"][None]}
 
     def box(height, width):
         return resize.sample(batch, (height, width))["box"][0]
 
-    pixels, frame, label, place = reader.load_part(example, box, resize.size if resize.fast else None)
+    pixels, frame, label, place = reader.load_part(example, box, resize.size if resize.fast else None, may_fail)
     params = resize.sample(batch, (frame[0], frame[1]))
     params = params | {"box": parts.placed(params["box"][0], frame)[None]}
     return resize.apply({"image": pixels[None]}, params)["image"][0], label, place
@@ -277,6 +281,34 @@ def _per_example(batches, function, parallel_calls=tf.data.AUTOTUNE):
     """Map a function over single examples, in parallel, and put the batches together again."""
     size = tf.nest.flatten(batches.element_spec)[0].shape[0]
     return batches.unbatch().map(function, num_parallel_calls=parallel_calls).batch(size, drop_remainder=True)
+
+
+def _per_group(batches, function, parallel_calls):
+    """As `_per_example`, of a function that fails for broken images if its second argument is True.
+
+    "Try, else" in a graph is a data set of its own, which takes 0.3 ms. So a few examples share one: all of them are
+    tried, and if one fails, `function` does without failing what it can do, one by one.
+    """
+    size = tf.nest.flatten(batches.element_spec)[0].shape[0]
+    group_size = math.gcd(size, _GROUP)
+
+    @as_written
+    def split(batch):
+        return tf.nest.map_structure(lambda column: tf.reshape(column, [-1, group_size, *column.shape[1:]]), batch)
+
+    @as_written
+    def joined(batch):
+        return tf.nest.map_structure(lambda column: tf.reshape(column, [size, *column.shape[2:]]), batch)
+
+    @as_written
+    def load(group):
+        examples = tf.data.Dataset.from_tensor_slices(group)
+        tried = examples.map(as_written(lambda example: function(example, True))).ignore_errors()
+        tried, careful = (found.batch(group_size, drop_remainder=True) for found in (tried, examples.map(function)))
+        return tried.concatenate(careful).take(1).get_single_element()
+
+    groups = batches.map(split).unbatch().map(load, num_parallel_calls=parallel_calls)
+    return groups.batch(size // group_size, drop_remainder=True).map(joined)
 
 
 def staged(batches, stages, finish=lambda batch: batch):

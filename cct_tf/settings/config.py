@@ -55,6 +55,9 @@ class DataConfig:
                          "training alone, at 1/2, 1/4 or 1/8 of their size where the crop stays as large as the "
                          "network's input",
                          choices=("exact", "fast"))
+    resize: str = option("exact", "random resized crops of photographs: exact, as Pillow resizes them; or fast, in "
+                         "training alone, by SIMD instructions in a fifth of the time, where some pixels differ by a "
+                         "level (needs cykooz-resizer)", choices=("exact", "fast"))
     shuffle_window: int = option(8192, "records shuffled at a time when a data set is streamed", minimum=1)
 
 
@@ -320,6 +323,9 @@ def _check_together(config):
     if config.data.decode == "fast" and not augment.random_resized_crop:
         raise UserError("--decode: expected exact without --random_resized_crop, for nothing else is decoded at a part "
                         "of its size, found 'fast'")
+    if config.data.resize == "fast" and not augment.random_resized_crop:
+        raise UserError("--resize: expected exact without --random_resized_crop, for nothing else is resized the fast "
+                        "way, found 'fast'")
     if config.model.init_weights != "auto" and not config.model.init_from:
         raise UserError(f"--init_weights: expected auto without --init_from, found {config.model.init_weights!r}")
     if optim.optimizer == "lion" and optim.beta_1 == 0.0:

@@ -26,7 +26,7 @@ def _crops(size, fast):
         pixels, frame = decode.decode_part(contents, lambda *whole: op.sample(seed, *whole)["box"][0], fast=fast)
         params = op.sample(seed, frame[0], frame[1])
         box = parts.placed(params["box"][0], frame)
-        return pillow_resize.crop(pixels[None], box[None], params["bicubic"], size)[0], frame[2]
+        return pillow_resize.crop(pixels[None], box[None], params["bicubic"], size, pillow_resize.resized)[0], frame[2]
 
     return crop
 
