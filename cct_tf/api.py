@@ -28,6 +28,7 @@ from cct_tf import train as train_command
 from cct_tf.assembly import checks, selection
 from cct_tf.datasets import listing
 from cct_tf.errors import UserError
+from cct_tf.evaluation.multilabel import HALF
 from cct_tf.machine import memory, runtime
 from cct_tf.machine.console import Console
 from cct_tf.machine.interrupts import Interrupts
@@ -382,7 +383,7 @@ class TrainedRun:
                 found = [each for batch in predictor(listed) for each in batch]
         thresholds = None
         if selected.settings.data.task == "multilabel":
-            thresholds = np.array(loaded.thresholds or [prediction.HALF] * len(self.class_names))
+            thresholds = np.array(loaded.thresholds or [HALF] * len(self.class_names))
         return self._predictions(listed, found, skip_broken, thresholds)
 
     def _predictions(self, listed, found, skip_broken, thresholds):

@@ -12,6 +12,7 @@ import sys
 from cct_tf.assembly import checks, selection
 from cct_tf.datasets import listing, tree
 from cct_tf.errors import UserError
+from cct_tf.evaluation.multilabel import HALF
 from cct_tf.export import formats, metadata
 from cct_tf.machine import memory, runtime
 from cct_tf.machine.console import Console
@@ -206,7 +207,6 @@ def _of_run(values):
 
 def _thresholds(classes, loaded):
     """The thresholds of an origin: those of `networks.Loaded` weights of K classes."""
-    from cct_tf.evaluation.prediction import HALF
     words = f"fitted on the {loaded.record.resolved.evaluated_split} split"
     if loaded.thresholds is None:
         words = "0.5 for each, for none were fitted to these weights"

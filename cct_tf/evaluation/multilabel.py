@@ -10,7 +10,7 @@ import numpy as np
 
 from cct_tf.evaluation.metrics import ClassScores, Examples
 
-HALF = 0.5
+HALF = 0.5  # the threshold of classes for which none was fitted
 
 
 @dataclasses.dataclass(frozen=True)

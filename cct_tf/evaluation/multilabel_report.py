@@ -41,7 +41,7 @@ def class_lines(evaluated):
         order = [row for row in np.argsort(columns["average_precision"], kind="stable") if columns["support"][row]]
         order = order[:MOST_CLASSES]
         shown.append(f"  the {len(order)} worst of {len(names)} classes by average precision (all of them: --json)")
-    width = max(len(shortened(names[row], LETTERS)) for row in order)
+    width = max((len(shortened(names[row], LETTERS)) for row in order), default=0)
     shown.append(f"  {'':<{width}}       AP      AUC  precision   recall       F1  threshold  F1 there   images")
     for row in order:
         cells = "".join(_cell(columns[name][row], length) for name, length in (

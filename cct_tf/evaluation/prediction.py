@@ -18,8 +18,6 @@ from cct_tf.machine import runtime
 from cct_tf.models.attention_maps import attention_maps
 from cct_tf.readers import decode
 
-HALF = 0.5  # the threshold of classes for which none was fitted
-
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:

@@ -13,7 +13,8 @@ import cct_tf
 from cct_tf.assembly import inputs, keras_file, networks
 from cct_tf.data.source import rules_of
 from cct_tf.errors import Interrupted, OutsideFault, UserError, storage_fault
-from cct_tf.evaluation.prediction import HALF, Network
+from cct_tf.evaluation.multilabel import HALF
+from cct_tf.evaluation.prediction import Network
 from cct_tf.export import check, reading, samples
 from cct_tf.export import metadata as metadata_lib
 from cct_tf.readers import decode
