@@ -30,7 +30,7 @@ from cct_tf import rng
 from cct_tf.augment import stages as stages_lib
 from cct_tf.data import label_kinds
 from cct_tf.errors import UserError
-from cct_tf.readers import budget, decode, parts, tensors
+from cct_tf.readers import budget, decode, parts, progress, tensors
 from cct_tf.readers.held import Held
 from cct_tf.readers.reader import as_written
 
@@ -92,7 +92,7 @@ def _rows_of(share, size):
     return slice(worker * number, (worker + 1) * number)
 
 
-def hold_at_size(split, stages):
+def hold_at_size(split, stages, stream=None):
     """`split` with its held images brought to the network's size once, where that is done the same way each time.
 
     The pixels are the same as when each batch is resized, so what is held is a matter of speed and memory alone.
@@ -100,6 +100,7 @@ def hold_at_size(split, stages):
     Args:
         split: `source.Split`.
         stages: tuple of `stages.Stage`.
+        stream: text stream for progress, or None.
 
     Returns:
         Split: a new one, or the same.
@@ -108,23 +109,29 @@ def hold_at_size(split, stages):
     if resize.is_random or reader.at_network_size:
         return split
     if reader.image_shape is None:
-        return _read_once(split, stages, resize) if _has_room(split, resize.size) else split
+        return _read_once(split, stages, resize, stream) if _has_room(split, resize.size) else split
     target = (resize.size, resize.size)
     if reader.image_shape == target and resize.crop_pct == 1.0:
         return split  # nothing to do, now or later
     if split.num_examples * resize.size**2 * 3 > _MOST_HELD:
         return split
     if resize.resampler == "pillow":
-        return _read_once(split, stages, resize)
+        return _read_once(split, stages, resize, stream)
     apply = tf.function(lambda images: resize.apply({"image": images}, {})["image"], autograph=False)
     resized = tensors.empty_images([split.num_examples, *target, 3])
     block = resize.block or tensors.batch_within(_BLOCK_BYTES, _float_bytes(reader))
-    with tf.device("CPU:0"):  # where tf.data resizes too: another device rounds otherwise
+    with _shown(split, stream) as advance, tf.device("CPU:0"):  # where tf.data resizes too: others round otherwise
         for start in range(0, split.num_examples, block):
             places = np.arange(start, min(start + block, split.num_examples))
             resized[places[0]:places[-1] + 1] = apply(reader.gather(places)).numpy()
+            advance(len(places))
     reader = Held(tensors.as_tensor(resized), np.arange(split.num_examples), at_network_size=True)
     return dataclasses.replace(split, reader=reader)
+
+
+def _shown(split, stream):
+    """The progress of bringing the images of a split to the network's size, as `progress.count` gives it."""
+    return progress.count(split.num_examples, f"preparing the {split.name} images", stream)
 
 
 def _has_room(split, size):
@@ -143,11 +150,11 @@ def _has_room(split, size):
 
 
 @decode.broken_images_named()
-def _read_once(split, stages, resize):
+def _read_once(split, stages, resize, stream):
     """The split with its images at the network's size, held, and their labels."""
     n, size = split.num_examples, min(split.num_examples, tensors.MOST_IMAGES)
     images = tensors.empty_images([n, resize.size, resize.size, 3])
-    labels = np.zeros(n, np.int32) if split.labels is None else np.zeros_like(split.labels)
+    labels = np.zeros(n, np.int32) if split.labels is None else np.zeros_like(label_kinds.as_held(split.labels))
     masked = np.zeros(n, bool)
 
     @as_written
@@ -155,13 +162,14 @@ def _read_once(split, stages, resize):
         return {name: tf.ensure_shape(column, [size]) for name, column in batch.items()} | {
             "seed": tf.zeros([size], tf.uint32), "mask": tf.ones([size])}
 
-    with tf.device("CPU:0"):
+    with _shown(split, stream) as advance, tf.device("CPU:0"):
         batches = tensors.by_reference(_read(split.reader.in_order(size).map(unseeded), split, resize,
                                              _num_classes(stages)))
         for start, batch in zip(range(0, n, size), batches.as_numpy_iterator(), strict=True):
             images[start:start + size] = batch["image"][:n - start]
             labels[start:start + size] = batch["class"][:n - start]
             masked[start:start + size] = batch["mask"][:n - start] == 0
+            advance(min(size, n - start))
     reader = Held(tensors.as_tensor(images), np.arange(n), at_network_size=True)
     return dataclasses.replace(split, reader=reader, labels=labels, masked=masked if masked.any() else None)
 
@@ -409,7 +417,7 @@ def padded_batch_size(eval_batch_size, n, num_replicas):
     return -(-size // num_replicas) * num_replicas
 
 
-def evaluation_batches(split, stages, *, batch_size, share=_WHOLE):
+def evaluation_batches(split, stages, *, batch_size, share=_WHOLE, stream=None):
     """Every example of a split once, in order, padded to full batches.
 
     Args:
@@ -417,12 +425,13 @@ def evaluation_batches(split, stages, *, batch_size, share=_WHOLE):
         stages: tuple of `stages.Stage`, of `Transform.evaluation_stages`.
         batch_size: int B, see `padded_batch_size`.
         share: (worker, number of workers), as in `train_batches`.
+        stream: text stream for the progress of `hold_at_size`, or None.
 
     Returns:
         tf.data.Dataset of batch dicts; padding repeats the last example with mask 0.
     """
     n, rows = split.num_examples, _rows_of(share, batch_size)
-    split = hold_at_size(split, stages)
+    split = hold_at_size(split, stages, stream)
     masked = split.masked
 
     @as_written

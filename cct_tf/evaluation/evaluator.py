@@ -68,9 +68,11 @@ class Evaluator:
         batch_size: int, wanted images per batch; see `pipeline.padded_batch_size`.
         peers: `peers.Group`; each worker evaluates its part of every batch, and all get all results.
         task: "single" or "multilabel", as `transform` prepares the labels.
+        stream: text stream for the progress of preparing the images, or None.
     """
 
-    def __init__(self, devices, models, split, transform, *, num_classes, batch_size, peers=None, task="single"):
+    def __init__(self, devices, models, split, transform, *, num_classes, batch_size, peers=None, task="single",
+                 stream=None):
         self._devices = devices
         self._task = _TASKS[task]
         self._peers = peers or Alone()
@@ -81,7 +83,7 @@ class Evaluator:
         self._batch_size = pipeline.padded_batch_size(batch_size, split.num_examples, devices.num_replicas)
         with tf.device("CPU:0"):
             self._batches = pipeline.evaluation_batches(split, self._stages, batch_size=self._batch_size,
-                                                        share=devices.share)
+                                                        share=devices.share, stream=stream)
 
     def _replica(self, batch):
         images = stages.on_device(batch, self._stages)

@@ -102,7 +102,7 @@ class Training:
         with memory.data_named_when_out(self.config.data):
             return Evaluator(self.devices, models, source.splits[split], self.transform,
                              num_classes=source.num_classes, batch_size=self.config.run.eval_batch_size,
-                             peers=self.peers, task=self.config.data.task)
+                             peers=self.peers, task=self.config.data.task, stream=self.console.stream)
 
     def _results(self, evaluator, interrupts):
         with memory.named_when_out(memory.EVALUATION, self.config.run.eval_batch_size):

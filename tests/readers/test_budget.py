@@ -77,6 +77,7 @@ def test_the_shares_add_up_to_the_budget():
     budget.use(3.0)
     assert 2 * (budget.reading() + budget.staging() + budget.waiting()) == 3 * GIB
     assert budget.opening() + 2 * budget.block() <= 3 * GIB
+    assert 8 * budget.ahead() == 3 * GIB  # of a stream, beside it
     assert budget.describe().startswith("up to 3 GiB of images in work")
 
 
