@@ -49,6 +49,19 @@ def test_a_stopped_run_goes_on_to_the_same_bits(reference, trainer, data_dir, tm
     assert len(record.thresholds_of("ema")) == 10 and record.thresholds_of("raw") is None
 
 
+def test_a_run_killed_between_evaluation_and_record_goes_on_to_the_same_bits(reference, trainer, tmp_path):
+    training = trainer.assemble(tmp_path)
+
+    def die(step):
+        raise KeyboardInterrupt
+
+    training._save.keep_best = die
+    with pytest.raises(KeyboardInterrupt):
+        training.run(tiny.NoInterrupts())
+    trainer.train(tmp_path)
+    _same(reference, tmp_path)
+
+
 def test_losses_and_metrics_do_not_depend_on_replicas_and_micro_batches(reference, data_dir, tmp_path):
     tiny.train(tmp_path, num_replicas=2, accumulate_steps=2, data_dir=data_dir, **RUN)
     found, expected = tiny.records(tmp_path), tiny.records(reference)
