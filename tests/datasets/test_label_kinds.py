@@ -60,8 +60,7 @@ def test_of_every_class_a_share_is_held_out_and_the_rest_stays(rule):
     labels = (rng.random([1000, 8]) < [0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01]).astype(np.uint8)
     kept, held_out = splits.stratified(labels, 0.2, 0, rule)
     assert sorted([*kept, *held_out]) == list(range(1000))
-    counts, wanted = labels[held_out].sum(axis=0), 0.2 * labels.sum(axis=0)
-    assert np.abs(counts - wanted).max() <= max(2, 0.02 * 1000 * 0.2) and (counts[5:] - wanted[5:] <= 1.0).all()
+    assert np.abs(labels[held_out].sum(axis=0) - 0.2 * labels.sum(axis=0)).max() < 1
     assert np.abs((~labels[held_out].any(axis=1)).sum() - 0.2 * (~labels.any(axis=1)).sum()) <= 1
     again, other = (splits.stratified(labels, 0.2, seed, rule)[1].tolist() for seed in (0, 1))
     assert again == held_out.tolist() != other
