@@ -174,6 +174,8 @@ TABLES = [
     ("row without a label", 'jsonl {"path": "1.png", "label": 2}||{"path": "1.png"}', "", "{table}: row 3: ",
      "label"),
     ("label that is half a number", 'jsonl {"path": "1.png", "label": 0.5}', "", "{table}: row 1: ", "0.5"),
+    ("a list of labels where there is one", 'jsonl {"path": "1.png", "label": ["cat", "dog"]}', "", "{table}: row 1: ",
+     "['cat', 'dog']", "--task=multilabel"),
     ("row that is no object", 'jsonl ["path", "label"]', "", "{table}: row 1: ", "JSON object"),
     ("row that is no JSON", 'jsonl {"path": "1.png", "label": 2}|{"path', "", "{table}: row 2: ", "JSON object"),
     ("file that is no Parquet", "parquet path,label", "", "{table}: ", "Parquet"),

@@ -91,6 +91,8 @@ def _read(config, names, known):
             if found is None:
                 shown = "none" if value is None or value == "" else repr(value)
                 hint = f"; --columns={column}: leaves the column unread" if column in ("weight", "group") else ""
+                if column == "label" and isinstance(value, list) and config.task == "single":
+                    hint = "; several labels an image are --task=multilabel"
                 raise UserError(f"{table}: row {number}: expected {expected}, found {shown}{hint}")
             columns.setdefault(column, []).append(found)
         numbers.append(number)
