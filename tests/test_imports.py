@@ -28,7 +28,7 @@ ALLOWED = {
     "optim": ("settings", "errors"),
     "engine": ("layers", "errors"),
     "runs": ("settings", "errors"),
-    "pictures": ("runs", "data", "readers", "models", "augment", "machine", "rng"),
+    "pictures": ("runs", "data", "readers", "models", "augment", "settings.measure", "machine", "rng"),
     "assembly": ("runs", "engine", "optim", "datasets", "data", "readers", "augment", "models", "convert", "workers",
                  "settings", "machine", "errors"),
     "evaluation": ("assembly", "pictures", "engine", "datasets", "data", "readers", "augment", "models", "workers",
@@ -146,7 +146,8 @@ def test_what_judges_first_imports_without_tensorflow():
              "runs.run_status", "runs.inventory",
              "runs.side_by_side", "machine.console", "machine.interrupts", "machine.memory", "machine.compile_cache",
              "training.resume", "training.divergence", "training.profiling", "pictures.plots", "evaluation.metrics",
-             "evaluation.calibration", "evaluation.significance", "evaluation.report", "export", "export.formats",
+             "evaluation.calibration", "evaluation.multilabel", "evaluation.drawing", "evaluation.significance",
+             "evaluation.report", "export", "export.formats",
              "export.metadata", "export.running", "export.isolated", "export.__main__", "benchmark.__main__",
              "convert", "convert.transfer", "layers.sines", "layers.position_grid", "api", "reference", *COMMANDS]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)

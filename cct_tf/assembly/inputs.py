@@ -83,7 +83,8 @@ def make_transform(config, images, model):
     transform = transform_lib.from_config(config.augment, model.image_size, images.mean, images.std)
     return dataclasses.replace(transform, resize_block=images.rules.resize_block, resampler=images.rules.resampler,
                                fast_decoding=config.data.decode == "fast",
-                               fast_resizing=config.data.resize == "fast")
+                               fast_resizing=config.data.resize == "fast",
+                               multilabel=config.data.task == "multilabel")
 
 
 def make_sampling(config):

@@ -16,7 +16,8 @@ Only the host samples: the exp and sqrt of another device could choose another b
 travels in the batch as "STAGE/PARAMETER".
 
 A batch holds, as far as the stages have come: "image"; "index", "epoch", "position" int64 [B] and "seed" uint32 [B] of
-its examples (see `data.pipeline`); "class" int32 [B], then "label" float32 [B, K].
+its examples (see `data.pipeline`); "class" int32 [B], or uint8 [B, K] of 0 and 1 where an image may have several,
+then "label" float32 [B, K].
 
 Legend: B batch, H W height and width of an image, S side of the network's input, K classes.
 """
@@ -236,22 +237,31 @@ class Policy(Stage):
 
 @dataclasses.dataclass(frozen=True)
 class Labels(Stage):
-    """From classes to smoothed one-hot labels.
+    """From classes to smoothed labels.
 
     Attributes:
         num_classes: int K.
-        smoothing: float, share of the label spread over all classes (arXiv:1512.00567 section 7).
+        smoothing: float e, share of the label spread over the outcomes (arXiv:1512.00567 section 7): the K classes, or
+            yes and no of each: y (1 - e) + e / 2, as in keras.losses.BinaryCrossentropy.
+        multilabel: whether an image may have several classes.
     """
 
     num_classes: int
     smoothing: float = 0.0
+    multilabel: bool = False
 
     name = "labels"
 
+    @property
+    def outcomes(self):
+        """What the smoothed share is spread over, int."""
+        return 2 if self.multilabel else self.num_classes
+
     def apply(self, batch, params):
         batch = dict(batch)
-        labels = tf.one_hot(batch.pop("class"), self.num_classes)
-        return batch | {"label": labels * (1.0 - self.smoothing) + self.smoothing / self.num_classes}
+        classes = batch.pop("class")
+        labels = tf.cast(classes, tf.float32) if self.multilabel else tf.one_hot(classes, self.num_classes)
+        return batch | {"label": labels * (1.0 - self.smoothing) + self.smoothing / self.outcomes}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Transform:
         resize_block: int or None, see `stages.Resize`.
         resampler: "matrix" or "pillow", see `stages.Resize`.
         fast_decoding, fast_resizing: bools, see `fast` and `simd` of `stages.ResizedCrop`.
+        multilabel: bool, see `stages.Labels`.
     """
 
     size: int
@@ -57,6 +58,7 @@ class Transform:
     resampler: str = "matrix"
     fast_decoding: bool = False
     fast_resizing: bool = False
+    multilabel: bool = False
 
     # Lists of stages.
 
@@ -86,11 +88,12 @@ class Transform:
             images = (self._resize, *policy, *crop, *flip)
         mixing = () if mixing is None else (mixing,)
         erase = () if self.erasing is None else (stages.Erase(self.erasing),)
-        return (*images, stages.Labels(num_classes, label_smoothing), *mixing, self._normalize, *erase)
+        labels = stages.Labels(num_classes, label_smoothing, self.multilabel)
+        return (*images, labels, *mixing, self._normalize, *erase)
 
     def evaluation_stages(self, num_classes):
         """The way of an image in evaluation: tuple of `stages.Stage`, none of which is random."""
-        return self._resize, stages.Labels(num_classes), self._normalize
+        return self._resize, stages.Labels(num_classes, multilabel=self.multilabel), self._normalize
 
     @property
     def _resize(self):

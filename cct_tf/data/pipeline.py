@@ -28,6 +28,7 @@ import tensorflow as tf
 
 from cct_tf import rng
 from cct_tf.augment import stages as stages_lib
+from cct_tf.data import label_kinds
 from cct_tf.errors import UserError
 from cct_tf.readers import budget, decode, parts, progress, tensors
 from cct_tf.readers.held import Held
@@ -152,7 +153,8 @@ def _has_room(split, size):
 def _read_once(split, stages, resize, stream):
     """The split with its images at the network's size, held, and their labels."""
     n, size = split.num_examples, min(split.num_examples, tensors.MOST_IMAGES)
-    images, labels = tensors.empty_images([n, resize.size, resize.size, 3]), np.zeros(n, np.int32)
+    images = tensors.empty_images([n, resize.size, resize.size, 3])
+    labels = np.zeros(n, np.int32) if split.labels is None else np.zeros_like(label_kinds.as_held(split.labels))
     masked = np.zeros(n, bool)
 
     @as_written
@@ -183,13 +185,13 @@ def _pixel_bytes(side):
 
 
 def _read(batches, split, resize, num_classes):
-    """Add "image" uint8 [B, S, S, 3] and "class" int32 [B] to batches of examples with "seed".
+    """Add "image" uint8 [B, S, S, 3] and "class", int32 [B] or uint8 [B, K], to batches of examples with "seed".
 
     Args:
         resize: the stage that brings images to the network's size.
     """
     reader = split.reader
-    labels = None if reader.knows_labels else tensors.on_cpu(np.asarray(split.labels, np.int32))
+    labels = None if reader.knows_labels else tensors.on_cpu(label_kinds.as_held(split.labels))
     if reader.image_shape is not None:
         return _read_batches(batches, reader, labels, resize)
 

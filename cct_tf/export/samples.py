@@ -18,7 +18,7 @@ class Sample:
 
     Attributes:
         images: iterable of uint8 [H, W, 3], as decoded; can be iterated more than once.
-        labels: int [n], or None if they are unknown.
+        labels: int [n], or uint8 [n, K] where an image may have several; None if they are unknown.
         count: int n.
         name: what they are, such as "test images", for messages.
     """
