@@ -120,7 +120,7 @@ class ResizedCrop(Stage):
     Attributes:
         op: `geometric.RandomResizedCrop`.
         block, resampler: as of `Resize`.
-        fast: whether JPEGs may be decoded at a part of their size, see `readers.parts`.
+        fast: whether JPEGs may be decoded at a part of their size, see `images.parts`.
         simd: whether `simd_resize` takes Pillow's place.
     """
 

@@ -30,7 +30,8 @@ from cct_tf import rng
 from cct_tf.augment import stages as stages_lib
 from cct_tf.data import label_kinds
 from cct_tf.errors import UserError
-from cct_tf.readers import budget, decode, parts, progress, tensors
+from cct_tf.images import decode, parts
+from cct_tf.readers import budget, progress, tensors
 from cct_tf.readers.held import Held
 from cct_tf.readers.reader import as_written
 

@@ -19,7 +19,8 @@ from cct_tf.datasets import files as files_lib
 from cct_tf.datasets import image_files, tree
 from cct_tf.datasets.checked import Checked
 from cct_tf.errors import UserError
-from cct_tf.readers import decode, flat, headers, loading, progress, tensors
+from cct_tf.images import decode
+from cct_tf.readers import flat, headers, loading, progress, tensors
 from cct_tf.readers.held import Held
 
 _MANY = 10_000  # files whose first bytes take long enough for a bar

@@ -16,8 +16,8 @@ from cct_tf.evaluation.forward import Forward
 from cct_tf.evaluation.metrics import Evaluation
 from cct_tf.evaluation.multilabel import MultilabelEvaluation
 from cct_tf.evaluation.views import AveragedViews
+from cct_tf.images import decode
 from cct_tf.machine import memory, runtime
-from cct_tf.readers import decode
 from cct_tf.workers.peers import Alone
 
 

@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from cct_tf.data import label_kinds
 from cct_tf.evaluation.multilabel import MultilabelEvaluation
+from cct_tf.images import decode
 from cct_tf.machine.console import shortened
 from cct_tf.pictures import contact_sheet, fonts
 from cct_tf.pictures.contact_sheet import GAP, LETTER, LINE, write
-from cct_tf.readers import decode
 
 _COLUMNS, _NARROWEST, _CAPTION = 8, 128, 3  # pixels of a column; lines below an image
 _PIXELS_PER_LETTER = 6.0  # of a caption

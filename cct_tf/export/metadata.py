@@ -36,7 +36,7 @@ class Metadata:
         weights: "raw" or "ema".
         quantize: "none" or "int8".
         cct_tf: version of cct_tf that wrote the export.
-        bit_depth: int, bits per channel that images of more than 8 bits use, see `cct_tf.readers.decode`.
+        bit_depth: int, bits per channel that images of more than 8 bits use, see `cct_tf.images.decode`.
         resampler: "matrix" or "pillow", what brought the images of the run to size, see `cct_tf.augment`. The graph of
             a SavedModel always does it by matrices; its pixels are at most one level from Pillow's.
         task: "single", or "multilabel": the probability of each class is by itself, and an image has those that reach

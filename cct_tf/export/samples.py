@@ -8,8 +8,8 @@ from cct_tf.assembly import inputs, recorded_data
 from cct_tf.errors import UserError
 from cct_tf.evaluation.prediction import read_image
 from cct_tf.export import formats
+from cct_tf.images import decode
 from cct_tf.machine import runtime
-from cct_tf.readers import decode
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from cct_tf.evaluation.multilabel import HALF
 from cct_tf.evaluation.prediction import Network
 from cct_tf.export import check, reading, samples
 from cct_tf.export import metadata as metadata_lib
-from cct_tf.readers import decode
+from cct_tf.images import decode
 
 
 @dataclasses.dataclass(frozen=True)

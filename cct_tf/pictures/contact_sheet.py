@@ -16,8 +16,8 @@ from cct_tf.augment.policies import BICUBIC, BILINEAR, NEAREST, Op
 from cct_tf.augment.rand_augment import mean_colour
 from cct_tf.augment.stages import on_device
 from cct_tf.data import label_kinds, pipeline
+from cct_tf.images import decode
 from cct_tf.pictures import fonts
-from cct_tf.readers import decode
 
 _CELL, _LARGEST_CELL = 96, 192  # pixels of the sheet that an image is enlarged to at least, or reduced to
 GAP, LINE = 8, 13

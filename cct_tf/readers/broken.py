@@ -18,8 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf.errors import storage_fault
+from cct_tf.images import decode, parts
 from cct_tf.machine import python_calls
-from cct_tf.readers import decode, parts, tensors
+from cct_tf.readers import tensors
 from cct_tf.readers.reader import Reader, as_written
 
 NONE = -1  # the place of an image that is masked

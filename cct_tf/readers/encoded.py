@@ -9,7 +9,8 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from cct_tf.readers import decode, parts, tensors
+from cct_tf.images import decode, parts
+from cct_tf.readers import tensors
 from cct_tf.readers.broken import Broken, OnDemand
 
 

@@ -22,7 +22,8 @@ import tensorflow as tf
 
 from cct_tf import rng
 from cct_tf.errors import UserError
-from cct_tf.readers import budget, parts, tensors
+from cct_tf.images import parts
+from cct_tf.readers import budget, tensors
 
 _UNKNOWN = 12_000_000  # pixels of a photograph
 

@@ -25,8 +25,9 @@ import tensorflow as tf
 
 from cct_tf import rng
 from cct_tf.errors import UserError
+from cct_tf.images import decode
 from cct_tf.machine import python_calls
-from cct_tf.readers import budget, decode, tensors, tf_records
+from cct_tf.readers import budget, tensors, tf_records
 from cct_tf.readers.broken import Broken, OnDemand
 from cct_tf.readers.reader import as_written
 

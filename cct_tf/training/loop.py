@@ -20,12 +20,12 @@ from cct_tf.engine.step import MOST_STEPS
 from cct_tf.errors import OutsideFault, UserError
 from cct_tf.evaluation.evaluator import Evaluator
 from cct_tf.evaluation.forward import Forward
+from cct_tf.images import decode
 from cct_tf.machine import compile_cache, memory, runtime
 from cct_tf.machine.console import Console, Progress
 from cct_tf.optim import schedules
 from cct_tf.pictures import contact_sheet, plots
 from cct_tf.pictures.inspection import Inspection
-from cct_tf.readers import decode
 from cct_tf.runs import checkpoint, run_record
 from cct_tf.training import coordination, divergence, report, saver
 from cct_tf.training.broken_images import BrokenImages

@@ -16,7 +16,7 @@ from cct_tf.augment.transform import Transform
 from cct_tf.data import pipeline, source
 from cct_tf.data.source import Split
 from cct_tf.evaluation.prediction import Network
-from cct_tf.readers import decode
+from cct_tf.images import decode
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.held import Held
 from cct_tf.readers.windowed import Windowed

@@ -14,7 +14,7 @@ from cct_tf.augment.transform import Transform
 from cct_tf.data import pipeline
 from cct_tf.data.source import Split
 from cct_tf.errors import exit_status
-from cct_tf.readers import decode
+from cct_tf.images import decode
 from cct_tf.readers.broken import Broken, Finding
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.windowed import Windowed

@@ -9,9 +9,9 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 from cct_tf.augment import pillow_resize
-from cct_tf.readers import decode, parts
+from cct_tf.images import decode, parts
 from cct_tf.readers.encoded import Encoded
-from tests.readers import images
+from tests.images import images
 
 PHOTO = load_sample_images().images[0]
 

@@ -25,8 +25,8 @@ import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps
 
 from cct_tf.errors import UserError
+from cct_tf.images import damage, parts
 from cct_tf.machine import python_calls
-from cct_tf.readers import damage, parts, tensors
 
 # An orientation tag (0x0112, one value) other than 1, in either byte order, as EXIF of JPEG and PNG stores it, or the
 # same in XMP. \C is any byte. A chance match costs a slower decoder, never another result.
@@ -189,7 +189,8 @@ def decode(contents, bit_depth=16):
         BrokenImage: the same eagerly.
     """
     if tf.executing_eagerly():
-        return tensors.on_cpu(decode_file(contents.numpy(), _NO_NAME, bit_depth))
+        with tf.device("CPU:0"):
+            return tf.constant(decode_file(contents.numpy(), _NO_NAME, bit_depth))
     image = _by_kind(contents, bit_depth, lambda: _decode_jpeg(contents), lambda image: image)
     image.set_shape([None, None, 3])
     return image
