@@ -28,6 +28,7 @@ from cct_tf import train as train_command
 from cct_tf.assembly import checks, selection
 from cct_tf.datasets import listing
 from cct_tf.errors import UserError
+from cct_tf.evaluation.multilabel import HALF
 from cct_tf.machine import memory, runtime
 from cct_tf.machine.console import Console
 from cct_tf.machine.interrupts import Interrupts
@@ -35,6 +36,7 @@ from cct_tf.runs import run_record, side_by_side
 from cct_tf.runs.workdir import Workdir
 from cct_tf.settings import calls, command, config
 from cct_tf.settings.fields import LOCAL_PATH, is_remote
+from cct_tf.settings.measure import NAMES, measure_of
 from cct_tf.workers import cluster
 
 
@@ -225,18 +227,25 @@ class Predictions:
     Attributes:
         images: tuple, what each row is of: a path, or the place of an array among the arguments.
         class_names: tuple of K strings.
-        probabilities: float32 [N, K], rows with sum 1.
+        probabilities: float32 [N, K], rows with sum 1; with --task=multilabel each of its own.
         broken: dict path -> why it can't be read; empty unless `skip_broken`.
+        thresholds: float64 [K] with --task=multilabel: those fitted in the evaluation of the checkpoint, 0.5 for
+            weights that were not evaluated; else None.
     """
 
     images: tuple
     class_names: tuple
     probabilities: np.ndarray
     broken: dict
+    thresholds: np.ndarray | None = None
 
     @property
     def labels(self):
-        """The most probable class of each image: tuple of N strings."""
+        """The most probable class of each image: tuple of N strings; with thresholds of N tuples, all that reach them.
+        """
+        if self.thresholds is not None:
+            return tuple(tuple(name for name, is_there in zip(self.class_names, row, strict=True) if is_there)
+                         for row in self.probabilities >= self.thresholds)
         return tuple(self.class_names[index] for index in self.probabilities.argmax(axis=1))
 
     def top(self, count=5):
@@ -262,7 +271,8 @@ class TrainedRun:
         state: "finished", "running" (on this machine) or "unfinished".
         step, total_steps: ints, where it stands and where it ends; total_steps is None before the first checkpoint.
         best, last: dicts {"step", "top1", "loss"} of evaluations, or None; on the validation split where the run has
-            one, else on the test split; of the averaged weights where it keeps an average.
+            one, else on the test split; of the averaged weights where it keeps an average. With --task=multilabel
+            {"step", "map", "loss"}; the metric of --best_metric is always among them.
         test: the same of the best weights on the test split, of a finished run with a validation split; else None.
         best_checkpoint: pathlib.Path of the best weights' folder, or None.
         class_names: tuple of strings, () before the first checkpoint.
@@ -284,9 +294,11 @@ class TrainedRun:
     def __repr__(self):
         text = f"{self.workdir}: {self.state}, step {self.step:,}"
         text += f" of {self.total_steps:,}" if self.total_steps else ""
-        if self.best:
-            text += f", best top-1 {100 * self.best['top1']:.2f}% at step {self.best['step']:,}"
-        text += f", test top-1 {100 * self.test['top1']:.2f}%" if self.test else ""
+        name = measure_of(self.config or {}).shown
+        if self.best and self.best.get(name) is not None:
+            text += f", best {NAMES[name]} {100 * self.best[name]:.2f}% at step {self.best['step']:,}"
+        if self.test and self.test.get(name) is not None:
+            text += f", test {NAMES[name]} {100 * self.test[name]:.2f}%"
         return f"<TrainedRun {text}>"
 
     def model(self, checkpoint="best", weights="auto"):
@@ -323,7 +335,7 @@ class TrainedRun:
 
         Returns:
             dict: "top1", "top5", "loss", "balanced_accuracy", "classes", "calibration", "worst_mistakes" and more; see
-            docs/evaluation.md.
+            docs/evaluation.md, and with --task=multilabel docs/multilabel.md.
 
         Raises:
             UserError: the run has no such split or weights, or its images have changed.
@@ -364,14 +376,17 @@ class TrainedRun:
             with memory.named_when_out(memory.PREDICTION, size):
                 asked = selected.path, weights, size
                 if asked != self._network[0]:
-                    network, _ = prediction.load(selected.settings, selected.record, selected.find, weights, size,
-                                                 False)
-                    self._network = asked, network
-                predictor = prediction.Predictor(self._network[1], size)
+                    self._network = asked, prediction.load(selected.settings, selected.record, selected.find, weights,
+                                                           size, False)
+                network, loaded = self._network[1]
+                predictor = prediction.Predictor(network, size)
                 found = [each for batch in predictor(listed) for each in batch]
-        return self._predictions(listed, found, skip_broken)
+        thresholds = None
+        if selected.settings.data.task == "multilabel":
+            thresholds = np.array(loaded.thresholds or [HALF] * len(self.class_names))
+        return self._predictions(listed, found, skip_broken, thresholds)
 
-    def _predictions(self, listed, found, skip_broken):
+    def _predictions(self, listed, found, skip_broken, thresholds):
         broken = {each.path: str(each.broken) for each in found if each.broken}
         if broken and not skip_broken:
             more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
@@ -380,7 +395,8 @@ class TrainedRun:
         if not good:
             raise UserError(f"images: expected at least one image that can be read, found {len(broken)} broken")
         names = tuple(place if isinstance(listed[place], np.ndarray) else listed[place] for place, _ in good)
-        return Predictions(names, self.class_names, np.stack([each.probabilities for _, each in good]), broken)
+        return Predictions(names, self.class_names, np.stack([each.probabilities for _, each in good]), broken,
+                           thresholds)
 
     def _select(self, checkpoint, weights):
         """`selection.Selection` of a checkpoint to build the network of, judged without TensorFlow."""

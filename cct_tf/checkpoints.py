@@ -9,7 +9,7 @@ from cct_tf.errors import UserError, storage_fault
 from cct_tf.machine.console import Console
 from cct_tf.runs import inventory
 from cct_tf.runs.workdir import Workdir
-from cct_tf.settings import command, config, flags
+from cct_tf.settings import command, config, flags, measure
 
 USAGE = """usage: python -m cct_tf.checkpoints --workdir=DIR [--verify] [--prune=N [--dry_run]] [--json]
 
@@ -46,6 +46,12 @@ def _state(entry, verified):
     return f"{whole}, run finished" if entry.record.finished else whole
 
 
+def _best(config, best):
+    """The best evaluation so far in words."""
+    name = measure.measure_of(config).shown
+    return f"{'' if name == 'top1' else measure.NAMES[name] + ' '}{100 * best[name]:.2f}% (step {best['step']:,})"
+
+
 def _table(entries, verified):
     """The entries as lines, one a checkpoint."""
     rows = [("", "step", "saved", "size", "evaluated", "best so far", "state")]
@@ -53,7 +59,7 @@ def _table(entries, verified):
         best = entry.record and entry.record.status.best
         rows.append((entry.kind, f"{entry.step:,}", f"{datetime.datetime.fromtimestamp(entry.saved):%Y-%m-%d %H:%M:%S}",
                      _size(entry.size), "-" if entry.damage else "yes" if entry.evaluated else "no",
-                     f"{100 * best['top1']:.2f}% (step {best['step']:,})" if best else "-", _state(entry, verified)))
+                     _best(entry.record.config, best) if best else "-", _state(entry, verified)))
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
     return "\n".join("  ".join([*(f"{text:<{width}}" for text, width in zip(row[:6], widths, strict=True)), row[6]])
                      for row in rows)

@@ -1,6 +1,7 @@
 """Runs side by side: `python -m cct_tf.compare runs/a runs/b [--csv=FILE] [--plot=FILE.png]`."""
 
 import csv
+import functools
 import json
 import os
 import pathlib
@@ -11,11 +12,12 @@ from cct_tf.errors import UserError
 from cct_tf.machine.console import Console
 from cct_tf.runs import side_by_side as runs_lib
 from cct_tf.runs.workdir import naming
-from cct_tf.settings import command, config, flags
+from cct_tf.settings import command, config, flags, measure
 
 USAGE = """usage: python -m cct_tf.compare WORKDIR ... [--csv=FILE.csv] [--plot=FILE.png] [--json]
 
-Shows runs of cct_tf.train side by side: best, last and test accuracy, images/s, and the flags in which they differ.
+Shows runs of cct_tf.train side by side: best, last and test accuracy (or the metric that chose the best, such as mAP of
+several labels), images/s, and the flags in which they differ.
 Runs that differ by --seed alone are a group, with the mean and the sample standard deviation of those that finished.
 Reads run.json, config.cfg and metrics.jsonl; starts no TensorFlow."""
 
@@ -27,10 +29,24 @@ FIELDS = [
     command.JSON,
     config.FIELDS["debug"],
 ]
-_MEASURES = {"best_top1": lambda run: run.best and run.best["top1"],
-             "last_top1": lambda run: run.last and run.last["top1"],
-             "test_top1": lambda run: run.test and run.test["top1"],
-             "images_per_second": lambda run: run.images_per_second}
+_KINDS = ("best", "last", "test")
+
+
+def _value(run, kind, name):
+    """A metric of the "best", "last" or "test" evaluation of a run, or None."""
+    return (getattr(run, kind) or {}).get(name)
+
+
+def _shown_metrics(runs):
+    """The metrics that the table shows of some runs, see `measure.Measure.shown`; "top1" where there are no others."""
+    return list(dict.fromkeys(run.measure.shown for run in runs)) or ["top1"]
+
+
+def _measures(runs):
+    """{name: function of a run -> float or None} of what is summed up over groups."""
+    found = {f"{kind}_{name}": functools.partial(_value, kind=kind, name=name)
+             for name in _shown_metrics(runs) for kind in _KINDS}
+    return found | {"images_per_second": lambda run: run.images_per_second}
 
 
 def _shown(value):
@@ -65,9 +81,9 @@ def _table(groups):
             best = run.best or {}
             rows.append((run.workdir, str(number), run.state, "?" if run.seed is None else str(run.seed),
                          f"{run.step:,}" + (f"/{run.total_steps:,}" if run.total_steps else ""),
-                         _percent(best.get("top1")), f"{best['step']:,}" if best else "-",
+                         _percent(best.get(run.measure.shown)), f"{best['step']:,}" if best else "-",
                          f"{best['loss']:.4f}" if best.get("loss") is not None else "-",
-                         _percent(run.last and run.last["top1"]), _percent(run.test and run.test["top1"]),
+                         *(_percent(_value(run, kind, run.measure.shown)) for kind in ("last", "test")),
                          f"{run.images_per_second:,.0f}" if run.images_per_second else "-"))
     return _aligned(rows, left=3)
 
@@ -82,7 +98,8 @@ def _spread(summary):
 def _group_table(groups):
     rows = [("group", "runs", "best: mean ± std", "last", "test", "flags")]
     for number, group in enumerate(groups, 1):
-        spreads = [_spread(group.summary(_MEASURES[name])) for name in ("best_top1", "last_top1", "test_top1")]
+        name = group.runs[0].measure.shown
+        spreads = [_spread(group.summary(functools.partial(_value, kind=kind, name=name))) for kind in _KINDS]
         rows.append((str(number), str(len(group.runs)), *spreads, _settings(group)))
     return _aligned(rows, left=6)
 
@@ -90,6 +107,13 @@ def _group_table(groups):
 def _notes(runs):
     """Lines on what makes the table say less than it seems to."""
     notes = [f"{run.workdir}: {note}" for run in runs for note in run.notes]
+    shown, by = _shown_metrics(runs), dict.fromkeys(run.measure for run in runs)
+    if shown != ["top1"]:
+        notes.append("best, last and test are " + ", ".join(measure.NAMES[name] for name in shown)
+                     + (", each run's own: these figures can't be compared" if len(shown) > 1 else ""))
+    if any(each.name == "loss" for each in by):
+        notes.append("the best is the checkpoint of the lowest loss: " + ", ".join(
+            run.workdir for run in runs if run.measure.name == "loss"))
     for name in runs_lib.differing(runs, how=True):
         notes.append(f"--{name} (changes no result): "
                      + ", ".join(f"{_shown(run.config[name])} {run.workdir}" for run in runs if run.config))
@@ -118,20 +142,20 @@ def _as_dicts(groups):
                          "config": {name: run.config and run.config[name] for name in fields},
                          "notes": list(run.notes)})
     return rows, [{"group": number, "runs": [run.workdir for run in group.runs], "config": group.settings,
-                   **{name: group.summary(get) for name, get in _MEASURES.items()}}
+                   **{name: group.summary(get) for name, get in _measures(runs).items()}}
                   for number, group in enumerate(groups, 1)]
 
 
-def _write_csv(path, rows, groups):
+def _write_csv(path, rows, groups, runs):
     """A row for each run; what a run has not is empty. The figures of its group stand in each of its rows."""
-    flat = []
+    flat, metrics = [], dict.fromkeys(("step", *(name for run in runs for name in run.measure.kept)))
     for row in rows:
         of_group = groups[row["group"] - 1]
         flat.append({name: value for name, value in row.items() if not isinstance(value, (dict, list)) and
                      name not in ("best", "last", "test")}
                     | {f"{kind}_{part}": (row[kind] or {}).get(part) for kind in ("best", "last", "test")
-                       for part in ("step", "top1", "loss")}
-                    | {f"group_{measure}_{part}": of_group[measure][part] for measure in _MEASURES
+                       for part in metrics}
+                    | {f"group_{name}_{part}": of_group[name][part] for name in _measures(runs)
                        for part in ("mean", "std", "count")}
                     | {f"--{name}": _shown(value) for name, value in row["config"].items()})
     with naming(path), open(path, "w", encoding="utf-8", newline="") as file:
@@ -176,12 +200,12 @@ def main(given):
         print(json.dumps({"runs": rows, "groups": group_rows, "notes": notes}))
     for line in [*_table(groups), "", *_group_table(groups), *([""] if notes else []), *notes]:
         console.say(line)
-    for name, write in (("csv", lambda path: _write_csv(path, rows, group_rows)),
+    for name, write in (("csv", lambda path: _write_csv(path, rows, group_rows, runs)),
                         ("plot", lambda path: _plot(path, groups))):
         if values[name]:
             write(values[name])
             console.say(f"wrote {values[name]}")
-    if values["plot"] and not any(run.curve("top1") or run.curve("loss") for run in runs):
+    if values["plot"] and not any(run.curve(run.measure.shown) or run.curve("loss") for run in runs):
         console.warn(f"{values['plot']}: no run has curves to draw")
 
 

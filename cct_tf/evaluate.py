@@ -31,12 +31,13 @@ FIELDS = [
                         choices=("none", "flip", "shifts")),
     flags.command_field("tta_shift", int, 1, "pixels of --tta=shifts", minimum=1),
     flags.command_field("output_dir", str, None, "folder for the pictures SPLIT_STEP_confusion_matrix.png, "
-                        "..._reliability.png and ..._worst_mistakes.png; made if there is none. Without it nothing is "
-                        "written. WORKDIR/plots will do", path=True),
+                        "..._reliability.png (of several labels ..._classes.png instead) and ..._worst_mistakes.png; "
+                        "made if there is none. Without it nothing is written. WORKDIR/plots will do", path=True),
     flags.command_field("mistakes", int, 40, "how many of the wrong predictions, those of the highest loss, "
                         "..._worst_mistakes.png and --json show", minimum=1, maximum=400),
     flags.command_field("compare", str, None, "two work folders, A,B, instead of --workdir: which images only one of "
-                        "them gets right, and McNemar's test; with --tta, of the averaged results", path=True),
+                        "them gets right (of several labels, all of them at 0.5), and McNemar's test; with --tta, of "
+                        "the averaged results", path=True),
     command.JSON,
     *(config.FIELDS[name] for name in (*config.PLACES, "eval_batch_size", "num_replicas", "compile_cache", "debug")),
 ]
@@ -114,19 +115,22 @@ def _evaluate(selected, values, console):
 
 def _draw(evaluated, rows, values, console):
     """Write the pictures of --output_dir; returns their paths."""
-    from cct_tf.evaluation import mistakes
+    from cct_tf.evaluation import drawing, mistakes
     from cct_tf.evaluation.calibration import calibrate
     from cct_tf.pictures import plots
     result, loaded, split = evaluated.plain, evaluated.loaded, values["split"]
     title = f"{loaded.path}, {loaded.weights} weights, {split}: {result.examples:,} images"
     start = f"{split}_{loaded.path.name}{'_raw' * (loaded.record.keeps_average and loaded.weights == 'raw')}"
-    pictures = {"confusion_matrix": plots.confusion_figure(result.confusion, evaluated.class_names, title),
-                "reliability": plots.reliability_figure(calibrate(result.confidences, result.is_right), title)}
+    pictures = drawing.figures(result, evaluated.class_names, title)
+    said = "the classes, those that were said at 0.5"
+    if loaded.record.config.get("task", "single") == "single":
+        pictures["reliability"] = plots.reliability_figure(calibrate(result.confidences, result.is_right), title)
+        said = "the class, the prediction with its probability"
     if len(rows):
         wrong = int((~result.is_right).sum())
         pictures["worst_mistakes"] = mistakes.sheet(
-            evaluated, rows, f"{title}. The {len(rows)} worst of {wrong:,} mistakes: the class, the prediction "
-            "with its probability, the loss, the place of the image in the split")
+            evaluated, rows, f"{title}. The {len(rows)} worst of {wrong:,} mistakes: {said}, the loss, the "
+            "place of the image in the split")
     paths = [pathlib.Path(values["output_dir"]) / f"{start}_{name}.png" for name in pictures]
     for path, figure in zip(paths, pictures.values(), strict=True):
         plots.save(plots.as_array(figure), path)

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import sys
 from cct_tf.assembly import checks, selection
 from cct_tf.datasets import listing, tree
 from cct_tf.errors import UserError
+from cct_tf.evaluation.multilabel import HALF
 from cct_tf.export import formats, metadata
 from cct_tf.machine import memory, runtime
 from cct_tf.machine.console import Console
@@ -20,11 +22,12 @@ USAGE = """usage: python -m cct_tf.predict --workdir=DIR IMAGE|FOLDER|PATTERN ..
            [--attention[=DIR]] [--checkpoint=best|last|PATH] [--weights=auto]
        python -m cct_tf.predict --exported=PATH IMAGE|FOLDER|PATTERN ... [--top=5] [--csv|--json]
 
-The most probable classes of image files, by a run of cct_tf.train, whose data set need not be there. Images may have
-any size and any format that TensorFlow or Pillow reads; they are decoded, resized and cropped as in its evaluation. A
-folder is searched with the folders below it; quote a pattern ('photos/**/*.jpg') that the shell is to leave alone. A
-broken file is named on stderr and left out; the exit status is 2 if none can be read. --exported asks what
-cct_tf.export wrote instead of a run; a SavedModel is a program, so ask only those you trust."""
+The most probable classes of image files, by a run of cct_tf.train, whose data set need not be there; of a run with
+--task=multilabel all classes above their thresholds, fitted in its evaluation. Images may have any size and any format
+that TensorFlow or Pillow reads; they are decoded, resized and cropped as in its evaluation. A folder is searched with
+the folders below it; quote a pattern ('photos/**/*.jpg') that the shell is to leave alone. A broken file is named on
+stderr and left out; the exit status is 2 if none can be read. --exported asks what cct_tf.export wrote instead of a
+run; a SavedModel is a program, so ask only those you trust."""
 
 FIELDS = [
     config.FIELDS["workdir"],
@@ -44,7 +47,11 @@ FIELDS = [
 
 
 class _Table:
-    """Lines for a person: a row for each image."""
+    """Lines for a person: a row for each image.
+
+    What an output is given: `origin`, dict of the network's origin; for each image its name, the classes to show,
+    [(name, probability)], all probabilities, float32 [K], and the path of its picture, or None.
+    """
 
     def __init__(self, console, paths, class_names, top):
         self._console = console
@@ -53,11 +60,12 @@ class _Table:
 
     def start(self, origin):
         weights = "EMA" if origin["weights"] == "ema" else "raw"
-        self._console.say(f"{origin.get('exported') or origin['checkpoint']}, {weights} weights")
+        said = f"; classes above their thresholds, {origin['thresholds_are']}" if "thresholds" in origin else ""
+        self._console.say(f"{origin.get('exported') or origin['checkpoint']}, {weights} weights{said}")
 
-    def add(self, name, classes, picture):
+    def add(self, name, classes, probabilities, picture):
         shown = "   ".join(f"{label:<{self._class_width}} {100 * share:6.2f}%" for label, share in classes)
-        self._console.say(f"  {name:<{self._path_width}}   {shown}")
+        self._console.say(f"  {name:<{self._path_width}}   {shown or 'none'}")
 
     def end(self, broken):
         """Nothing more: stderr has named the broken ones."""
@@ -71,24 +79,45 @@ class _Csv:
         self._writer = csv.writer(sys.stdout, lineterminator="\n")
 
     def start(self, origin):
+        del origin
         ranks = range(1, self._top + 1)
         self._writer.writerow(["image", *(f"{what}_{rank}" for rank in ranks for what in ("class", "probability"))])
 
-    def add(self, name, classes, picture):
+    def add(self, name, classes, probabilities, picture):
         self._writer.writerow([name, *(part for label, share in classes for part in (label, f"{share:.6f}"))])
 
     def end(self, broken):
         """Nothing more: stderr has named the broken ones."""
 
 
+class _SeveralCsv(_Csv):
+    """The same of images with several classes: those above their thresholds, and the probability of each."""
+
+    def __init__(self, class_names):
+        super().__init__(len(class_names))
+        self._class_names = class_names
+
+    def start(self, origin):
+        self._writer.writerow(["image", "classes", *(f"probability_{name}" for name in self._class_names)])
+
+    def add(self, name, classes, probabilities, picture):
+        self._writer.writerow([name, ";".join(label for label, _ in classes),
+                               *(f"{share:.6f}" for share in probabilities)])
+
+
 class _Json:
-    """One object, when all is known."""
+    """One object, when all is known; with all probabilities where an image may have several classes."""
+
+    def __init__(self, class_names):
+        self._class_names = class_names
 
     def start(self, origin):
         self._found = origin | {"images": []}
 
-    def add(self, name, classes, picture):
+    def add(self, name, classes, probabilities, picture):
         row = {"image": name, "predictions": [{"class": label, "probability": share} for label, share in classes]}
+        if "thresholds" in self._found:
+            row["probabilities"] = dict(zip(self._class_names, map(float, probabilities), strict=True))
         self._found["images"].append(row | ({"attention": tree.shown(picture)} if picture else {}))
 
     def end(self, broken):
@@ -109,17 +138,21 @@ def _picture_paths(folder, paths):
     return pictures
 
 
-def _draw(found, name, class_names, pools, picture):
-    """Write one image beside its maps."""
+def _draw(found, name, shown, class_names, pools, picture):
+    """Write one image beside its maps; `shown` is what is said of it, [(index, probability)]."""
     from cct_tf.pictures import fonts, plots
-    (index, share), = found.top(1)
+    names = fonts.readable(class_names)
     maps = {kind: values[None] for kind, values in found.maps.items()}
-    caption = f"{os.path.basename(name)}\n{fonts.readable(class_names)[index]} {100 * share:.1f}%"
+    words = ", ".join(f"{names[index]} {100 * share:.1f}%" for index, share in shown) or "none"
+    caption = f"{os.path.basename(name)}\n{words}"
     plots.save(plots.as_array(plots.attention_figure(found.image[None], maps, [caption], pools)), picture)
 
 
-def _predict(predictor, paths, pictures, class_names, top, output, console):
-    """Send all images through the network and the output; returns the broken ones, [{"image", "reason"}]."""
+def _predict(predictor, paths, pictures, class_names, choose, output, console):
+    """Send all images through the network and the output; returns the broken ones, [{"image", "reason"}].
+
+    `choose` is a function of a `prediction.Prediction` that gives the classes to show, [(index, probability)].
+    """
     broken = []
     for batch in predictor(paths):
         for found in batch:
@@ -129,11 +162,11 @@ def _predict(predictor, paths, pictures, class_names, top, output, console):
                 reason = str(found.broken).removeprefix(f"broken image: {name}: ")
                 broken.append({"image": name, "reason": reason})
                 continue
-            classes = [(class_names[index], share) for index, share in found.top(top)]
-            picture = pictures.get(found.path)
+            shown, picture = choose(found), pictures.get(found.path)
             if picture:
-                _draw(found, name, class_names, predictor.network.pools, picture)
-            output.add(name, classes, picture)
+                said = shown[:1] if choose.func is type(found).top else shown
+                _draw(found, name, said, class_names, predictor.network.pools, picture)
+            output.add(name, [(class_names[index], share) for index, share in shown], found.probabilities, picture)
     output.end(broken)
     return broken
 
@@ -144,11 +177,14 @@ class _Asked:
 
     Attributes:
         class_names: sequence of K strings.
+        several: bool, whether an image may have several classes; the origin then holds "thresholds", dict by class, and
+            "thresholds_are", words.
         opened: function (largest batch, whether attention maps are asked for) -> context manager of (network, dict of
             its origin); the network is, or stands in for, a `prediction.Network`.
     """
 
     class_names: object
+    several: bool
     opened: object
 
 
@@ -162,9 +198,20 @@ def _of_run(values):
         from cct_tf.evaluation import prediction
         network, loaded = prediction.load(selected.settings, selected.record, selected.find, values["weights"],
                                           size, with_maps)
-        yield network, {"checkpoint": str(loaded.path), "step": loaded.record.step, "weights": loaded.weights}
+        origin = {"checkpoint": str(loaded.path), "step": loaded.record.step, "weights": loaded.weights}
+        yield network, origin | (_thresholds(classes, loaded) if several else {})
 
-    return _Asked(selected.record.resolved.classes, opened)
+    classes, several = selected.record.resolved.classes, selected.settings.data.task == "multilabel"
+    return _Asked(classes, several, opened)
+
+
+def _thresholds(classes, loaded):
+    """The thresholds of an origin: those of `networks.Loaded` weights of K classes."""
+    words = f"fitted on the {loaded.record.resolved.evaluated_split} split"
+    if loaded.thresholds is None:
+        words = "0.5 for each, for none were fitted to these weights"
+    values = loaded.thresholds or (HALF,) * len(classes)
+    return {"thresholds": dict(zip(classes, values, strict=True)), "thresholds_are": words}
 
 
 def _of_export(values, given):
@@ -181,10 +228,22 @@ def _of_export(values, given):
     def opened(size, with_maps):
         from cct_tf.export import reading
         with reading.opened("--exported", pathlib.Path(path), kind, found) as network:
-            yield network, {"exported": path, "checkpoint": found.checkpoint, "step": found.step,
-                            "weights": found.weights}
+            origin = {"exported": path, "checkpoint": found.checkpoint, "step": found.step, "weights": found.weights}
+            if found.is_multilabel:
+                origin |= {"thresholds": dict(zip(found.classes, found.thresholds, strict=True)),
+                           "thresholds_are": "those of the export"}
+            yield network, origin
 
-    return _Asked(found.classes, opened)
+    return _Asked(found.classes, found.is_multilabel, opened)
+
+
+def _output(values, asked, paths, top, console):
+    """What prints the predictions."""
+    if values["json"]:
+        return _Json(asked.class_names)
+    if values["csv"]:
+        return _SeveralCsv(asked.class_names) if asked.several else _Csv(top)
+    return _Table(console, paths, asked.class_names, top)
 
 
 def main(given):
@@ -199,20 +258,25 @@ def main(given):
     if values["attention"] and not values["exported"]:
         checks.make_output_dir("--attention", values["attention"])
     asked = _of_export(values, given) if values["exported"] else _of_run(values)
+    if asked.several and "top" in given:
+        raise UserError("--top: expected none for a network of --task=multilabel, which shows all classes above their "
+                        f"thresholds, found {given['top']}")
     console = Console(quiet=values["csv"] or values["json"])
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow()
         from cct_tf.evaluation import prediction
     top, size = min(values["top"], len(asked.class_names)), min(values["batch_size"], len(paths))
-    output = (_Json() if values["json"] else _Csv(top) if values["csv"]
-              else _Table(console, paths, asked.class_names, top))
+    output = _output(values, asked, paths, top, console)
     with memory.named_when_out(memory.PREDICTION, size), contextlib.ExitStack() as stack:
         with console.phase("loading the weights"):
             network, origin = stack.enter_context(asked.opened(size, bool(values["attention"])))
         output.start(origin)
         pictures = _picture_paths(values["attention"], paths) if values["attention"] else {}
         predictor = prediction.Predictor(network, size)
-        broken = _predict(predictor, paths, pictures, asked.class_names, top, output, console)
+        choose = functools.partial(prediction.Prediction.top, count=top)
+        if asked.several:
+            choose = functools.partial(prediction.Prediction.above, thresholds=list(origin["thresholds"].values()))
+        broken = _predict(predictor, paths, pictures, asked.class_names, choose, output, console)
     if len(broken) == len(paths):
         raise UserError(f"IMAGE: expected at least one image that can be read, found {len(broken)} broken")
     if pictures:

@@ -33,6 +33,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ROWS = {"imagenet": [f"--flagfile={REPO}/configs/imagenet_paper_224.cfg", "--test_split=test"],
         "crop": ["--random_resized_crop=0.08,1", "--flip=random", "--model=cct_14_7x2_224", "--mean=0.485,0.456,0.406",
                  "--std=0.229,0.224,0.225"]}
+WAYS = {"exact": [], "resize": ["--resize=fast"], "decode": ["--decode=fast"],
+        "both": ["--decode=fast", "--resize=fast"]}
 _LARGE = 2**20  # pixels of a source from which batches are small, or a pair would take minutes
 _FEWEST = 8  # batches of a measurement
 _DRAIN_SECONDS, _DRAIN_BATCHES = 1.0, 6  # what was prepared ahead, and what processes had begun when they were stopped
@@ -230,7 +232,7 @@ def main():
     parser.add_argument("--timm_python", default=sys.executable, help="interpreter that has timm")
     parser.add_argument("--source_sizes", default="500x375,4000x3000")
     parser.add_argument("--rows", default="imagenet,crop", help="imagenet and crop")
-    parser.add_argument("--decode", default="exact", help="of cct_tf: exact, or exact,fast for both")
+    parser.add_argument("--ways", default="exact", help=f"of cct_tf, some of {','.join(WAYS)}")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of a measurement, at least")
     parser.add_argument("--processes", type=int, default=2, help="of timm's loader")
@@ -244,7 +246,7 @@ def main():
     from cct_tf.benchmark import machine, photographs
     ours = machine.describe()
     print(f"{ours['cpu']}, {ours['instruction_set']}, {ours['processors']} processors; tensorflow "
-          f"{ours['versions']['tensorflow']}; {theirs}, {options.processes} processes\n\n| sources | recipe | decode | "
+          f"{ours['versions']['tensorflow']}; {theirs}, {options.processes} processes\n\n| sources | recipe | way | "
           "cct_tf images/s | timm images/s | ratio | cct_tf ms of processor | timm | ratio |\n" + "|---" * 9 + "|")
     for text in options.source_sizes.split(","):
         size = photographs.parse_size(text)
@@ -260,8 +262,8 @@ def compare(options, sources, task):
     """Measure one row and print its lines."""
     more = shlex.split(options.flags)
     with contextlib.ExitStack() as stack:
-        sides = {name: Side(sys.executable, task | {"side_of": "cct_tf", "flags": [f"--decode={name}", *more]})
-                 for name in options.decode.split(",")}
+        sides = {name: Side(sys.executable, task | {"side_of": "cct_tf", "flags": [*WAYS[name], *more]})
+                 for name in options.ways.split(",")}
         sides["timm"] = Side(options.timm_python, task | {"side_of": "timm"})
         for side in sides.values():
             stack.enter_context(side)

@@ -1,6 +1,6 @@
 """Data that only reading shows to be wrong: one line that names the file, exit status 2.
 
-How images are decoded is tested in tests/readers; here is what a person sees.
+How images are decoded is tested in tests/images; here is what a person sees.
 """
 
 import io

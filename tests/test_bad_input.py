@@ -43,6 +43,14 @@ def _write_archives(scene):
              "gap": {"y_train": y * 2}, "pickled": {"y_train": np.array([{}] * 6, object)}}
     for name, part in wrong.items():
         np.savez(scene / f"{name}.npz", **(whole | part))
+    several = np.eye(3, dtype=int)[y]
+    wrong = {"two": ((3, 1), 2), "half": ((3, 1), 0.5), "text": ((0, 0), "yes"), "unseen": ((slice(None), 2), 0)}
+    for name, (place, value) in wrong.items():
+        labels = several.astype({"half": float, "text": "U3"}.get(name, int))
+        labels[place] = value
+        np.savez(scene / f"{name}.npz", **(whole | {"y_train": labels, "y_test": several}))
+    np.savez(scene / "narrow.npz", **(whole | {"y_train": several, "y_test": several[:, :2]}))
+    np.savez(scene / "whole.npz", **whole)
     np.savez(scene / "key.npz", **{key: value for key, value in whole.items() if key != "y_test"})
     np.savez(scene / "chest.npz", train_images=x, train_labels=np.ones([6, 14], np.uint8), test_images=x,
              test_labels=np.ones([6, 14], np.uint8))
@@ -106,6 +114,7 @@ def scene(tmp_path_factory):
     for name in ("done", "damaged", "used"):
         _write_run(folder / name)
     _write_run(folder / "other", "b" * 64, keep_checkpoints=4)
+    _write_run(folder / "several", dataset="npz", task="multilabel")
     _write_run(folder / "folder", dataset="folder", data_dir=str(folder / "surprise"))
     for name, seed in (("one_split", 0), ("other_split", 1)):
         _write_run(folder / name, validation_fraction=0.1, split_seed=seed)

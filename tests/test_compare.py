@@ -24,8 +24,8 @@ REPO = Path(__file__).resolve().parents[1]
 
 
 def _run(path, tops, *, steps=8, finished=True, fingerprint="a" * 64, validation=False, speeds=(100.0, 300.0, 200.0),
-         test=None, **changes):
-    """A run of which the evaluations at steps 2, 4, ... had these accuracies."""
+         test=None, others=(), **changes):
+    """A run of which the evaluations at steps 2, 4, ... had these accuracies, and others: dicts of what else."""
     path.mkdir()
     settings = config.from_dict({"batch_size": 10, "train_steps": 8, "workdir": str(path)} | changes)
     (path / "config.cfg").write_text(flags.as_flagfile(settings))
@@ -34,7 +34,8 @@ def _run(path, tops, *, steps=8, finished=True, fingerprint="a" * 64, validation
         metrics.write(step, {"train/loss": 2.0 / step, "timing/images_per_second": speed})
     evaluation = "eval_ema" if settings.optim.ema_decay else "eval"
     for number, top1 in enumerate(tops, 1):
-        metrics.write(2 * number, {f"{evaluation}/top1": top1, f"{evaluation}/loss": 1.0 - top1})
+        found = {"top1": top1, "loss": 1.0 - top1} | (others[number - 1] if others else {})
+        metrics.write(2 * number, {f"{evaluation}/{name}": value for name, value in found.items()})
     if test is not None:
         metrics.write(2 * len(tops), {"test/top1": test, "test/loss": 0.5})
     folder = path / f"checkpoints/step_{steps:08d}"
@@ -95,6 +96,33 @@ def test_ties_keep_the_earlier_best_and_averages_count_where_they_are_kept(tmp_p
     averaged = side_by_side.read(_run(tmp_path / "b", [0.5, 0.6], ema_decay=0.9))
     assert (averaged.best["top1"], averaged.curve("top1")) == (0.6, [(0.5, 0.5), (1.0, 0.6)])
     assert averaged.curve("loss") == [(0.25, 2.0), (0.5, 1.0), (0.75, pytest.approx(2 / 3))]
+
+
+def test_the_best_is_that_of_the_metric_of_the_run(tmp_path, capsys):
+    tops, losses = [0.5, 0.9, 0.7], [{"loss": float("nan")}, {"loss": 0.5}, {"loss": 0.2}]
+    by_loss = _run(tmp_path / "a", tops, others=losses, best_metric="loss")
+    assert side_by_side.read(by_loss).best == {"step": 6, "top1": 0.7, "loss": 0.2}
+    by_f1 = _run(tmp_path / "b", tops, others=[{"macro_f1": value} for value in (0.1, 0.3, 0.3)],
+                 best_metric="macro_f1")
+    assert side_by_side.read(by_f1).best == {"step": 4, "top1": 0.9, "macro_f1": 0.3, "loss": pytest.approx(0.1)}
+    out = _compare(capsys, by_loss, by_f1)
+    assert [row[5:7] for row in _columns(out)[1:3]] == [["70.00%", "6"], ["30.00%", "4"]]
+    assert out.splitlines()[-2:] == [
+        "best, last and test are top-1, macro F1, each run's own: these figures can't be compared",
+        f"the best is the checkpoint of the lowest loss: {by_loss}"]
+
+
+def test_runs_with_several_labels_are_shown_by_map(tmp_path, capsys):
+    others = [{"map": value} for value in (0.4, 0.8, 0.6)]
+    folders = [_run(tmp_path / f"r{seed}", [0.0] * 3, others=others, dataset="npz", task="multilabel", seed=seed)
+               for seed in (0, 1)]
+    group, = json.loads(_compare(capsys, *folders, "--json", f"--csv={tmp_path}/x.csv"))["groups"]
+    assert group["best_map"] == {"mean": 0.8, "std": 0.0, "count": 2} and "best_top1" not in group
+    row, _ = csv.DictReader((tmp_path / "x.csv").open())
+    assert [row[name] for name in ("best_step", "best_map", "last_map", "group_best_map_mean")] == [
+        "4", "0.8", "0.6", "0.8"]
+    _compare(capsys, *folders, f"--plot={tmp_path}/x.png")
+    assert (tmp_path / "x.png").exists()
 
 
 def test_a_run_that_goes_on_is_called_running(tmp_path, capsys):

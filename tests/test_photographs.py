@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.commands import call
-from tests.readers import images
+from tests.images import images
 
 EVERY_KIND = images.AS_PILLOW | images.OTHERS
 SUFFIXES = {"jpeg": "jpg", "webp": "webp", "tiff": "tif", "bmp": "bmp", "gif": "gif", "ppm": "ppm", "png": "png"}

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from cct_tf.assembly import inputs
+from cct_tf.augment import stages as stages_lib
 from cct_tf.augment.policies import Op
 from cct_tf.augment.stages import on_device
 from cct_tf.data import pipeline
@@ -104,7 +105,11 @@ def test_mixed_draws_show_the_neighbouring_row_and_say_its_share():
 
 def test_an_image_of_an_unmixed_class_pair_is_wholly_its_class():
     labels = np.array([[[0.05, 0.95]]], np.float32)  # smoothed by 0.1
-    assert contact_sheet._mixtures(labels, 0.1, [1], ("cat", "dog")) == (("100% dog",),)
+    several = contact_sheet._mixtures(np.array([[[0.5, 1.0, 0.5, 0.0]]]), stages_lib.Labels(4, multilabel=True),
+                                      [np.array([0, 1, 1, 0])], ("cat", "dog", "owl", "ape"))
+    assert several == (("100% dog\n50% owl\n50% cat",),)
+    stage = stages_lib.Labels(2, 0.1)
+    assert contact_sheet._mixtures(labels, stage, [1], ("cat", "dog")) == (("100% dog",),)
 
 
 def test_figure_shows_every_image_whole_and_once():

@@ -7,6 +7,7 @@ A row is a dict: "split", "place" in it, "reason", "position" (see `readers.brok
 import dataclasses
 import os
 
+from cct_tf.data import label_kinds
 from cct_tf.datasets.recorded_files import RecordedFiles
 from cct_tf.readers.broken import Finding
 
@@ -46,7 +47,8 @@ def _row(split, place, finding):
     row = {"split": split.name, "place": place, "reason": finding.reason, "position": finding.position}
     if split.files is not None:
         file = split.files[place]
-        row |= {"path": os.fsdecode(file.path), "size": file.size, "label": int(split.labels[place])}
+        row |= {"path": os.fsdecode(file.path), "size": file.size,
+                "label": label_kinds.plain(split.labels[place])}
     return row
 
 

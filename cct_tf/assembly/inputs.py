@@ -3,6 +3,7 @@
 import dataclasses
 
 from cct_tf.assembly import found_broken
+from cct_tf.augment import simd_resize
 from cct_tf.augment import transform as transform_lib
 from cct_tf.augment.mix import Mix
 from cct_tf.augment.stages import Mixing
@@ -81,7 +82,9 @@ def make_transform(config, images, model):
     """The `Transform` that brings the images to what `model` (or a `variants.Variant`) takes."""
     transform = transform_lib.from_config(config.augment, model.image_size, images.mean, images.std)
     return dataclasses.replace(transform, resize_block=images.rules.resize_block, resampler=images.rules.resampler,
-                               fast_decoding=config.data.decode == "fast")
+                               fast_decoding=config.data.decode == "fast",
+                               fast_resizing=config.data.resize == "fast",
+                               multilabel=config.data.task == "multilabel")
 
 
 def make_sampling(config):
@@ -92,6 +95,8 @@ def make_sampling(config):
 def training_stages(config, images, transform):
     """The way of a training image: tuple of `stages.Stage`."""
     augment, mixing = config.augment, None
+    if transform.fast_resizing:
+        simd_resize.require_package()
     if config_lib.mixes(augment):
         mix = Mix(augment.mixup_alpha, augment.cutmix_alpha, augment.mix_probability, augment.mix_switch_probability)
         images_in = augment.mix_off_epoch * images.source.splits["train"].num_examples

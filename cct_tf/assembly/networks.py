@@ -36,6 +36,11 @@ class Loaded:
     record: run_record.Record
     weights: str
 
+    @property
+    def thresholds(self):
+        """As `Record.thresholds_of` these weights."""
+        return self.record.thresholds_of(self.weights)
+
 
 def load_model(config, num_classes, choose, weights="auto", flag="--checkpoint"):
     """The network of a checkpoint. Call it under the strategy's scope.

@@ -72,8 +72,8 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
     chosen = tuning.choose(config, devices, model.variant, num_classes, total_steps, resolved)
     train_step = TrainStep(
         devices, model, optimizer, state, batch_size=optim.batch_size, accumulate_steps=chosen.accumulate_steps.value,
-        clip_norm=optim.clip_norm, example_loss=losses.make_loss(optim, train_split, num_classes),
+        clip_norm=optim.clip_norm, example_loss=losses.make_loss(optim, train_split, num_classes, config.data.task),
         max_skipped_updates=optim.max_skipped_updates, jit=chosen.jit.value, fast_forms=run.fast_forms,
-        recompute=run.recompute, ema=ema, prepare=prepare)
+        recompute=run.recompute, ema=ema, prepare=prepare, example_accuracy=losses.make_accuracy(config.data.task))
     trackable = checkpoint.make_trackable(model, optimizer, state, averaged)
     return Assembly(model, averaged, optimizer, state, chosen, train_step, trackable, adapted)

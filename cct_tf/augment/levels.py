@@ -1,7 +1,7 @@
 """Operations of policies on the levels (0-255) of an image, each equal to Pillow's on every pixel.
 
-`histogram_ops` (AutoContrast, Equalize) need the histogram of the whole image; `level_ops` (the rest) are elementwise,
-but for the mean of Contrast and the 3 x 3 neighbourhood of Sharpness. Both are meant to be compiled.
+`equalize` needs the histogram of the whole image, `auto_contrast` its extremes; `level_ops` (the rest) are elementwise,
+but for the mean of Contrast and the 3 x 3 neighbourhood of Sharpness. All are meant to be compiled.
 
 Pillow blends in float32: fl(a + fl(factor * (b - a))), fl for rounding. XLA would contract product and sum into one
 operation, rounded once. So both are computed in float64, where they are exact, and casts round them to float32.
@@ -15,7 +15,6 @@ import tensorflow as tf
 from cct_tf.augment.policies import Op
 
 # ImageOps and ImageEnhance names; Op holds the units of their arguments.
-HISTOGRAM_OPS = (Op.AUTO_CONTRAST, Op.EQUALIZE)
 LEVEL_OPS = (Op.INVERT, Op.POSTERIZE, Op.SOLARIZE, Op.SOLARIZE_ADD, Op.BRIGHTNESS, Op.CONTRAST, Op.COLOR, Op.SHARPNESS)
 
 
@@ -86,50 +85,32 @@ def level_ops(images, op, argument):
     return tf.cast(result, tf.uint8)
 
 
-def histogram_ops(images, op):
-    """AUTO_CONTRAST or EQUALIZE of each image.
+def auto_contrast(images):
+    """ImageOps.autocontrast of each image, in float64 as Python computes it: uint8 [B, H, W, 3] -> the same."""
+    levels = tf.cast(images, tf.int32)
+    first, last = (reduce(levels, axis=[1, 2], keepdims=True) for reduce in (tf.reduce_min, tf.reduce_max))
+    scale = 255.0 / tf.cast(tf.maximum(last - first, 1), tf.float64)
+    # The condition always holds; the `tf.where` keeps XLA from contracting product and sum, which Python rounds each.
+    product = tf.where(scale > 0.0, tf.cast(levels, tf.float64) * scale, 0.0)
+    stretched = tf.clip_by_value(product + tf.cast(-first, tf.float64) * scale, 0.0, 255.0)
+    return tf.cast(tf.where(last > first, tf.cast(stretched, tf.int32), levels), tf.uint8)
 
-    Args:
-        images: uint8 [B, H, W, 3].
-        op: int32 [B].
 
-    Returns:
-        uint8 [B, H, W, 3].
-    """
+def equalize(images):
+    """ImageOps.equalize of each image: uint8 [B, H, W, 3] -> the same."""
     count, height, width, channels = images.shape
     planes = tf.reshape(tf.transpose(images, [0, 3, 1, 2]), [count * channels, height * width])  # [3B, n]
     planes = tf.cast(planes, tf.int32)
     places = tf.reshape(planes + 256 * tf.range(count * channels)[:, None], [-1])
     counts = tf.math.unsorted_segment_sum(tf.ones_like(places), places, count * channels * 256)
-    counts = tf.reshape(counts, [count * channels, 256])
-    equalize = tf.repeat(op == Op.EQUALIZE, channels)[:, None]
-    table = tf.where(equalize, _equalize_table(counts), _contrast_table(counts))
-    planes = tf.gather(tf.cast(table, tf.uint8), planes, axis=1, batch_dims=1)
+    table = tf.cast(_equalize_table(tf.reshape(counts, [count * channels, 256])), tf.uint8)
+    planes = tf.gather(table, planes, axis=1, batch_dims=1)
     return tf.transpose(tf.reshape(planes, [count, channels, height, width]), [0, 2, 3, 1])
 
 
-def _ends(counts):
-    """First and last level that occur: int32 [P, 256] counts -> two int32 [P, 1]."""
-    present = tf.cast(counts > 0, tf.int32)
-    first = tf.argmax(present, axis=1, output_type=tf.int32)[:, None]
-    last = 255 - tf.argmax(present[:, ::-1], axis=1, output_type=tf.int32)[:, None]
-    return first, last
-
-
-def _contrast_table(counts):
-    """ImageOps.autocontrast: int32 [P, 256] counts -> int32 [P, 256]. In float64 as Python computes it."""
-    first, last = _ends(counts)
-    levels = tf.range(256)[None]
-    scale = 255.0 / tf.cast(tf.maximum(last - first, 1), tf.float64)
-    # The condition always holds; the `tf.where` keeps XLA from contracting product and sum, which Python rounds each.
-    product = tf.where(scale > 0.0, tf.cast(levels, tf.float64) * scale, 0.0)
-    stretched = product + tf.cast(-first, tf.float64) * scale
-    return tf.where(last > first, tf.cast(tf.clip_by_value(stretched, 0.0, 255.0), tf.int32), levels)
-
-
 def _equalize_table(counts):
-    """ImageOps.equalize: int32 [P, 256] counts -> int32 [P, 256]."""
-    _, last = _ends(counts)
+    """What becomes of each level: int32 [P, 256] counts -> int32 [P, 256]."""
+    last = 255 - tf.argmax(tf.cast(counts > 0, tf.int32)[:, ::-1], axis=1, output_type=tf.int32)[:, None]
     step = (tf.reduce_sum(counts, axis=1, keepdims=True) - tf.gather(counts, last, axis=1, batch_dims=1)) // 255
     below = tf.cumsum(counts, axis=1, exclusive=True)
     table = (step // 2 + below) // tf.maximum(step, 1)

@@ -28,7 +28,7 @@ def center_fit(images, size, crop_pct=1.0):
     return _called(fit, size, images)
 
 
-def crop(images, boxes, bicubic, size):
+def crop(images, boxes, bicubic, size, resize):
     """Cut a box out of every image and resize it.
 
     Args:
@@ -37,12 +37,13 @@ def crop(images, boxes, bicubic, size):
             share of it, as `box` of `Image.resize` does.
         bicubic: bool [B], bicubic or bilinear.
         size: int S.
+        resize: what resizes an image: `resized`, or `simd_resize.resized`.
 
     Returns:
         uint8 [B, S, S, 3].
     """
     def cut(images, boxes, bicubic):
-        return np.stack([_cropped(*one, size) for one in zip(images, boxes, bicubic, strict=True)])
+        return np.stack([_cropped(*one, size, resize) for one in zip(images, boxes, bicubic, strict=True)])
 
     return _called(cut, size, images, boxes, bicubic)
 
@@ -52,13 +53,29 @@ def _called(function, size, images, *columns):
     return tf.ensure_shape(found, [images.shape[0], size, size, 3])
 
 
-def _cropped(image, box, bicubic, size):
+def _cropped(image, box, bicubic, size, resize):
     """One image [H, W, 3], cropped and resized, as an array."""
     (top, left), (bottom, right) = box[:2], box[:2] + box[2:]
     first, last = (math.floor(top), math.floor(left)), (math.ceil(bottom), math.ceil(right))
-    pixels = Image.fromarray(image[first[0]:last[0], first[1]:last[1]])
-    within = left - first[1], top - first[0], min(right - first[1], pixels.width), min(bottom - first[0], pixels.height)
-    return np.asarray(pixels.resize((size, size), Image.BICUBIC if bicubic else Image.BILINEAR, within))
+    pixels = image[first[0]:last[0], first[1]:last[1]]
+    height, width = pixels.shape[:2]
+    within = left - first[1], top - first[0], min(right - first[1], width), min(bottom - first[0], height)
+    return resize(pixels, within, bicubic, size)
+
+
+def resized(pixels, box, bicubic, size):
+    """A part of one image at S x S pixels, by Pillow.
+
+    Args:
+        pixels: uint8 [h, w, 3] NumPy array.
+        box: (left, top, right, bottom) of the part, floats.
+        bicubic: bool, bicubic or bilinear.
+        size: int S.
+
+    Returns:
+        uint8 [S, S, 3] NumPy array.
+    """
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.BICUBIC if bicubic else Image.BILINEAR, box))
 
 
 def _fitted(image, size, crop_pct):

@@ -5,7 +5,7 @@ import functools
 import tensorflow as tf
 
 from cct_tf.augment import affine, levels, slots
-from cct_tf.augment.policies import BICUBIC, NEAREST
+from cct_tf.augment.policies import BICUBIC, NEAREST, Op
 
 
 def apply(images, operation, fill):
@@ -34,7 +34,8 @@ def _is_one_of(op, codes):
 def _apply(images, op, argument, interpolation, steps, terms, fill):
     """All groups of operations in one XLA program: starting one takes as long as ten images of 32 x 32."""
     images = slots.apply_where(levels.level_ops, images, _is_one_of(op, levels.LEVEL_OPS), op, argument)
-    images = slots.apply_where(levels.histogram_ops, images, _is_one_of(op, levels.HISTOGRAM_OPS), op, slot=4)
+    images = slots.apply_where(levels.auto_contrast, images, op == Op.AUTO_CONTRAST, slot=4)
+    images = slots.apply_where(levels.equalize, images, op == Op.EQUALIZE, slot=2)
     moved, on_grid = _is_one_of(op, affine.OPS), interpolation == NEAREST
     images = slots.apply_where(lambda chosen, *params: affine.nearest(chosen, *params, fill), images, moved & on_grid,
                                steps)

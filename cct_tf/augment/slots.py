@@ -7,10 +7,11 @@ slots have one shape, the pixels of an image do not depend on its batch.
 
 import tensorflow as tf
 
-SLOT = 16  # images; half of a slot is wasted on average
+_SLOT, _SLOT_OF_LARGE = 16, 4  # images; half of a slot is wasted on average, and more slots take time of their own
+_LARGE = 128  # pixels of a side
 
 
-def apply_where(function, images, mask, *params, slot=SLOT):
+def apply_where(function, images, mask, *params, slot=None):
     """`function` of the images where `mask` is True; the others stay as they are.
 
     Args:
@@ -18,11 +19,13 @@ def apply_where(function, images, mask, *params, slot=SLOT):
         images: [B, ...], of known shape.
         mask: bool [B].
         params: tensors [B, ...].
+        slot: int, images at a time; None chooses by their size.
 
     Returns:
         tensor like `images`.
     """
     size = images.shape[0]
+    slot = slot or (_SLOT_OF_LARGE if images.shape[1] >= _LARGE else _SLOT)
     chosen_first = tf.argsort(tf.cast(~mask, tf.int32), stable=True)
     chosen_first = tf.concat([chosen_first, tf.fill([-size % slot], chosen_first[-1])], 0)
     count = tf.reduce_sum(tf.cast(mask, tf.int32))

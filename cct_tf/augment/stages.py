@@ -16,7 +16,8 @@ Only the host samples: the exp and sqrt of another device could choose another b
 travels in the batch as "STAGE/PARAMETER".
 
 A batch holds, as far as the stages have come: "image"; "index", "epoch", "position" int64 [B] and "seed" uint32 [B] of
-its examples (see `data.pipeline`); "class" int32 [B], then "label" float32 [B, K].
+its examples (see `data.pipeline`); "class" int32 [B], or uint8 [B, K] of 0 and 1 where an image may have several,
+then "label" float32 [B, K].
 
 Legend: B batch, H W height and width of an image, S side of the network's input, K classes.
 """
@@ -27,7 +28,7 @@ import functools
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.augment import geometric, image_ops, pillow_resize, policy_ops
+from cct_tf.augment import geometric, image_ops, pillow_resize, policy_ops, simd_resize
 from cct_tf.augment.erasing import RandomErasing
 from cct_tf.augment.mix import Mix
 
@@ -119,13 +120,15 @@ class ResizedCrop(Stage):
     Attributes:
         op: `geometric.RandomResizedCrop`.
         block, resampler: as of `Resize`.
-        fast: whether JPEGs may be decoded at a part of their size, see `readers.parts`.
+        fast: whether JPEGs may be decoded at a part of their size, see `images.parts`.
+        simd: whether `simd_resize` takes Pillow's place.
     """
 
     op: geometric.RandomResizedCrop
     block: int | None = None
     resampler: str = "matrix"
     fast: bool = False
+    simd: bool = False
 
     name = "crop"
     where = IMAGE
@@ -141,7 +144,9 @@ class ResizedCrop(Stage):
         return self.resampler == "pillow" or self.fast
 
     def describe(self):
-        return "random resized crop {:g}-{:g}".format(*self.op.area) + (", fast decoding" if self.fast else "")
+        fast = {"decoding": self.fast, "resizing": self.simd and self.resampler == "pillow"}
+        return ", ".join(["random resized crop {:g}-{:g}".format(*self.op.area),
+                          *(f"fast {name}" for name, is_on in fast.items() if is_on)])
 
     def sample(self, batch, shape):
         return self.op.sample(batch["seed"], *shape)
@@ -149,7 +154,8 @@ class ResizedCrop(Stage):
     def apply(self, batch, params):
         images = batch["image"]
         if self.resampler == "pillow":
-            return batch | {"image": pillow_resize.crop(images, params["box"], params["bicubic"], self.size)}
+            resize = simd_resize.resized if self.simd else pillow_resize.resized
+            return batch | {"image": pillow_resize.crop(images, params["box"], params["bicubic"], self.size, resize)}
         return batch | {"image": _apply_op(self.op, images, params)}
 
 
@@ -231,22 +237,31 @@ class Policy(Stage):
 
 @dataclasses.dataclass(frozen=True)
 class Labels(Stage):
-    """From classes to smoothed one-hot labels.
+    """From classes to smoothed labels.
 
     Attributes:
         num_classes: int K.
-        smoothing: float, share of the label spread over all classes (arXiv:1512.00567 section 7).
+        smoothing: float e, share of the label spread over the outcomes (arXiv:1512.00567 section 7): the K classes, or
+            yes and no of each: y (1 - e) + e / 2, as in keras.losses.BinaryCrossentropy.
+        multilabel: whether an image may have several classes.
     """
 
     num_classes: int
     smoothing: float = 0.0
+    multilabel: bool = False
 
     name = "labels"
 
+    @property
+    def outcomes(self):
+        """What the smoothed share is spread over, int."""
+        return 2 if self.multilabel else self.num_classes
+
     def apply(self, batch, params):
         batch = dict(batch)
-        labels = tf.one_hot(batch.pop("class"), self.num_classes)
-        return batch | {"label": labels * (1.0 - self.smoothing) + self.smoothing / self.num_classes}
+        classes = batch.pop("class")
+        labels = tf.cast(classes, tf.float32) if self.multilabel else tf.one_hot(classes, self.num_classes)
+        return batch | {"label": labels * (1.0 - self.smoothing) + self.smoothing / self.outcomes}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,8 @@ class Transform:
         erasing: `erasing.RandomErasing`, or None.
         resize_block: int or None, see `stages.Resize`.
         resampler: "matrix" or "pillow", see `stages.Resize`.
-        fast_decoding: bool, see `stages.ResizedCrop`.
+        fast_decoding, fast_resizing: bools, see `fast` and `simd` of `stages.ResizedCrop`.
+        multilabel: bool, see `stages.Labels`.
     """
 
     size: int
@@ -56,6 +57,8 @@ class Transform:
     resize_block: int | None = None
     resampler: str = "matrix"
     fast_decoding: bool = False
+    fast_resizing: bool = False
+    multilabel: bool = False
 
     # Lists of stages.
 
@@ -78,17 +81,19 @@ class Transform:
         flip = self._flip(seed)
         if self.resized_crop is not None:
             crop = geometric.RandomResizedCrop(self.size, self.resized_crop, self.crop_ratio)
-            images = (stages.ResizedCrop(crop, self.resize_block, self.resampler, self.fast_decoding), *flip, *policy)
+            resize = stages.ResizedCrop(crop, self.resize_block, self.resampler, self.fast_decoding, self.fast_resizing)
+            images = (resize, *flip, *policy)
         else:
             crop = (stages.PaddedCrop(geometric.RandomCrop(self.crop_padding)),) if self.crop_padding else ()
             images = (self._resize, *policy, *crop, *flip)
         mixing = () if mixing is None else (mixing,)
         erase = () if self.erasing is None else (stages.Erase(self.erasing),)
-        return (*images, stages.Labels(num_classes, label_smoothing), *mixing, self._normalize, *erase)
+        labels = stages.Labels(num_classes, label_smoothing, self.multilabel)
+        return (*images, labels, *mixing, self._normalize, *erase)
 
     def evaluation_stages(self, num_classes):
         """The way of an image in evaluation: tuple of `stages.Stage`, none of which is random."""
-        return self._resize, stages.Labels(num_classes), self._normalize
+        return self._resize, stages.Labels(num_classes, multilabel=self.multilabel), self._normalize
 
     @property
     def _resize(self):

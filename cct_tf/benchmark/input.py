@@ -15,9 +15,10 @@ from cct_tf.assembly import inputs
 from cct_tf.augment.stages import BATCH, DEVICE, of_place
 from cct_tf.benchmark import measuring
 from cct_tf.data import pipeline
+from cct_tf.images import decode
 from cct_tf.machine import runtime
 from cct_tf.models import variants
-from cct_tf.readers import decode, headers, tensors
+from cct_tf.readers import headers, tensors
 from cct_tf.readers.reader import as_written
 
 _WARM_UP, _WARM_UP_SECONDS = 3, 0.5  # batches and seconds before the clock starts: threads, buffers, XLA

@@ -28,8 +28,10 @@ import tensorflow as tf
 
 from cct_tf import rng
 from cct_tf.augment import stages as stages_lib
+from cct_tf.data import label_kinds
 from cct_tf.errors import UserError
-from cct_tf.readers import budget, decode, parts, tensors
+from cct_tf.images import decode, parts
+from cct_tf.readers import budget, progress, tensors
 from cct_tf.readers.held import Held
 from cct_tf.readers.reader import as_written
 
@@ -40,6 +42,7 @@ _RESIZING = {"matrix": 36, "pillow": 12}  # bytes a pixel of an image, taken whi
 _STAGING = 4  # times a batch of uint8, taken by a call of the stages of the host: what goes in, comes out, between
 _FLOAT = 12  # bytes of a pixel as float32
 _MOST_HELD = 2 * 2**30  # bytes; a held set that would be larger at the network's size is resized batch by batch
+_GROUP = 8  # images that are loaded by one call where they may be broken
 _WHOLE = (0, 1)  # the share of a worker that is alone
 
 
@@ -90,7 +93,7 @@ def _rows_of(share, size):
     return slice(worker * number, (worker + 1) * number)
 
 
-def hold_at_size(split, stages):
+def hold_at_size(split, stages, stream=None):
     """`split` with its held images brought to the network's size once, where that is done the same way each time.
 
     The pixels are the same as when each batch is resized, so what is held is a matter of speed and memory alone.
@@ -98,6 +101,7 @@ def hold_at_size(split, stages):
     Args:
         split: `source.Split`.
         stages: tuple of `stages.Stage`.
+        stream: text stream for progress, or None.
 
     Returns:
         Split: a new one, or the same.
@@ -106,23 +110,29 @@ def hold_at_size(split, stages):
     if resize.is_random or reader.at_network_size:
         return split
     if reader.image_shape is None:
-        return _read_once(split, stages, resize) if _has_room(split, resize.size) else split
+        return _read_once(split, stages, resize, stream) if _has_room(split, resize.size) else split
     target = (resize.size, resize.size)
     if reader.image_shape == target and resize.crop_pct == 1.0:
         return split  # nothing to do, now or later
     if split.num_examples * resize.size**2 * 3 > _MOST_HELD:
         return split
     if resize.resampler == "pillow":
-        return _read_once(split, stages, resize)
+        return _read_once(split, stages, resize, stream)
     apply = tf.function(lambda images: resize.apply({"image": images}, {})["image"], autograph=False)
     resized = tensors.empty_images([split.num_examples, *target, 3])
     block = resize.block or tensors.batch_within(_BLOCK_BYTES, _float_bytes(reader))
-    with tf.device("CPU:0"):  # where tf.data resizes too: another device rounds otherwise
+    with _shown(split, stream) as advance, tf.device("CPU:0"):  # where tf.data resizes too: others round otherwise
         for start in range(0, split.num_examples, block):
             places = np.arange(start, min(start + block, split.num_examples))
             resized[places[0]:places[-1] + 1] = apply(reader.gather(places)).numpy()
+            advance(len(places))
     reader = Held(tensors.as_tensor(resized), np.arange(split.num_examples), at_network_size=True)
     return dataclasses.replace(split, reader=reader)
+
+
+def _shown(split, stream):
+    """The progress of bringing the images of a split to the network's size, as `progress.count` gives it."""
+    return progress.count(split.num_examples, f"preparing the {split.name} images", stream)
 
 
 def _has_room(split, size):
@@ -141,10 +151,11 @@ def _has_room(split, size):
 
 
 @decode.broken_images_named()
-def _read_once(split, stages, resize):
+def _read_once(split, stages, resize, stream):
     """The split with its images at the network's size, held, and their labels."""
     n, size = split.num_examples, min(split.num_examples, tensors.MOST_IMAGES)
-    images, labels = tensors.empty_images([n, resize.size, resize.size, 3]), np.zeros(n, np.int32)
+    images = tensors.empty_images([n, resize.size, resize.size, 3])
+    labels = np.zeros(n, np.int32) if split.labels is None else np.zeros_like(label_kinds.as_held(split.labels))
     masked = np.zeros(n, bool)
 
     @as_written
@@ -152,13 +163,14 @@ def _read_once(split, stages, resize):
         return {name: tf.ensure_shape(column, [size]) for name, column in batch.items()} | {
             "seed": tf.zeros([size], tf.uint32), "mask": tf.ones([size])}
 
-    with tf.device("CPU:0"):
+    with _shown(split, stream) as advance, tf.device("CPU:0"):
         batches = tensors.by_reference(_read(split.reader.in_order(size).map(unseeded), split, resize,
                                              _num_classes(stages)))
         for start, batch in zip(range(0, n, size), batches.as_numpy_iterator(), strict=True):
             images[start:start + size] = batch["image"][:n - start]
             labels[start:start + size] = batch["class"][:n - start]
             masked[start:start + size] = batch["mask"][:n - start] == 0
+            advance(min(size, n - start))
     reader = Held(tensors.as_tensor(images), np.arange(n), at_network_size=True)
     return dataclasses.replace(split, reader=reader, labels=labels, masked=masked if masked.any() else None)
 
@@ -174,25 +186,25 @@ def _pixel_bytes(side):
 
 
 def _read(batches, split, resize, num_classes):
-    """Add "image" uint8 [B, S, S, 3] and "class" int32 [B] to batches of examples with "seed".
+    """Add "image" uint8 [B, S, S, 3] and "class", int32 [B] or uint8 [B, K], to batches of examples with "seed".
 
     Args:
         resize: the stage that brings images to the network's size.
     """
     reader = split.reader
-    labels = None if reader.knows_labels else tensors.on_cpu(np.asarray(split.labels, np.int32))
+    labels = None if reader.knows_labels else tensors.on_cpu(label_kinds.as_held(split.labels))
     if reader.image_shape is not None:
         return _read_batches(batches, reader, labels, resize)
 
-    def prepared(example):
+    def prepared(example, may_fail):
         if resize.takes_a_part:
-            return _part(reader, resize, example)
-        image, label, place = reader.load_or_replace(example)
+            return _part(reader, resize, example, may_fail)
+        image, label, place = reader.load_or_replace(example, may_fail)
         return _resized_one(resize, image, example["seed"]), label, place
 
     @as_written
-    def load(example):
-        image, label, place = prepared(example)
+    def load(example, may_fail=False):
+        image, label, place = prepared(example, may_fail)
         example = {name: value for name, value in example.items() if name not in reader.own_columns}
         if reader.knows_labels:
             with tf.control_dependencies([decode.require_label(label, num_classes, split.name)]):
@@ -204,6 +216,9 @@ def _read(batches, split, resize, num_classes):
         return example | {"image": image, "class": label}
 
     image_bytes = _RESIZING[resize.resampler] * reader.most_pixels
+    if reader.can_fail:
+        calls = _parallel_calls(image_bytes + _GROUP * _pixel_bytes(resize.size), budget.reading())
+        return _per_group(reader.fetch(batches), load, calls)
     return _per_example(reader.fetch(batches), load, _parallel_calls(image_bytes, budget.reading()))
 
 
@@ -219,14 +234,14 @@ def _resized_one(resize, image, seed):
     return resize.apply(batch, resize.sample(batch, shape))["image"][0]
 
 
-def _part(reader, resize, example):
+def _part(reader, resize, example, may_fail):
     """A random part of one image at the network's size, uint8 [S, S, 3]; label and place of `load_or_replace`."""
     batch = {"seed": example["seed"][None]}
 
     def box(height, width):
         return resize.sample(batch, (height, width))["box"][0]
 
-    pixels, frame, label, place = reader.load_part(example, box, resize.size if resize.fast else None)
+    pixels, frame, label, place = reader.load_part(example, box, resize.size if resize.fast else None, may_fail)
     params = resize.sample(batch, (frame[0], frame[1]))
     params = params | {"box": parts.placed(params["box"][0], frame)[None]}
     return resize.apply({"image": pixels[None]}, params)["image"][0], label, place
@@ -275,6 +290,34 @@ def _per_example(batches, function, parallel_calls=tf.data.AUTOTUNE):
     """Map a function over single examples, in parallel, and put the batches together again."""
     size = tf.nest.flatten(batches.element_spec)[0].shape[0]
     return batches.unbatch().map(function, num_parallel_calls=parallel_calls).batch(size, drop_remainder=True)
+
+
+def _per_group(batches, function, parallel_calls):
+    """As `_per_example`, of a function that fails for broken images if its second argument is True.
+
+    "Try, else" in a graph is a data set of its own, which takes 0.3 ms. So a few examples share one: all of them are
+    tried, and if one fails, `function` does without failing what it can do, one by one.
+    """
+    size = tf.nest.flatten(batches.element_spec)[0].shape[0]
+    group_size = math.gcd(size, _GROUP)
+
+    @as_written
+    def split(batch):
+        return tf.nest.map_structure(lambda column: tf.reshape(column, [-1, group_size, *column.shape[1:]]), batch)
+
+    @as_written
+    def joined(batch):
+        return tf.nest.map_structure(lambda column: tf.reshape(column, [size, *column.shape[2:]]), batch)
+
+    @as_written
+    def load(group):
+        examples = tf.data.Dataset.from_tensor_slices(group)
+        tried = examples.map(as_written(lambda example: function(example, True))).ignore_errors()
+        tried, careful = (found.batch(group_size, drop_remainder=True) for found in (tried, examples.map(function)))
+        return tried.concatenate(careful).take(1).get_single_element()
+
+    groups = batches.map(split).unbatch().map(load, num_parallel_calls=parallel_calls)
+    return groups.batch(size // group_size, drop_remainder=True).map(joined)
 
 
 def staged(batches, stages, finish=lambda batch: batch):
@@ -375,7 +418,7 @@ def padded_batch_size(eval_batch_size, n, num_replicas):
     return -(-size // num_replicas) * num_replicas
 
 
-def evaluation_batches(split, stages, *, batch_size, share=_WHOLE):
+def evaluation_batches(split, stages, *, batch_size, share=_WHOLE, stream=None):
     """Every example of a split once, in order, padded to full batches.
 
     Args:
@@ -383,12 +426,13 @@ def evaluation_batches(split, stages, *, batch_size, share=_WHOLE):
         stages: tuple of `stages.Stage`, of `Transform.evaluation_stages`.
         batch_size: int B, see `padded_batch_size`.
         share: (worker, number of workers), as in `train_batches`.
+        stream: text stream for the progress of `hold_at_size`, or None.
 
     Returns:
         tf.data.Dataset of batch dicts; padding repeats the last example with mask 0.
     """
     n, rows = split.num_examples, _rows_of(share, batch_size)
-    split = hold_at_size(split, stages)
+    split = hold_at_size(split, stages, stream)
     masked = split.masked
 
     @as_written

@@ -74,7 +74,8 @@ class Split:
         name: "train", "validation" or "test".
         reader: `readers.reader.Reader` of its images.
         num_examples: int n.
-        labels: int32 [n] NumPy array in the order of the reader; None where the reader alone knows them.
+        labels: NumPy array in the order of the reader, int32 [n], or with --task=multilabel uint8 [n, K] of 0 and 1;
+            None where the reader alone knows them.
         files: `files.Files` in the same order; None where the images are no files.
         room: float, bytes an image that it may be held in at the network's size, see `with_room`.
         weights: float64 [n] of a table's examples, in the same order; None where it has no such column.
@@ -93,9 +94,17 @@ class Split:
     groups: np.ndarray | None = None
 
     def images(self, places):
-        """Yield (uint8 NumPy array [H, W, 3], int label) of the images at some places, one after the other."""
+        """Yield (uint8 NumPy array [H, W, 3], label) of the images at some places, one after the other.
+
+        A label is an int, or uint8 [K] where an image may have several.
+        """
         for image, label, place in self.reader.found(places):
-            yield image, int(self.labels[place] if label is None else label)
+            yield image, self.label_of(place, label)
+
+    def label_of(self, place, label=None):
+        """The label of the image at a place, see `images`; `label` is what its reader gave."""
+        label = self.labels[place] if label is None else label
+        return label if np.ndim(label) else int(label)
 
     def select(self, places):
         """The split of some of its images: int64 [k] of `Reader.spread`."""

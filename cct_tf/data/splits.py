@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.data import holding_out, source
+from cct_tf.data import holding_out, label_kinds, source
 from cct_tf.errors import UserError
 
 
@@ -19,7 +19,7 @@ class Subset:
     Attributes:
         make_reader: function of indices (int64 NumPy array) -> `readers.reader.Reader`.
         indices: int64 [m], the subset's images among those of the reader.
-        labels: int32 [m], their labels.
+        labels: int32 [m], their labels; uint8 [m, K] of 0 and 1 where an image may have several.
         files: `files.Files` of them, or object [m] of `source.File`s; None where the images are no files.
     """
 
@@ -38,7 +38,7 @@ def stratified(labels, fraction, seed, rule, files=None):
     """Hold out a share of every class, at random but fixed by (seed, class), and the paths where there are any.
 
     Args:
-        labels: int [n].
+        labels: int [n], or uint8 [n, K], see `label_kinds.stratified`.
         fraction: share held out, 0 to 1.
         seed: Python int.
         rule: `source.Rules.split`, see `holding_out`.
@@ -47,23 +47,27 @@ def stratified(labels, fraction, seed, rule, files=None):
     Returns:
         (kept, held_out): ascending int64 positions in `labels`.
     """
+    def ordered(members, label):
+        if rule >= 2 and files is not None:
+            return members[holding_out.order_of([file.path for file in files[members]], seed)]
+        with tf.device("CPU:0"):
+            return members[rng.permutation(len(members), rng.fold_pair(seed, rng.Stream.SPLIT, label)).numpy()]
+
+    if labels.ndim == 2:
+        held_out = label_kinds.stratified(labels, fraction, rule, ordered)
+        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
     held_out = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         number = holding_out.number(len(members), fraction, rule)
-        if number and rule >= 2 and files is not None:
-            order = holding_out.order_of([file.path for file in files[members]], seed)
-            held_out[members[order[:number]]] = True
-        elif number:
-            with tf.device("CPU:0"):
-                order = rng.permutation(len(members), rng.fold_pair(seed, rng.Stream.SPLIT, int(label)))
-            held_out[members[order.numpy()[:number]]] = True
+        if number:
+            held_out[ordered(members, int(label))[:number]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 def _hold_out(subset, config, rule):
     """Subset -> (training subset, validation subset) by --validation_fraction and --split_seed."""
-    holding_out.check(np.bincount(subset.labels), config.validation_fraction, rule)
+    holding_out.check(label_kinds.counts(subset.labels, 0), config.validation_fraction, rule)
     kept, held_out = stratified(subset.labels, config.validation_fraction, config.split_seed, rule, subset.files)
     return subset.of(kept), subset.of(held_out)
 
@@ -85,7 +89,7 @@ def _lacking(class_names, splits, limit=3):
     """Lines for the plan that name the classes without an image in a split, the first few."""
     notes = ()
     for split in splits.values():
-        lacked = [class_names[label] for label in np.setdiff1d(np.arange(len(class_names)), split.labels)]
+        lacked = [class_names[label] for label in label_kinds.missing(split.labels, len(class_names))]
         more = f" and {len(lacked) - limit} more" if len(lacked) > limit else ""
         if lacked:
             notes += (f"the {split.name} split has no image of {len(lacked)} of {len(class_names)} classes: "
@@ -96,7 +100,7 @@ def _lacking(class_names, splits, limit=3):
 def _splits(subsets):
     """dict of `source.Split` of a dict of Subset."""
     return {name: source.Split(name, subsets[name].make_reader(subsets[name].indices), len(subsets[name].indices),
-                               np.asarray(subsets[name].labels, np.int32), subsets[name].files,
+                               label_kinds.as_held(subsets[name].labels), subsets[name].files,
                                weights=getattr(subsets[name].files, "weights", None),
                                groups=getattr(subsets[name].files, "groups", None))
             for name in ("train", "validation", "test") if name in subsets}
@@ -138,7 +142,7 @@ def indexed_source(config, rules, class_names, subsets, *, notes=(), known=None,
     for name, subset in subsets.items():
         if not len(subset.indices):
             raise UserError(f"--dataset={config.dataset}: expected images in the {name} split, found none")
-    missing = np.setdiff1d(np.arange(len(class_names)), subsets["train"].labels)
+    missing = label_kinds.missing(np.asarray(subsets["train"].labels), len(class_names))
     if len(missing) and every_class:
         raise UserError(f"--dataset={config.dataset}: expected at least one training image of every class, found none "
                         f"of {class_names[missing[0]]!r} (class {missing[0]})")

@@ -5,7 +5,8 @@ from fractions import Fraction
 import tensorflow as tf
 
 from cct_tf.errors import UserError
-from cct_tf.readers import decode, progress
+from cct_tf.images import decode
+from cct_tf.readers import progress
 from cct_tf.readers.reader import as_written
 
 # Of the training images in [0, 1]. CIFAR, Flowers: the authors' data modules (SHI-Labs/Compact-Transformers,

@@ -14,12 +14,13 @@ import numpy as np
 import PIL
 import tensorflow as tf
 
-from cct_tf.data import splits
+from cct_tf.data import label_kinds, splits
 from cct_tf.datasets import files as files_lib
 from cct_tf.datasets import image_files, tree
+from cct_tf.datasets.checked import Checked
 from cct_tf.errors import UserError
-from cct_tf.readers import decode, flat, headers, loading, progress, tensors
-from cct_tf.readers.checked import Checked
+from cct_tf.images import decode
+from cct_tf.readers import flat, headers, loading, progress, tensors
 from cct_tf.readers.held import Held
 
 _MANY = 10_000  # files whose first bytes take long enough for a bar
@@ -88,7 +89,8 @@ def _left_out(opened, subsets, images, good, recorded):
         for place in np.flatnonzero(~good[start:start + len(subset.labels)]):
             file = subset.files[place]
             rows.append({"split": split, "path": os.fsdecode(file.path), "size": file.size,
-                         "label": int(subset.labels[place]), "reason": next(broken)[1] + opened.note(start + place)})
+                         "label": label_kinds.plain(subset.labels[place]),
+                         "reason": next(broken)[1] + opened.note(start + place)})
         start += len(subset.labels)
     rows = (*(recorded.left_out if recorded else ()), *rows)
     names = [os.path.join(opened.listing.root, tree.shown(row["path"])) for row in rows]

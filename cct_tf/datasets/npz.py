@@ -1,7 +1,7 @@
 """`--dataset=npz`: one NumPy archive with x_train, y_train, x_test, y_test, as keras.datasets uses to make them.
 
     x    uint8 [n, H, W], [n, H, W, 1] or [n, H, W, 3]
-    y    integers [n] or [n, 1], from 0
+    y    integers [n] or [n, 1], from 0; with --task=multilabel 0 or 1 [n, K], whether an image has a class
     x_val, y_val    optional, the validation split
     class_names    strings [K], optional
 
@@ -18,7 +18,7 @@ import zlib
 
 import numpy as np
 
-from cct_tf.data import holding_out
+from cct_tf.data import holding_out, label_kinds
 from cct_tf.errors import UserError, nearest
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -34,7 +34,7 @@ class Contents:
 
     Attributes:
         images: dict of the images' keys by "train", "test" and, where it has one, "validation".
-        labels: dict of int32 [n], in the same way.
+        labels: dict of int32 [n] or uint8 [n, K], in the same way.
         class_names: tuple of K strings.
         num_bytes: size of all the images as [n, H, W, 3] uint8.
         notes: lines for the plan.
@@ -69,17 +69,21 @@ def check(config, with_validation=True):
     with _reading(path), _open(path) as archive:
         keys, notes = _keys(path, archive.files, config, with_validation)
         shapes = {split: _image_shape(path, archive, images) for split, (images, _) in keys.items()}
-        labels = {split: _labels(path, archive, key, shapes[split][0]) for split, (_, key) in keys.items()}
+        read = _labels if config.task == "single" else _label_matrix
+        labels = {split: read(path, archive, key, shapes[split][0]) for split, (_, key) in keys.items()}
         class_names = _class_names(path, archive, labels["train"], keys["train"][1])
     for split, (image_key, label_key) in keys.items():
         if shapes[split][1:3] != shapes["train"][1:3]:
             raise UserError(f"{path}: {image_key}: expected images of {_size(shapes['train'])} as in "
                             f"{keys['train'][0]}, found {_size(shapes[split])}")
-        unknown = np.setdiff1d(labels[split], labels["train"])
+        if labels[split].shape[1:] != labels["train"].shape[1:]:
+            raise UserError(f"{path}: {label_key}: expected {len(class_names)} columns as {keys['train'][1]}, found "
+                            f"{labels[split].shape[1]}")
+        unknown = () if labels[split].ndim == 2 else np.setdiff1d(labels[split], labels["train"])
         if len(unknown):
             raise UserError(f"{path}: {label_key}: expected the classes of {keys['train'][1]}, found {unknown[0]}")
-    if config.validation_fraction:
-        holding_out.check(np.bincount(labels["train"]), config.validation_fraction, rule=2)  # what it refuses, all do
+    if config.validation_fraction:  # what rule 2 refuses, all do
+        holding_out.check(label_kinds.counts(labels["train"], 0), config.validation_fraction, rule=2)
     number = sum(shape[0] for shape in shapes.values())
     contents = Contents({split: images for split, (images, _) in keys.items()}, labels, class_names,
                         number * shapes["train"][1] * shapes["train"][2] * 3, notes)
@@ -185,17 +189,30 @@ def _several(labels, number):
         return ""
     if labels.min() >= 0 and (labels.sum(axis=1) == 1).all():
         return " (of one-hot labels give the argmax)"
-    return " (several labels an image, as in ChestMNIST, can't be trained on here)"
+    return " (several labels an image, as in ChestMNIST, are --task=multilabel)"
+
+
+def _label_matrix(path, archive, key, number):
+    """uint8 [n, K], checked."""
+    labels = archive[key]
+    if labels.ndim != 2 or len(labels) != number or labels.shape[1] < 2:
+        raise UserError(f"{path}: {key}: expected the shape [{number}, K] with --task=multilabel, a column for each of "
+                        f"two or more classes, found {list(labels.shape)}")
+    wrong = np.argwhere((labels != 0) & (labels != 1)) if labels.dtype.kind in "iubf" else [(0, 0)]
+    if len(wrong):
+        row, column = wrong[0]
+        raise UserError(f"{path}: {key}: expected 0 and 1 with --task=multilabel, found {labels[row, column]} in row "
+                        f"{row}, column {column} (from 0)")
+    return labels.astype(np.uint8)
 
 
 def _class_names(path, archive, labels, key):
     """The names given, or the numbers from 0 to the largest training label."""
-    number = int(labels.max()) + 1
-    present = np.unique(labels)
-    if len(present) < number:
-        missing = int(np.argmax(present != np.arange(len(present))))
+    number = labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+    missing = label_kinds.missing(labels, number)
+    if len(missing):
         raise UserError(f"{path}: {key}: expected an image of every class from 0 to {number - 1}, found none of "
-                        f"{missing}")
+                        f"{missing[0]}")
     if "class_names" not in archive.files:
         return tuple(str(label) for label in range(number))
     names = archive["class_names"]

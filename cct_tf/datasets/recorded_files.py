@@ -54,13 +54,13 @@ def _are_not(files, paths):
 
 
 def _restored(files, labels, rows):
-    """Files and int32 labels of one split, with those of some rows as they were."""
+    """Files and labels of one split, with those of some rows as they were."""
     paths = [os.fsencode(row["path"]) for row in rows]
     kept = _are_not(files, set(paths))
     sizes, zeros = np.array([row["size"] for row in rows], np.int64), np.zeros(len(rows), np.int64)
     added = _as_listed(files[~kept], files_lib.Files(files_lib.bytes_array(paths), sizes, zeros))
     files = files_lib.joined([files[kept], added])
-    labels = np.concatenate([labels[kept], np.array([row["label"] for row in rows], np.int32)])
+    labels = np.concatenate([labels[kept], np.array([row["label"] for row in rows], labels.dtype)])
     order = np.argsort(files.paths, kind="stable")
     return files[order], labels[order]
 

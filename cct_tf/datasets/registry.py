@@ -8,6 +8,7 @@ from cct_tf.errors import UserError, nearest
 from cct_tf.settings.config import PLACES
 
 OURS = ("digits", "folder", "table", "npz")
+SEVERAL_LABELS = ("table", "npz")  # data sets whose images may have several
 _OF_TABLES = ("image_root", "columns", "class_names")
 
 
@@ -44,7 +45,10 @@ def _expanded(config):
 
 
 def _check_flags(config):
-    """Raise UserError for flags of splits and tables that the data set has no use for."""
+    """Raise UserError for a task, or flags of splits and tables, that the data set has no use for."""
+    if config.task == "multilabel" and config.dataset not in SEVERAL_LABELS:
+        raise UserError(f"--task: expected single with --dataset={config.dataset}, whose images have one label each "
+                        f"(several: --dataset={' or '.join(SEVERAL_LABELS)}), found 'multilabel'")
     for flag in _OF_TABLES if config.dataset != "table" else ():
         if getattr(config, flag) is not None:
             raise UserError(f"--{flag}: expected it with --dataset=table, found it with --dataset={config.dataset}")

@@ -3,6 +3,7 @@
     path             label    split    weight    group
     cat/1.jpg        cat      train    1         patient 3
 
+With --task=multilabel a label is `cat;dog`, a list, or 0 or 1 in a column of each class (`--columns=labels:PATTERN`).
 `path` is relative to the folder of the table, or to --image_root; `split`, `weight` and `group` may be missing. The
 images of a split sort by the bytes of their paths, classes by the bytes of their names, as those of a folder do: the
 table of a folder (`cct_tf.tabulate`) gives the same `tree.Tree`.
@@ -10,13 +11,14 @@ table of a folder (`cct_tf.tabulate`) gives the same `tree.Tree`.
 
 import collections
 import concurrent.futures
+import itertools
 import math
 import os
 import stat
 
 import numpy as np
 
-from cct_tf.data import holding_out
+from cct_tf.data import holding_out, label_kinds
 from cct_tf.datasets import class_names as class_names_lib
 from cct_tf.datasets import files as files_lib
 from cct_tf.datasets import table_file, tree
@@ -42,7 +44,10 @@ def scan(config, part=None, stream=None):
         UserError: a flag, the file or a row of it is wrong; fewer than two classes; a class unknown to training; a
             split that is not there; an image that is not there, with --on_bad_image=stop.
     """
-    numbers, columns = _read(config)
+    names = table_file.column_names(config.columns)
+    _check_places(config)
+    known = class_names_lib.read(config.class_names) if config.class_names else None
+    numbers, columns, declared = _read(config, names, known)
     root = config.image_root or os.path.dirname(config.data_dir) or os.curdir
     root, columns["path"] = _located(root, columns["path"])
     numbers, columns, notes = _once(config.data_dir, numbers, columns)
@@ -51,14 +56,15 @@ def scan(config, part=None, stream=None):
     named = _split_names(config, present, part and part.listed(config))
     members = {split: [place for place, found in enumerate(splits) if found == name] if splits else range(len(numbers))
                for split, name in named.items()}
-    known = _classes(config, [columns["label"][place] for place in members.get("train", ())], part)
+    known = known or _classes(config, declared or [columns["label"][place] for place in members.get("train", ())], part)
     labels = _labels(config, numbers, columns["label"], known, [place for split in members.values() for place in split])
     files = _files(config, root, numbers, columns, members, stream)
     orders = {split: np.argsort(found.paths, kind="stable") for split, found in files.items()}
     files = {split: found[orders[split]] for split, found in files.items()}
     labels = {split: labels[list(members[split])][orders[split]] for split in files}
     if config.validation_fraction and "train" in named:
-        holding_out.check(np.bincount(labels["train"]).tolist(), config.validation_fraction, rule=2)  # as all rules do
+        counts = label_kinds.counts(labels["train"], 0)
+        holding_out.check(counts.tolist(), config.validation_fraction, rule=2)  # as all rules do
     notes += _notes(config, present, named, known)
     if config.validation_fraction and "validation" in named:
         del files["validation"], labels["validation"]
@@ -66,27 +72,63 @@ def scan(config, part=None, stream=None):
                      every_class=not config.class_names)
 
 
-def _read(config):
-    """(list of n row numbers, {column: list of n values}) of a table, each value judged."""
-    names, table, numbers, columns = table_file.column_names(config.columns), config.data_dir, [], {}
-    if not table:
+def _check_places(config):
+    """Raise UserError unless a table is named, and the root of its images is there."""
+    if not config.data_dir:
         raise UserError("--data_dir: expected the file of the table with --dataset=table, found nothing")
     if config.image_root and not os.path.isdir(config.image_root):
         found = "a file" if os.path.exists(config.image_root) else "nothing"
         raise UserError(f"--image_root: expected a folder of images, found {found} at {config.image_root}")
+
+
+def _read(config, names, known):
+    """(list of n row numbers, {column: list of n values}) of a table, each value judged, and the classes that have a
+    column of their own, a list; `known`: {label: name} of --class_names, or None."""
+    table, numbers, columns, declared = config.data_dir, [], {}, []
+    judges = _JUDGES | (_JUDGES_OF_SEVERAL if config.task == "multilabel" else {})
+    if table_file.PATTERN in names and config.task != "multilabel":
+        raise UserError(f"--columns: expected label: with --task=single, found {table_file.PATTERN}:, which is for "
+                        "--task=multilabel")
     for number, values in table_file.rows(table, names):
+        if table_file.PATTERN in names:
+            declared = declared or _declared(table, values, known)
+            values = _gathered(table, number, values, declared)
         for column, value in values.items():
-            expected, judge = _JUDGES[column]
+            expected, judge = judges[column]
             found = judge(value)
             if found is None:
                 shown = "none" if value is None or value == "" else repr(value)
                 hint = f"; --columns={column}: leaves the column unread" if column in ("weight", "group") else ""
+                if column == "label" and isinstance(value, list) and config.task == "single":
+                    hint = "; several labels an image are --task=multilabel"
                 raise UserError(f"{table}: row {number}: expected {expected}, found {shown}{hint}")
             columns.setdefault(column, []).append(found)
         numbers.append(number)
     if not numbers:
         raise UserError(f"{table}: expected rows of images, found none")
-    return numbers, columns
+    return numbers, columns, declared
+
+
+def _declared(table, values, known):
+    """The classes that have a column of their own in a row, list: those in `known`, if that is not None."""
+    found = [column[1] for column in values if isinstance(column, tuple)]
+    for label in known or ():
+        if label not in found:
+            raise UserError(f"{table}: expected a column of each class of --class_names, found none of {label!r}"
+                            + nearest(label, found))
+    return list(known) if known else found
+
+
+def _gathered(table, number, values, declared):
+    """A row with the classes whose columns say 1 as its "label"."""
+    label = []
+    for name in declared:
+        value = values["class", name]
+        if str(value).strip() not in _SAID:
+            raise UserError(f"{table}: row {number}: expected 0 or 1 in the column {name!r}, found "
+                            + ("none" if value is None or value == "" else repr(value)))
+        label += [name] * _SAID[str(value).strip()]
+    return {column: value for column, value in values.items() if not isinstance(column, tuple)} | {"label": label}
 
 
 def _text(value):
@@ -101,6 +143,14 @@ def _name(value):
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
 
 
+def _several(value):
+    """The different labels of a text with `;` between them, or of a list, sorted: tuple of texts, None of others."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(";")] if value.strip() else []
+    labels = [_name(label) for label in (value if isinstance(value, (list, tuple)) else [value])]
+    return None if None in labels else tuple(sorted(set(labels)))
+
+
 def _weight(value):
     """A finite number of at least 0, float; None of anything else."""
     try:
@@ -113,6 +163,8 @@ def _weight(value):
 _JUDGES = {"path": ("the path of an image", _text), "label": ("a label, text or a whole number", _name),
            "split": ("the name of a split", _text), "weight": ("a weight, a number of at least 0", _weight),
            "group": ("a group, text or a whole number", _name)}
+_JUDGES_OF_SEVERAL = {"label": ("labels, text such as cat;dog or a list", _several)}
+_SAID = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True, "false": False, "true": True}
 
 
 def _located(root, paths):
@@ -190,27 +242,43 @@ def _assigned(config, present, with_train):
 
 
 def _classes(config, train_labels, part):
-    """{label: name} of the classes, in order."""
-    if config.class_names:
-        return class_names_lib.read(config.class_names)
+    """{label: name} of the classes, in order, where no --class_names gives it."""
     if part is not None and part.classes is not None:
         return {name: name for name in part.classes}
-    found = sorted(set(train_labels), key=str.encode)
+    found = sorted(set(_flat(train_labels)), key=str.encode)
     if len(found) < 2:
-        raise UserError(f"--data_dir: expected at least two classes in {config.data_dir}, found one, {found[0]!r}")
+        raise UserError(f"--data_dir: expected at least two classes in {config.data_dir}, found "
+                        + (f"one, {found[0]!r}" if found else "none"))
     return {name: name for name in found}
 
 
+def _flat(labels):
+    """The texts of a sequence of labels, each a text or a tuple of texts."""
+    return itertools.chain.from_iterable((label,) if isinstance(label, str) else label for label in labels)
+
+
 def _labels(config, numbers, labels, known, used):
-    """int32 [n] class numbers of all rows, judged at the places `used`; -1 elsewhere."""
+    """As `source.Split` has the labels of all rows, judged at the places `used`; -1, or nothing, elsewhere."""
+    if config.task == "multilabel":
+        pairs = [(place, label) for place in used for label in labels[place]]
+        chosen, rows = [label for _, label in pairs], [place for place, _ in pairs]
+        matrix = np.zeros([len(numbers), len(known)], np.uint8)
+        matrix[rows, _numbered(config, numbers, chosen, known, rows)] = 1
+        return matrix
     found = np.full(len(numbers), -1, np.int32)
-    found[used] = class_names_lib.numbered([labels[place] for place in used], known)
-    unknown = [place for place in used if found[place] < 0]
-    if unknown:
-        place = min(unknown)
+    found[used] = _numbered(config, numbers, [labels[place] for place in used], known, used)
+    return found
+
+
+def _numbered(config, numbers, labels, known, places):
+    """int32 class numbers of labels that stand in the rows at `places`; each must be known."""
+    found = class_names_lib.numbered(labels, known)
+    unknown = np.flatnonzero(found < 0)
+    if len(unknown):
+        first = min(unknown, key=lambda index: places[index])
         expected = class_names_lib.expected(known) if config.class_names else "a class of the training rows"
-        raise UserError(f"{config.data_dir}: row {numbers[place]}: expected {expected}, found {labels[place]!r}"
-                        + nearest(labels[place], known))
+        raise UserError(f"{config.data_dir}: row {numbers[places[first]]}: expected {expected}, found "
+                        f"{labels[first]!r}" + nearest(labels[first], known))
     return found
 
 

@@ -6,12 +6,14 @@ Parquet file is row 1.
 
 import codecs
 import csv
+import fnmatch
 import json
 import os
 
 from cct_tf.errors import UserError, nearest
 
 COLUMNS = ("path", "label", "split", "weight", "group")  # the first two are needed
+PATTERN = "labels"
 _NEEDED = COLUMNS[:2]
 _BLOCK = 65_536  # rows of a Parquet file in memory at a time
 
@@ -19,19 +21,27 @@ _BLOCK = 65_536  # rows of a Parquet file in memory at a time
 def column_names(text):
     """{column: its name in the table, None where it is left unread}, from the text of --columns or None.
 
+    PATTERN is among them where each class has a column of its own: its value is a pattern of their names, such as
+    `finding_*`, and "label" is left unread.
+
     Raises:
         UserError: it is not `column:name` pairs with commas between them.
     """
     names = {column: column for column in COLUMNS}
+    known = (*COLUMNS, PATTERN)
     pairs = [pair.partition(":") for pair in text.split(",")] if text else []
     for place, (column, colon, name) in enumerate(pairs):
-        if column not in COLUMNS or not colon or column in _NEEDED and not name:
-            raise UserError(f"--columns: expected pairs of {', '.join(COLUMNS)} and a name, such as path:filename,"
+        if column not in known or not colon or column in (*_NEEDED, PATTERN) and not name:
+            raise UserError(f"--columns: expected pairs of {', '.join(known)} and a name, such as path:filename,"
                             f"label:diagnosis, found {column + colon + name!r}"
-                            + ("" if column in COLUMNS else nearest(column, COLUMNS)))
+                            + ("" if column in known else nearest(column, known)))
         if column in [before for before, *_ in pairs[:place]]:
             raise UserError(f"--columns: expected each column once, found {column} twice in {text!r}")
         names[column] = name or None
+    if PATTERN in names:
+        if "label" in [column for column, *_ in pairs]:
+            raise UserError(f"--columns: expected label or {PATTERN}, found both in {text!r}")
+        names["label"] = None
     return names
 
 
@@ -43,8 +53,8 @@ def rows(path, names):
         names: of `column_names`.
 
     Yields:
-        (row, values): the row's number, and a dict of the columns that the table has. Values are as the file has them:
-        text in CSV and TSV; None where a record lacks one.
+        (row, values): the row's number, and a dict of the columns that the table has; those of the pattern are called
+        ("class", name). Values are as the file has them: text in CSV and TSV; None where a record lacks one.
 
     Raises:
         UserError: it can't be read, is not of its format, or lacks a column.
@@ -77,8 +87,17 @@ def _other_encoding(path):
 
 def _present(path, header, names, what="columns"):
     """{column: its name} of the columns that a table has, from the names in its header."""
-    present = {column: name for column, name in names.items() if name in header}
+    present = {column: name for column, name in names.items() if name in header and column != PATTERN}
+    if PATTERN in names:
+        classes = [name for name in header if name not in present.values()
+                   and fnmatch.fnmatchcase(name, names[PATTERN])]
+        if not classes:
+            raise UserError(f"{path}: expected columns of classes called {names[PATTERN]!r} (--columns), found {what} "
+                            + ", ".join(map(repr, header[:8])))
+        present |= {("class", name): name for name in classes}
     for column, name in names.items():
+        if column == PATTERN:
+            continue
         if column not in present and name is not None and (column in _NEEDED or name != column):
             listed = ", ".join(map(repr, header[:8])) + (" ..." if len(header) > 8 else "")
             hint = nearest(name, header)

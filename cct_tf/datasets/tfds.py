@@ -17,7 +17,8 @@ import tensorflow_datasets as tfds
 from cct_tf.data import source, splits, statistics
 from cct_tf.datasets import tfds_prepare
 from cct_tf.errors import UserError, nearest
-from cct_tf.readers import decode, flat, loading, progress, tensors
+from cct_tf.images import decode
+from cct_tf.readers import flat, loading, progress, tensors
 from cct_tf.readers.held import Held
 from cct_tf.readers.windowed import Windowed
 

@@ -60,7 +60,7 @@ class Tree:
         class_names: tuple of K names; of a folder the class folders of the training split, sorted.
         files: dict by split ("train", "validation", "test") of `files.Files`, sorted by path. One tree, or a table
             without splits, has "train" alone.
-        labels: dict by split of int32 arrays, in the same order.
+        labels: dict by split of int32 arrays, in the same order; uint8 [n, K] of 0 and 1 with --task=multilabel.
         ignored: collections.Counter of what was left out: by suffix, "hidden", "without a suffix", "link to a folder
             above".
         notes: lines for the plan.

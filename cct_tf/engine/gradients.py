@@ -25,6 +25,7 @@ class Gradients:
     Args:
         model: `models.classifier.TransformerClassifier`.
         example_loss: function of (labels [m, K], logits [m, K]) -> [m].
+        example_accuracy: the same, see `losses.make_accuracy`.
         batch_size: int, the global batch; every sum over examples is divided by it.
         jit: "off", "encoder" or "all": what XLA compiles.
         kind: "CPU" or "GPU", what it is compiled for.
@@ -36,9 +37,10 @@ class Gradients:
         num_trainable: int, how many of them, from the first, have gradients.
     """
 
-    def __init__(self, model, example_loss, batch_size, jit="off", kind="CPU", fast_forms=True, recompute=False):
+    def __init__(self, model, example_loss, batch_size, jit="off", kind="CPU", fast_forms=True, recompute=False,
+                 example_accuracy=losses.is_first):
         self._model = model
-        self._example_loss = example_loss
+        self._example_loss, self._example_accuracy = example_loss, example_accuracy
         self._batch_size = batch_size
         self._jit = jit
         self._form = kind if fast_forms else None
@@ -122,5 +124,5 @@ class Gradients:
         """(loss, accuracy, scaled loss) of the micro-batch's part, scalars."""
         logits = tf.cast(logits, tf.float32)
         loss = tf.reduce_sum(self._example_loss(labels, logits)) / self._batch_size
-        correct = tf.cast(losses.rank_of_label(labels, logits) == 0, tf.float32)
-        return loss, tf.reduce_sum(correct) / self._batch_size, loss * scale
+        accuracy = tf.reduce_sum(self._example_accuracy(labels, logits)) / self._batch_size
+        return loss, accuracy, loss * scale

@@ -21,13 +21,19 @@ def binary_cross_entropy(labels, logits):
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits), axis=1)
 
 
-def make_loss(optim, train_split, num_classes):
-    """The loss of a run, per example. `eval/loss` is plain cross-entropy whatever this is.
+def plain_loss(task):
+    """What `eval/loss` is the mean of, a function as `make_loss` gives it; `task`: "single" or "multilabel"."""
+    return binary_cross_entropy if task == "multilabel" else cross_entropy
+
+
+def make_loss(optim, train_split, num_classes, task="single"):
+    """The loss of a run, per example. `eval/loss` is plain cross-entropy of the task whatever this is.
 
     Args:
         optim: `config.OptimConfig`.
         train_split: `source.Split`, whose labels balance the classes if they are to be.
         num_classes: int K.
+        task: "single" or "multilabel".
 
     Returns:
         Function of (labels float32 [B, K], logits float32 [B, K]) -> float32 [B].
@@ -35,6 +41,8 @@ def make_loss(optim, train_split, num_classes):
     Raises:
         UserError: classes to be balanced whose images can't be counted, or that have none.
     """
+    if task == "multilabel":
+        return plain_loss(task)
     loss = {"cross_entropy": cross_entropy, "bce": binary_cross_entropy}[optim.loss]
     if optim.class_weights == "none":
         return loss
@@ -70,6 +78,21 @@ def balanced_weights(labels, num_classes):
         raise UserError("--class_weights: expected a training image of every class, found none of class "
                         f"{counts.argmin()} (from 0)")
     return len(labels) / (num_classes * counts)
+
+
+def is_first(labels, logits):
+    """Whether the labelled class is placed first, 1 or 0: float32 [B, K], float32 [B, K] -> float32 [B]."""
+    return tf.cast(rank_of_label(labels, logits) == 0, tf.float32)
+
+
+def share_right(labels, logits):
+    """The share of the classes of which it is rightly said, at 0.5, whether an image has them: as `is_first`."""
+    return tf.reduce_mean(tf.cast((logits > 0) == (labels > 0.5), tf.float32), axis=1)
+
+
+def make_accuracy(task):
+    """What `train/accuracy` is the mean of: `share_right` with "multilabel", else `is_first`."""
+    return share_right if task == "multilabel" else is_first
 
 
 def rank_of_label(labels, logits):

@@ -36,6 +36,7 @@ class TrainStep:
         accumulate_steps: int, micro-batches per replica.
         clip_norm: float or None.
         example_loss: function of (labels [m, K], logits [m, K]) -> [m], as `losses.make_loss` returns.
+        example_accuracy: the same, as `losses.make_accuracy` returns.
         max_skipped_updates: int, after this many skipped updates in a row the other steps of `run` change nothing.
         jit, fast_forms, recompute: how gradients are computed, see `gradients.Gradients`.
         ema: `optim.ema.Ema` of the weights, or None.
@@ -49,7 +50,7 @@ class TrainStep:
 
     def __init__(self, devices, model, optimizer, state, *, batch_size, accumulate_steps=1, clip_norm=None,
                  example_loss=losses.cross_entropy, max_skipped_updates=20, jit="off", fast_forms=True,
-                 recompute=False, ema=None, prepare=None):
+                 recompute=False, ema=None, prepare=None, example_accuracy=losses.is_first):
         self._devices = devices
         self._model = model
         self._variables = model.trainable_variables
@@ -62,7 +63,8 @@ class TrainStep:
         self._ema = ema
         self._prepare = prepare or (lambda batch: batch["image"])
         self.wait_seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="wait_seconds")
-        self._gradients = Gradients(model, example_loss, batch_size, jit, devices.kind, fast_forms, recompute)
+        self._gradients = Gradients(model, example_loss, batch_size, jit, devices.kind, fast_forms, recompute,
+                                    example_accuracy)
         self._micro_size, rest = divmod(batch_size, devices.num_replicas * accumulate_steps)
         if rest:
             raise ValueError(f"batch_size: expected a multiple of {devices.num_replicas} x {accumulate_steps}, found "

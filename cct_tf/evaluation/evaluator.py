@@ -14,14 +14,46 @@ from cct_tf.engine import losses
 from cct_tf.errors import UserError
 from cct_tf.evaluation.forward import Forward
 from cct_tf.evaluation.metrics import Evaluation
+from cct_tf.evaluation.multilabel import MultilabelEvaluation
 from cct_tf.evaluation.views import AveragedViews
+from cct_tf.images import decode
 from cct_tf.machine import memory, runtime
-from cct_tf.readers import decode
 from cct_tf.workers.peers import Alone
 
-# What is found of each example, one number each (with several workers, too), and the field of `Evaluation` it becomes.
-_COLUMNS = {"label": "labels", "prediction": "predictions", "rank": "ranks", "loss": "losses",
-            "confidence": "confidences"}
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """How the examples of a task are judged.
+
+    Attributes:
+        result: class of the evaluation.
+        columns: dict: what is found of each example, a number or a row of K each, and the field of `result` it becomes.
+        judge: function (labels float32 [b, K], logits float32 [b, K]) -> dict of the columns.
+    """
+
+    result: type
+    columns: dict
+    judge: object
+
+
+def _judge_single(labels, logits):
+    return {"label": tf.argmax(labels, axis=1, output_type=tf.int32),
+            "prediction": tf.argmax(logits, axis=1, output_type=tf.int32),
+            "rank": losses.rank_of_label(labels, logits),
+            "loss": losses.cross_entropy(labels, logits),
+            "confidence": losses.confidence(logits)}
+
+
+def _judge_multilabel(labels, logits):
+    return {"label": tf.cast(labels, tf.uint8), "score": tf.sigmoid(logits),
+            "loss": losses.binary_cross_entropy(labels, logits)}
+
+
+_TASKS = {
+    "single": _Task(Evaluation, {"label": "labels", "prediction": "predictions", "rank": "ranks", "loss": "losses",
+                                 "confidence": "confidences"}, _judge_single),
+    "multilabel": _Task(MultilabelEvaluation, {"label": "labels", "score": "scores", "loss": "losses"},
+                        _judge_multilabel)}
 
 
 class Evaluator:
@@ -35,10 +67,14 @@ class Evaluator:
         num_classes: int K.
         batch_size: int, wanted images per batch; see `pipeline.padded_batch_size`.
         peers: `peers.Group`; each worker evaluates its part of every batch, and all get all results.
+        task: "single" or "multilabel", as `transform` prepares the labels.
+        stream: text stream for the progress of preparing the images, or None.
     """
 
-    def __init__(self, devices, models, split, transform, *, num_classes, batch_size, peers=None):
+    def __init__(self, devices, models, split, transform, *, num_classes, batch_size, peers=None, task="single",
+                 stream=None):
         self._devices = devices
+        self._task = _TASKS[task]
         self._peers = peers or Alone()
         self._models = models
         self._num_classes = num_classes
@@ -47,7 +83,7 @@ class Evaluator:
         self._batch_size = pipeline.padded_batch_size(batch_size, split.num_examples, devices.num_replicas)
         with tf.device("CPU:0"):
             self._batches = pipeline.evaluation_batches(split, self._stages, batch_size=self._batch_size,
-                                                        share=devices.share)
+                                                        share=devices.share, stream=stream)
 
     def _replica(self, batch):
         images = stages.on_device(batch, self._stages)
@@ -55,14 +91,7 @@ class Evaluator:
 
     def _judged(self, model, images, batch):
         logits = tf.cast(model(images, training=False), tf.float32)
-        labels = batch["label"]
-        return {"label": tf.argmax(labels, axis=1, output_type=tf.int32),
-                "prediction": tf.argmax(logits, axis=1, output_type=tf.int32),
-                "rank": losses.rank_of_label(labels, logits),
-                "loss": losses.cross_entropy(labels, logits),
-                "confidence": losses.confidence(logits),
-                "mask": batch["mask"],
-                "broken": batch["broken"]}
+        return self._task.judge(batch["label"], logits) | {"mask": batch["mask"], "broken": batch["broken"]}
 
     @tf.function(autograph=False)
     def _step(self, batch):
@@ -75,9 +104,10 @@ class Evaluator:
             should_stop: function without arguments, asked before each batch.
 
         Returns:
-            dict name -> `metrics.Evaluation`, or None if this worker or another one stopped.
+            dict name -> `metrics.Evaluation`, or `multilabel.MultilabelEvaluation`; None if this worker or another one
+            stopped.
         """
-        found = {name: {column: [] for column in (*_COLUMNS, "mask", "broken")} for name in self._models}
+        found = {name: {column: [] for column in (*self._task.columns, "mask", "broken")} for name in self._models}
         stopped, num_batches = False, -(-self._examples // self._batch_size)
         batches = runtime.distribute(self._devices, self._batches, self._batch_size)
         for batch in itertools.islice(batches, num_batches):
@@ -103,14 +133,15 @@ class Evaluator:
         place, whole = 0, []
         for column in columns:
             size = column.nbytes
-            parts = [np.frombuffer(blob[place:place + size], column.dtype).reshape(num_batches, -1) for blob in blobs]
-            whole.append(np.concatenate(parts, axis=1).ravel())  # each worker held a slice of every batch
+            parts = [np.frombuffer(blob[place:place + size], column.dtype).reshape(
+                num_batches, len(column) // num_batches, *column.shape[1:]) for blob in blobs]
+            whole.append(np.concatenate(parts, axis=1).reshape(-1, *column.shape[1:]))  # each held a slice of a batch
             place += size
         found = iter(whole)
         return {model: {name: next(found) for name in table} for model, table in tables.items()}
 
     def _summed(self, table):
-        """`metrics.Evaluation` of one model's table, {column: array with a row for each example and for padding}."""
+        """The evaluation of one model's table, {column: array with a row for each example and for padding}."""
         table = dict(table)
         real, broken = table.pop("mask") > 0, int((table.pop("broken") > 0).sum())
         if int(real.sum()) + broken != self._examples:
@@ -118,9 +149,9 @@ class Evaluator:
         if not real.any():
             raise UserError(f"--on_bad_image: expected an image to evaluate on that can be decoded, found {broken} "
                             "broken ones")
-        columns = {_COLUMNS[name]: column[real] for name, column in table.items()}
-        return Evaluation(num_classes=self._num_classes, **columns, broken=broken,
-                          places=np.flatnonzero(real) if broken else None)
+        columns = {self._task.columns[name]: column[real] for name, column in table.items()}
+        return self._task.result(num_classes=self._num_classes, **columns, broken=broken,
+                                 places=np.flatnonzero(real) if broken else None)
 
 
 def _joined(columns):
@@ -133,8 +164,8 @@ class Evaluated:
     """What became of one checkpoint on one split.
 
     Attributes:
-        plain: `metrics.Evaluation`.
-        averaged: `metrics.Evaluation` with test-time augmentation, or None.
+        plain: `metrics.Evaluation`, or `multilabel.MultilabelEvaluation` with the thresholds of the checkpoint.
+        averaged: the same with test-time augmentation, or None.
         num_views: int, its views of each image; 1 without.
         class_names: tuple of strings.
         loaded: `networks.Loaded`, the checkpoint.
@@ -142,8 +173,8 @@ class Evaluated:
         transform: `transform.Transform` that prepared its images.
     """
 
-    plain: Evaluation
-    averaged: Evaluation | None
+    plain: object
+    averaged: object
     num_views: int
     class_names: tuple
     loaded: networks.Loaded
@@ -179,14 +210,15 @@ def evaluate_checkpoint(config, record, choose, split, console, *, weights="auto
         loaded = networks.load_model(config, source.num_classes, choose, weights)
     models, num_views = {"plain": Forward(loaded.model, devices.kind)}, 1
     if tta != "none":
-        models["averaged"] = AveragedViews(models["plain"], tta, tta_shift)
+        models["averaged"] = AveragedViews(models["plain"], tta, tta_shift, config.data.task == "multilabel")
         num_views = models["averaged"].num_views
     transform = inputs.make_transform(config, images, loaded.model)
     with memory.data_named_when_out(config.data):
         once = dataclasses.replace(source.splits[split], room=0.0)  # read once, so nothing is gained by holding it
         evaluator = Evaluator(devices, models, once, transform, num_classes=source.num_classes,
-                              batch_size=config.run.eval_batch_size)
+                              batch_size=config.run.eval_batch_size, task=config.data.task)
     with decode.broken_images_named():
         found = evaluator()
+    found = {name: each.at(loaded.thresholds) for name, each in found.items()}
     return Evaluated(found["plain"], found.get("averaged"), num_views, source.class_names, loaded,
                      source.splits[split], transform)

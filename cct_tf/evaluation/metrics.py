@@ -37,9 +37,33 @@ class ClassScores:
                 "weighted": tuple((scores @ self.support / self.support.sum()).tolist())}
 
 
+class Examples:
+    """What the evaluations of both tasks have: `losses` float32 [n], and `places`, see `Evaluation`."""
+
+    fitted_thresholds = None  # see `multilabel.MultilabelEvaluation`
+
+    def place_of(self, rows):
+        """int [k], numbers of examples -> their places in the split."""
+        return rows if self.places is None else self.places[rows]
+
+    def at(self, thresholds):
+        """The evaluation with thresholds that were fitted elsewhere; with one label an image there are none."""
+        del thresholds
+        return self
+
+    @property
+    def examples(self):
+        return len(self.losses)
+
+    @property
+    def loss(self):
+        """Mean cross-entropy."""
+        return float(np.sum(self.losses, dtype=np.float64) / self.examples)
+
+
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Result of one evaluation of one split. n examples, K classes.
+class Evaluation(Examples):
+    """Result of one evaluation of one split, whose images have one label each. n examples, K classes.
 
     Attributes:
         labels, predictions: int32 [n].
@@ -60,20 +84,12 @@ class Evaluation:
     places: np.ndarray | None = None
     broken: int = 0
 
-    def place_of(self, rows):
-        """int [k], numbers of examples -> their places in the split."""
-        return rows if self.places is None else self.places[rows]
-
     def only(self, places):
         """The Evaluation of the examples at some places of the split, int [k]."""
         rows = np.isin(self.place_of(np.arange(self.examples)), places)
         columns = {name: getattr(self, name)[rows] for name in ("labels", "predictions", "ranks", "losses")}
         confidences = None if self.confidences is None else self.confidences[rows]
         return dataclasses.replace(self, **columns, confidences=confidences, places=self.place_of(np.flatnonzero(rows)))
-
-    @property
-    def examples(self):
-        return len(self.labels)
 
     @property
     def is_right(self):
@@ -89,11 +105,6 @@ class Evaluation:
     def top5(self):
         """Share of examples whose label is among the first min(5, K)."""
         return int(np.sum(self.ranks < min(5, self.num_classes))) / self.examples
-
-    @property
-    def loss(self):
-        """Mean cross-entropy."""
-        return float(np.sum(self.losses, dtype=np.float64) / self.examples)
 
     @property
     def confusion(self):
@@ -114,6 +125,11 @@ class Evaluation:
         return float(np.nanmean(self.per_class))
 
     @property
+    def macro_f1(self):
+        """Mean F1 over the classes that occur or are predicted."""
+        return self.class_scores.means()["macro"][2]
+
+    @property
     def class_scores(self):
         """`ClassScores`."""
         support = np.bincount(self.labels, minlength=self.num_classes)
@@ -122,7 +138,12 @@ class Evaluation:
         return ClassScores(*(np.where(below > 0, above / np.maximum(below, 1), np.nan) for above, below in (
             (hits, predicted), (hits, support), (2 * hits, support + predicted))), support)
 
-    def scalars(self, prefix):
-        """{"PREFIX/top1": ..., "PREFIX/top5": ..., "PREFIX/loss": ...}, and broken_images if there are any."""
-        found = {f"{prefix}/top1": self.top1, f"{prefix}/top5": self.top5, f"{prefix}/loss": self.loss}
+    def scalars(self, prefix, extra=()):
+        """{"PREFIX/top1": ..., "PREFIX/top5": ..., "PREFIX/loss": ...}, and broken_images if there are any.
+
+        Args:
+            prefix: text.
+            extra: names of other metrics.
+        """
+        found = {f"{prefix}/{name}": getattr(self, name) for name in ("top1", "top5", "loss", *extra)}
         return found | ({f"{prefix}/broken_images": self.broken} if self.broken else {})

@@ -9,10 +9,12 @@ import textwrap
 import numpy as np
 import tensorflow as tf
 
+from cct_tf.data import label_kinds
+from cct_tf.evaluation.multilabel import MultilabelEvaluation
+from cct_tf.images import decode
 from cct_tf.machine.console import shortened
 from cct_tf.pictures import contact_sheet, fonts
 from cct_tf.pictures.contact_sheet import GAP, LETTER, LINE, write
-from cct_tf.readers import decode
 
 _COLUMNS, _NARROWEST, _CAPTION = 8, 128, 3  # pixels of a column; lines below an image
 _PIXELS_PER_LETTER = 6.0  # of a caption
@@ -22,7 +24,7 @@ def worst(evaluation, count):
     """The wrong predictions with the highest losses, the highest first.
 
     Args:
-        evaluation: `metrics.Evaluation`.
+        evaluation: `metrics.Evaluation` or `multilabel.MultilabelEvaluation`.
         count: int, at most so many.
 
     Returns:
@@ -69,13 +71,20 @@ def sheet(evaluated, rows, heading):
 def _caption(evaluated, row, letters):
     """The lines below an image, (text, colour) each; an image that is no file is called by its place in the split."""
     result, names = evaluated.plain, fonts.readable(evaluated.class_names)
-    confidence, loss = f"{100 * result.confidences[row]:.1f}% ", f"loss {result.losses[row]:.2f}, "
+    loss = f"loss {result.losses[row]:.2f}, "
     place = result.place_of(row)
     origin = evaluated.split.reader.origin(place)
     name = os.path.basename(origin) if origin else f"image {place}"
+    last = (loss + shortened(name, letters - len(loss)), "dimgray")
+    if isinstance(result, MultilabelEvaluation):
+        label, said = (", ".join(label_kinds.names(rows, names)) or "none"
+                       for rows in (result.labels[row], result.above()[row]))
+        return ((f"is {shortened(label, letters - 3)}", "black"), (f"said {shortened(said, letters - 5)}", "firebrick"),
+                last)
+    confidence = f"{100 * result.confidences[row]:.1f}% "
     return ((f"is {shortened(names[result.labels[row]], letters - 3)}", "black"),
             (confidence + shortened(names[result.predictions[row]], letters - len(confidence)), "firebrick"),
-            (loss + shortened(name, letters - len(loss)), "dimgray"))
+            last)
 
 
 def _images(split, transform, places):

@@ -14,9 +14,9 @@ from cct_tf.assembly import inputs, networks
 from cct_tf.data.source import rules_of
 from cct_tf.datasets import tree
 from cct_tf.evaluation.forward import Forward
+from cct_tf.images import decode
 from cct_tf.machine import runtime
 from cct_tf.models.attention_maps import attention_maps
-from cct_tf.readers import decode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Prediction:
         path: as it was named; None of an image that was given as an array.
         broken: None, or `decode.BrokenImage`; then the fields below are empty.
         image: uint8 [S, S, 3], as the network got it.
-        probabilities: float32 [K], softmax of the logits.
+        probabilities: float32 [K], softmax of the logits; the sigmoid of each where an image may have several classes.
         maps: dict of float32 [h, w], see `attention_maps`; empty if they were not asked for.
     """
 
@@ -42,13 +42,17 @@ class Prediction:
         order = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(int(index), float(self.probabilities[index])) for index in order]
 
+    def above(self, thresholds):
+        """The classes that reach their thresholds (K floats), as of `top`."""
+        return [(index, share) for index, share in self.top(len(thresholds)) if share >= thresholds[index]]
+
 
 class Network:
     """A trained network that takes images as they were decoded, and prepares them as the evaluation does.
 
     Args:
         model: `models.classifier.TransformerClassifier`.
-        transform: `transform.Transform`.
+        transform: `transform.Transform`, which knows too whether an image may have several classes.
         kind: "CPU" or "GPU", what the model runs on.
         batch_size: int B, most images in a call; fewer are padded.
         with_maps: bool, whether to compute attention maps too.
@@ -81,7 +85,8 @@ class Network:
 
     def _of_batch(self, images):
         images = self._transform.finish(images)
-        found = {"probabilities": tf.nn.softmax(self._forward(images))}
+        chances = tf.sigmoid if self._transform.multilabel else tf.nn.softmax
+        found = {"probabilities": chances(self._forward(images))}
         return found | attention_maps(self._model, images) if self._with_maps else found
 
 

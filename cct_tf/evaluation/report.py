@@ -4,24 +4,25 @@ import math
 
 import numpy as np
 
-from cct_tf.evaluation import significance
+from cct_tf.evaluation import multilabel_report, significance
 from cct_tf.evaluation.calibration import calibrate
+from cct_tf.evaluation.multilabel import MultilabelEvaluation
+from cct_tf.evaluation.report_parts import LETTERS, MOST_CLASSES, finite
 from cct_tf.machine.console import shortened
 
-_MOST_CLASSES = 40  # rows of the table of classes
-_LETTERS = 40  # of a class name
 _NAMED = 3  # classes without images
 _SIGNIFICANT = 0.05
 
 
+def _has_several(result):
+    return isinstance(result, MultilabelEvaluation)
+
+
 def _accuracy(result):
+    if _has_several(result):
+        return multilabel_report.accuracy(result)
     return (f"top-1 {100 * result.top1:.2f}%   top-{min(5, result.num_classes)} {100 * result.top5:.2f}%   "
             f"loss {result.loss:.4f}")
-
-
-def _finite(value):
-    """A number for JSON, which has no NaN."""
-    return float(value) if math.isfinite(value) else None
 
 
 def lines(evaluated, split, tta):
@@ -34,16 +35,19 @@ def lines(evaluated, split, tta):
     """
     result, loaded = evaluated.plain, evaluated.loaded
     shown = [f"{loaded.path}, {'EMA' if loaded.weights == 'ema' else 'raw'} weights, {split} split: "
-             f"{result.examples:,} images",
-             f"  {_accuracy(result)}   balanced {100 * result.balanced_accuracy:.2f}%"]
-    shown += _broken_lines(evaluated) + _lacking_lines(evaluated)
-    found = calibrate(result.confidences, result.is_right)
-    shown.append(f"  expected calibration error {100 * found.ece:.2f}%   mean confidence "
-                 f"{100 * found.mean_confidence:.2f}%")
+             f"{result.examples:,} images"]
+    if _has_several(result):
+        shown += multilabel_report.lines(evaluated) + _broken_lines(evaluated)
+    else:
+        shown.append(f"  {_accuracy(result)}   balanced {100 * result.balanced_accuracy:.2f}%")
+        shown += _broken_lines(evaluated) + _lacking_lines(evaluated)
+        found = calibrate(result.confidences, result.is_right)
+        shown.append(f"  expected calibration error {100 * found.ece:.2f}%   mean confidence "
+                     f"{100 * found.mean_confidence:.2f}%")
     if evaluated.averaged:
         shown += [f"  with test-time augmentation ({tta}, {evaluated.num_views} views):",
                   f"  {_accuracy(evaluated.averaged)}"]
-    return shown + _class_lines(evaluated)
+    return shown + (multilabel_report.class_lines if _has_several(result) else _class_lines)(evaluated)
 
 
 def _broken_lines(evaluated):
@@ -69,7 +73,7 @@ def _lacking_lines(evaluated):
     if not lacking:
         return []
     more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
-    named = ", ".join(shortened(name, _LETTERS) for name in lacking[:_NAMED]) + more
+    named = ", ".join(shortened(name, LETTERS) for name in lacking[:_NAMED]) + more
     return [f"  no images of {len(lacking)} of {total} classes: {named}",
             f"  balanced accuracy is over the {total - len(lacking)} with images, the macro mean over the "
             f"{int(scores.in_macro_mean.sum())} that occur or are predicted"]
@@ -78,11 +82,11 @@ def _lacking_lines(evaluated):
 def _class_lines(evaluated):
     """The table of classes, the worst ones where there are many."""
     scores, names = evaluated.plain.class_scores, evaluated.class_names
-    rows = [(shortened(name, _LETTERS), *row)
+    rows = [(shortened(name, LETTERS), *row)
             for name, *row in zip(names, scores.precision, scores.recall, scores.f1, scores.support, strict=True)]
     shown = []
-    if len(rows) > _MOST_CLASSES:
-        rows = sorted((row for row in rows if row[4]), key=lambda row: row[2])[:_MOST_CLASSES]
+    if len(rows) > MOST_CLASSES:
+        rows = sorted((row for row in rows if row[4]), key=lambda row: row[2])[:MOST_CLASSES]
         shown.append(f"  the {len(rows)} worst of {len(names)} classes by recall (all of them: --json)")
     total = int(scores.support.sum())
     rows += [(f"{kind} mean", *values, total) for kind, values in scores.means().items()]
@@ -101,38 +105,48 @@ def as_dict(evaluated, split, tta, mistakes):
         evaluated, split, tta: as for `lines`.
         mistakes: list of (place in the split, path or None), the worst first.
     """
-    result, loaded, names = evaluated.plain, evaluated.loaded, evaluated.class_names
-    scores = result.class_scores
-    found = {"step": loaded.record.step, "split": split, "weights": loaded.weights, "examples": result.examples,
-             "top1": result.top1, "top5": result.top5, "loss": _finite(result.loss),
-             "balanced_accuracy": result.balanced_accuracy, "classes_without_images": _lacking(evaluated),
-             "classes_in_balanced_accuracy": int((scores.support > 0).sum()),
-             "classes_in_macro_mean": int(scores.in_macro_mean.sum()),
-             "per_class": {name: _finite(accuracy) for name, accuracy in zip(names, result.per_class, strict=True)},
-             "classes": [{"name": name, "precision": _finite(precision), "recall": _finite(recall), "f1": _finite(f1),
-                          "support": int(support)} for name, precision, recall, f1, support in zip(
-                              names, scores.precision, scores.recall, scores.f1, scores.support, strict=True)],
-             **{f"{kind}_mean": dict(zip(("precision", "recall", "f1"), values, strict=True))
-                for kind, values in scores.means().items()},
-             "calibration": _calibration(result),
-             "worst_mistakes": [{"image": int(result.place_of(row)), "origin": origin,
-                                 "label": names[result.labels[row]], "prediction": names[result.predictions[row]],
-                                 "confidence": _finite(result.confidences[row]),
-                                 "loss": _finite(result.losses[row])} for row, origin in mistakes],
-             **({"broken_images": result.broken} if result.broken else {}),
-             "checkpoint": str(loaded.path)}
+    result, loaded = evaluated.plain, evaluated.loaded
+    found = {"step": loaded.record.step, "split": split, "weights": loaded.weights, "examples": result.examples}
+    found |= (multilabel_report.as_dict if _has_several(result) else _as_dict)(evaluated, mistakes)
+    found |= {"broken_images": result.broken} if result.broken else {}
+    found["checkpoint"] = str(loaded.path)
     if evaluated.averaged:
-        averaged = evaluated.averaged
-        found["tta"] = {"kind": tta, "views": evaluated.num_views, "top1": averaged.top1, "top5": averaged.top5,
-                        "loss": _finite(averaged.loss)}
+        found["tta"] = {"kind": tta, "views": evaluated.num_views} | _headline(evaluated.averaged)
     return found
+
+
+def _headline(result):
+    """The first metrics of an evaluation, for JSON."""
+    names = ("map", "f1", "loss") if _has_several(result) else ("top1", "top5", "loss")
+    return {name: finite(getattr(result, name)) for name in names}
+
+
+def _as_dict(evaluated, mistakes):
+    """What was found of images with one label each; arguments as of `as_dict`."""
+    result, names = evaluated.plain, evaluated.class_names
+    scores = result.class_scores
+    return {"top1": result.top1, "top5": result.top5, "loss": finite(result.loss),
+            "balanced_accuracy": result.balanced_accuracy, "classes_without_images": _lacking(evaluated),
+            "classes_in_balanced_accuracy": int((scores.support > 0).sum()),
+            "classes_in_macro_mean": int(scores.in_macro_mean.sum()),
+            "per_class": {name: finite(accuracy) for name, accuracy in zip(names, result.per_class, strict=True)},
+            "classes": [{"name": name, "precision": finite(precision), "recall": finite(recall), "f1": finite(f1),
+                         "support": int(support)} for name, precision, recall, f1, support in zip(
+                             names, scores.precision, scores.recall, scores.f1, scores.support, strict=True)],
+            **{f"{kind}_mean": dict(zip(("precision", "recall", "f1"), values, strict=True))
+               for kind, values in scores.means().items()},
+            "calibration": _calibration(result),
+            "worst_mistakes": [{"image": int(result.place_of(row)), "origin": origin,
+                                "label": names[result.labels[row]], "prediction": names[result.predictions[row]],
+                                "confidence": finite(result.confidences[row]),
+                                "loss": finite(result.losses[row])} for row, origin in mistakes]}
 
 
 def _calibration(result):
     found = calibrate(result.confidences, result.is_right)
-    return {"ece": _finite(found.ece), "mean_confidence": _finite(found.mean_confidence),
-            "bins": [{"above": float(low), "to": float(high), "images": int(count), "accuracy": _finite(accuracy),
-                      "confidence": _finite(confidence)} for low, high, count, accuracy, confidence in zip(
+    return {"ece": finite(found.ece), "mean_confidence": finite(found.mean_confidence),
+            "bins": [{"above": float(low), "to": float(high), "images": int(count), "accuracy": finite(accuracy),
+                      "confidence": finite(confidence)} for low, high, count, accuracy, confidence in zip(
                           found.edges[:-1], found.edges[1:], found.counts, found.accuracy, found.confidence,
                           strict=True)]}
 
@@ -152,8 +166,7 @@ def compared(results, split):
     found = {"split": split, "examples": a.examples}
     for letter, (workdir, loaded, _), result in zip("ab", results, (a, b), strict=True):
         found[letter] = {"workdir": workdir, "checkpoint": str(loaded.path), "step": loaded.record.step,
-                         "weights": loaded.weights, "top1": result.top1, "top5": result.top5,
-                         "loss": _finite(result.loss)}
+                         "weights": loaded.weights} | _headline(result)
     return found | {"both_right": int(np.sum(a.is_right & b.is_right)), "only_a_right": test.only_a,
                     "only_b_right": test.only_b, "both_wrong": int(np.sum(~a.is_right & ~b.is_right)),
                     "method": test.method, "statistic": test.statistic, "p_value": test.p_value}
@@ -161,12 +174,14 @@ def compared(results, split):
 
 def compared_lines(found):
     """What `compared` gave, for a person: list of strings."""
-    shown = [f"{found['split']} split: {found['examples']:,} images"]
+    name, title = ("map", "mAP") if "map" in found["a"] else ("top1", "top-1")
+    shown = [f"{found['split']} split: {found['examples']:,} images"
+             + (", right where all labels are (at 0.5)" if name == "map" else "")]
     for letter in "ab":
         one = found[letter]
         loss = math.nan if one["loss"] is None else one["loss"]
         shown.append(f"  {letter.upper()}: {one['checkpoint']}, {'EMA' if one['weights'] == 'ema' else 'raw'} weights: "
-                     f"top-1 {100 * one['top1']:.2f}%   loss {loss:.4f}")
+                     f"{title} {100 * one[name]:.2f}%   loss {loss:.4f}")
     shown.append(f"  both right {found['both_right']:,}   only A {found['only_a_right']:,}   only B "
                  f"{found['only_b_right']:,}   both wrong {found['both_wrong']:,}")
     statistic = "" if found["statistic"] is None else f", statistic {found['statistic']:.2f}"

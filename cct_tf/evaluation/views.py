@@ -29,15 +29,16 @@ def views(kind, size, shift=1):
 
 
 class AveragedViews:
-    """Stands in for a model in evaluation: images -> log of the probabilities' mean over the views.
+    """Stands in for a model in evaluation: images -> logits of the probabilities' mean over the views.
 
     Args:
         model: keras.Model or `forward.Forward`, images [B, S, S, 3] -> logits [B, K].
         kind, shift: see `views`.
+        multilabel: whether the probability of each class is that of its own sigmoid; else they are a softmax's.
     """
 
-    def __init__(self, model, kind, shift=1):
-        self._model = model
+    def __init__(self, model, kind, shift=1, multilabel=False):
+        self._model, self._multilabel = model, multilabel
         self._rows, self._columns = views(kind, model.image_size, shift)
 
     @property
@@ -45,11 +46,15 @@ class AveragedViews:
         return len(self._rows)
 
     def __call__(self, images, training=False):
-        """float32 [B, S, S, 3] -> float32 [B, K]. Softmax of it gives the averaged probabilities back."""
+        """float32 [B, S, S, 3] -> float32 [B, K]. Softmax, or sigmoid, of it gives the averaged probabilities back."""
         def look(view):
             rows, columns = view
             seen = tf.gather(tf.gather(images, rows, axis=1), columns, axis=2)
-            return tf.nn.log_softmax(tf.cast(self._model(seen, training=training), tf.float32))
+            logits = tf.cast(self._model(seen, training=training), tf.float32)
+            if self._multilabel:  # of yes and of no, less one another at the end
+                return tf.stack([tf.math.log_sigmoid(logits), tf.math.log_sigmoid(-logits)])
+            return tf.nn.log_softmax(logits)
 
         logs = tf.map_fn(look, (self._rows, self._columns), fn_output_signature=tf.float32, parallel_iterations=1)
-        return tf.reduce_logsumexp(logs, axis=0) - float(np.log(self.num_views))  # [V, B, K] -> [B, K]
+        means = tf.reduce_logsumexp(logs, axis=0) - float(np.log(self.num_views))  # [V, ..., B, K] -> [..., B, K]
+        return means[0] - means[1] if self._multilabel else means

@@ -21,8 +21,9 @@ class Comparison:
     Attributes:
         count: int, images compared.
         difference: float, largest difference of a probability; NaN if a probability is not finite.
-        same: float, share of images in [0, 1] for which both predict the same class.
-        accuracies: (network's, export's) in [0, 1], or None without labels.
+        same: float, share of images in [0, 1] for which both predict the same class; with several labels, of pairs of
+            an image and a class of which both say the same, at the thresholds.
+        accuracies: (network's, export's) in [0, 1], or None without labels; with several, the share of such pairs.
     """
 
     count: int
@@ -51,11 +52,18 @@ def compare(network, export, sample):
         answer = export([export.prepare(image) for image in images])
         found.append(_checked(answer, expected[-1].shape, export.metadata.classes))
     expected, found = np.concatenate(expected), np.concatenate(found)
-    ours, theirs = expected.argmax(axis=1), found.argmax(axis=1)
+    ours, theirs = (_said(each, export.metadata) for each in (expected, found))
     accuracies = None
     if sample.labels is not None:
         accuracies = tuple(float((each == sample.labels).mean()) for each in (ours, theirs))
     return Comparison(len(found), float(np.abs(found - expected).max()), float((ours == theirs).mean()), accuracies)
+
+
+def _said(probabilities, metadata):
+    """What is predicted: the class int [n], or bool [n, K]."""
+    if metadata.is_multilabel:
+        return probabilities >= np.array(metadata.thresholds, np.float32)
+    return probabilities.argmax(axis=1)
 
 
 def _batches(images):
@@ -68,13 +76,17 @@ def _batches(images):
 
 
 def _checked(answer, shape, classes):
-    """The probabilities among an export's outputs. Raises Broken if they, or the classes beside them, are malformed."""
+    """The probabilities among an export's outputs. Raises Broken if they, or the classes beside them, are malformed.
+
+    `classes` is a list of names.
+    """
     probabilities = answer["probabilities"]
     if probabilities.shape != shape or probabilities.dtype != np.float32:
         raise Broken(f"gave {probabilities.dtype} {list(probabilities.shape)} for float32 {list(shape)}")
-    if "label" in answer:
+    if "classes" in answer:
         names = np.array([name.encode() for name in classes], object)
-        if not (answer["classes"] == names).all() or not (answer["label"] == names[probabilities.argmax(axis=1)]).all():
+        own = answer["label"] == names[probabilities.argmax(axis=1)] if "label" in answer else True
+        if not (answer["classes"] == names).all() or not np.all(own):
             raise Broken("gave other names of classes")
     return probabilities
 

@@ -10,7 +10,8 @@ from cct_tf.machine import runtime
 
 # Operations left in float32, since they are slow in int8 on CPUs, above all attention's products: CCT-7/3x1 takes 36 ms
 # an image with all in int8, 9 with these in float32, 13 with all in float32. The others hold nearly all weights.
-_FLOAT32 = ["MEAN", "SQUARED_DIFFERENCE", "RSQRT", "NEG", "MUL", "ADD", "SUB", "SOFTMAX", "BATCH_MATMUL"]
+_FLOAT32 = ["MEAN", "SQUARED_DIFFERENCE", "RSQRT", "NEG", "MUL", "ADD", "SUB", "SOFTMAX", "BATCH_MATMUL",
+            "LOGISTIC"]
 
 
 def write(model, metadata, path, calibration=None):

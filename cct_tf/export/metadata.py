@@ -36,9 +36,12 @@ class Metadata:
         weights: "raw" or "ema".
         quantize: "none" or "int8".
         cct_tf: version of cct_tf that wrote the export.
-        bit_depth: int, bits per channel that images of more than 8 bits use, see `cct_tf.readers.decode`.
+        bit_depth: int, bits per channel that images of more than 8 bits use, see `cct_tf.images.decode`.
         resampler: "matrix" or "pillow", what brought the images of the run to size, see `cct_tf.augment`. The graph of
             a SavedModel always does it by matrices; its pixels are at most one level from Pillow's.
+        task: "single", or "multilabel": the probability of each class is by itself, and an image has those that reach
+            their thresholds. Not written for "single".
+        thresholds: list of K floats with "multilabel"; else None.
     """
 
     classes: list
@@ -54,9 +57,18 @@ class Metadata:
     cct_tf: str
     bit_depth: int = 16
     resampler: str = "matrix"
+    task: str = "single"
+    thresholds: list | None = None
+
+    @property
+    def is_multilabel(self):
+        return self.task == "multilabel"
 
     def as_json(self):
-        return json.dumps({"format": 1} | dataclasses.asdict(self), indent=1)
+        values = dataclasses.asdict(self)
+        if not self.is_multilabel:
+            del values["task"], values["thresholds"]
+        return json.dumps({"format": 1} | values, indent=1)
 
 
 def parse(text):
@@ -73,6 +85,9 @@ def parse(text):
         raise ValueError("no depth of images")
     if found.resampler not in ("matrix", "pillow"):
         raise ValueError("no resampler of images")
+    if found.task not in ("single", "multilabel") or found.is_multilabel and (
+            len(found.thresholds) != len(found.classes) or not all(0 <= each <= 1 for each in found.thresholds)):
+        raise ValueError("no thresholds of the classes")
     if not isinstance(found.image_size, int) or not all(map(math.isfinite, numbers)) or found.crop_pct > 1:
         raise ValueError("no preparation of images")
     if not min(found.image_size, found.crop_pct, *found.std) > 0 or not len(found.mean) == len(found.std) in (1, 3):

@@ -20,7 +20,7 @@ def of_prepared_images(model, metadata):
     """
     def run(images):
         logits = model(image_ops.normalize(images, metadata.mean, metadata.std), training=False)
-        return {OUTPUT: tf.nn.softmax(logits, name=OUTPUT)}
+        return {OUTPUT: (tf.sigmoid if metadata.is_multilabel else tf.nn.softmax)(logits, name=OUTPUT)}
 
     return _traced(run, metadata.image_size)
 
@@ -28,15 +28,19 @@ def of_prepared_images(model, metadata):
 def of_raw_images(model, metadata):
     """tf.function of images of any size, which it prepares as the evaluation does.
 
-    uint8 [B, H, W, 3] -> {"probabilities": float32 [B, K], "classes": string [B, K], "label": string [B]}. Arguments as
-    for `of_prepared_images`.
+    uint8 [B, H, W, 3] -> {"probabilities": float32 [B, K], "classes": string [B, K], "label": string [B]}; with
+    "multilabel" instead of "label" "above": bool [B, K], the classes that reach their thresholds. Arguments as for
+    `of_prepared_images`.
     """
     names, classify = tf.constant(metadata.classes), of_prepared_images(model, metadata)
 
     def run(images):
         found = classify(image_ops.center_fit(images, metadata.image_size, metadata.crop_pct))
-        label = tf.gather(names, tf.argmax(found[OUTPUT], axis=1))
-        return found | {"classes": tf.tile(names[None], [tf.shape(images)[0], 1]), "label": label}
+        if metadata.is_multilabel:
+            said = {"above": found[OUTPUT] >= tf.constant(metadata.thresholds, tf.float32)}
+        else:
+            said = {"label": tf.gather(names, tf.argmax(found[OUTPUT], axis=1))}
+        return found | {"classes": tf.tile(names[None], [tf.shape(images)[0], 1])} | said
 
     return _traced(run, None)
 

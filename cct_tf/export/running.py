@@ -19,7 +19,8 @@ _LARGE = 2**25  # bytes of a batch; larger images are run one at a time, for res
 class SavedModel:
     """A SavedModel, by its signature `serving_default`.
 
-    Call: list of uint8 [H, W, 3] -> {"probabilities" float32 [B, K], "classes" bytes [B, K], "label" bytes [B]}.
+    Call: list of uint8 [H, W, 3] -> {"probabilities" float32 [B, K], "classes" bytes [B, K], and "label" bytes [B] or
+    "above" bool [B, K]}.
     """
 
     def __init__(self, path):

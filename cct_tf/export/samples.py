@@ -8,8 +8,8 @@ from cct_tf.assembly import inputs, recorded_data
 from cct_tf.errors import UserError
 from cct_tf.evaluation.prediction import read_image
 from cct_tf.export import formats
+from cct_tf.images import decode
 from cct_tf.machine import runtime
-from cct_tf.readers import decode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Sample:
 
     Attributes:
         images: iterable of uint8 [H, W, 3], as decoded; can be iterated more than once.
-        labels: int [n], or None if they are unknown.
+        labels: int [n], or uint8 [n, K] where an image may have several; None if they are unknown.
         count: int n.
         name: what they are, such as "test images", for messages.
     """

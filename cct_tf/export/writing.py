@@ -13,10 +13,11 @@ import cct_tf
 from cct_tf.assembly import inputs, keras_file, networks
 from cct_tf.data.source import rules_of
 from cct_tf.errors import Interrupted, OutsideFault, UserError, storage_fault
+from cct_tf.evaluation.multilabel import HALF
 from cct_tf.evaluation.prediction import Network
 from cct_tf.export import check, reading, samples
 from cct_tf.export import metadata as metadata_lib
-from cct_tf.readers import decode
+from cct_tf.images import decode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +113,15 @@ def _samples(config, record, request, bit_depth, console):
 
 
 def _metadata(config, loaded, quantize, rules):
-    resolved = loaded.record.resolved
+    resolved, thresholds = loaded.record.resolved, None
+    if config.data.task == "multilabel":
+        thresholds = list(loaded.thresholds or (HALF,) * resolved.num_classes)
     return metadata_lib.Metadata(
         classes=list(resolved.classes), image_size=loaded.model.image_size, crop_pct=config.augment.crop_pct,
         mean=list(resolved.mean), std=list(resolved.std), model=loaded.model.variant.name,
         checkpoint=loaded.path.name, step=loaded.record.step, weights=loaded.weights, quantize=quantize,
-        cct_tf=cct_tf.__version__, bit_depth=rules.bit_depth, resampler=rules.resampler)
+        cct_tf=cct_tf.__version__, bit_depth=rules.bit_depth, resampler=rules.resampler, task=config.data.task,
+        thresholds=thresholds)
 
 
 def _write(kind, model, metadata, path, calibration):

@@ -15,9 +15,9 @@ from cct_tf.augment import policy_ops
 from cct_tf.augment.policies import BICUBIC, BILINEAR, NEAREST, Op
 from cct_tf.augment.rand_augment import mean_colour
 from cct_tf.augment.stages import on_device
-from cct_tf.data import pipeline
+from cct_tf.data import label_kinds, pipeline
+from cct_tf.images import decode
 from cct_tf.pictures import fonts
-from cct_tf.readers import decode
 
 _CELL, _LARGEST_CELL = 96, 192  # pixels of the sheet that an image is enlarged to at least, or reduced to
 GAP, LINE = 8, 13
@@ -90,9 +90,8 @@ def draw(split, class_names, transform, stages, sampling, rows, columns):
     captions = ()
     if any(stage.name == "mix" for stage in stages):
         labels = np.stack([batch["label"] for batch in batches], axis=1)  # [R, C, K]
-        smoothing = next(stage.smoothing for stage in stages if stage.name == "labels")
-        captions = _mixtures(labels, smoothing, classes, class_names)
-    return Sheet(originals, draws, tuple(class_names[label] for label in classes),
+        captions = _mixtures(labels, next(stage for stage in stages if stage.name == "labels"), classes, class_names)
+    return Sheet(originals, draws, tuple(", ".join(label_kinds.names(label, class_names)) for label in classes),
                  tuple(f"epoch {epoch}" for epoch in range(columns)), captions)
 
 
@@ -118,12 +117,12 @@ def _draws_of(chosen, split, sampling, epoch):
 
 
 def _originals(split, transform, chosen):
-    """Examples as the evaluation would prepare them: uint8 [R, S, S, 3], and their classes, list of R ints."""
+    """Examples as the evaluation would prepare them: uint8 [R, S, S, 3], and their labels, see `Split.label_of`."""
     images, classes = [], []
     for row in range(len(chosen["index"])):
         image, label, place = split.reader.load_or_replace({name: value[row] for name, value in chosen.items()})
         images.append(at_network_size(split, transform, image))
-        classes.append(int(split.labels[int(place)] if label is None else label))
+        classes.append(split.label_of(int(place), label))
     return np.stack(images), classes
 
 
@@ -132,13 +131,14 @@ def at_network_size(split, transform, image):
     return image if split.reader.at_network_size else transform.resize(image[None])[0]
 
 
-def _mixtures(labels, smoothing, classes, class_names):
-    """Captions such as "60% cat", "40% dog", read from the labels of the batch: float32 [R, C, K]."""
-    shares = (labels - smoothing / labels.shape[-1]) / (1.0 - smoothing)
+def _mixtures(labels, stage, classes, class_names):
+    """Captions such as "60% cat", "40% dog", read from labels of the batch, float32 [R, C, K], that `stage` made."""
+    shares = (labels - stage.smoothing / stage.outcomes) / (1.0 - stage.smoothing)
     captions = []
-    for row, own in zip(shares, classes, strict=True):
-        # The own class first, then the partner's, if it has another and its share is a whole percent.
-        mixed = [[own, *(label for label in np.flatnonzero(share >= 0.005) if label != own)] for share in row]
+    for row, label in zip(shares, classes, strict=True):
+        # The own classes first, then the partner's, if it has others and their share is a whole percent.
+        own = list(np.flatnonzero(label)) if stage.multilabel else [label]
+        mixed = [[*own, *(each for each in np.flatnonzero(share >= 0.005) if each not in own)] for share in row]
         captions.append(tuple("\n".join(f"{100 * share[label]:.0f}% {class_names[label]}" for label in names)
                               for share, names in zip(row, mixed, strict=True)))
     return tuple(captions)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf.augment.stages import on_device
-from cct_tf.data import pipeline
+from cct_tf.data import label_kinds, pipeline
 from cct_tf.models.attention_maps import attention_maps
 from cct_tf.pictures import fonts, plots, projector
 
@@ -27,7 +27,7 @@ class Inspection:
 
     def __init__(self, split, transform, class_names):
         self._split, self._class_names = split, class_names
-        self._stages = transform.evaluation_stages(len(class_names))
+        self._stages, self._several = transform.evaluation_stages(len(class_names)), transform.multilabel
         self._shown = None
 
     def attention(self, model):
@@ -37,7 +37,7 @@ class Inspection:
         images, pixels, classes = self._shown
         maps = {name: values.numpy() for name, values in attention_maps(model, images).items()}
         names = fonts.readable(self._class_names)
-        captions = [names[label] for label in classes]
+        captions = [_joined(label, names) for label in classes]
         return plots.as_array(plots.attention_figure(pixels, maps, captions, model.pooling is not None))
 
     def write_features(self, model, folder):
@@ -46,22 +46,32 @@ class Inspection:
         for images, shown, classes in self._batches(_MOST_FEATURES):
             found = model.features(images, training=False)
             features.append(tf.cast(found, tf.float32).numpy())
-            predictions += np.argmax(model.head(found), axis=1).tolist()
+            logits = model.head(found)
+            predictions += list(np.asarray(logits) > 0) if self._several else np.argmax(logits, axis=1).tolist()
             labels += classes
             pixels.append(projector.reduced(shown))
-        columns = {"class": [self._class_names[label] for label in labels],
-                   "predicted": [self._class_names[label] for label in predictions]}
+        columns = {title: [_joined(label, self._class_names) for label in found]
+                   for title, found in (("class", labels), ("predicted", predictions))}
         projector.write(folder, np.concatenate(features), columns, np.concatenate(pixels))
 
     def _batches(self, count):
-        """Yields (float32 [b, S, S, 3], uint8 [b, S, S, 3], list of b classes), `count` images or all of them."""
+        """Yields (float32 [b, S, S, 3], uint8 [b, S, S, 3], list of b labels), `count` images or all of them.
+
+        A label is an int, or float32 [K] where an image may have several.
+        """
         sample = self._split.select(self._split.reader.spread(count))
         left = sample.num_examples
         with tf.device("CPU:0"):
             batches = pipeline.evaluation_batches(sample, self._stages, batch_size=min(_BATCH, left))
         for batch in batches:
-            labels = np.argmax(batch["label"][:left], axis=1).tolist()
+            labels = batch["label"][:left].numpy()
+            labels = list(labels) if self._several else np.argmax(labels, axis=1).tolist()
             yield on_device(batch, self._stages)[:left], batch["image"][:left].numpy(), labels
             left -= len(labels)
             if not left:
                 return
+
+
+def _joined(label, class_names):
+    """The classes of an image in words, see `label_kinds.names`."""
+    return ", ".join(label_kinds.names(label, class_names)) or "none"

@@ -8,6 +8,7 @@ import numpy as np
 from cct_tf.machine.console import shortened
 from cct_tf.pictures import fonts
 from cct_tf.runs.workdir import naming
+from cct_tf.settings.measure import NAMES
 
 
 def _figure(width, height):
@@ -84,8 +85,44 @@ def confusion_figure(confusion, class_names, title=None):
     return figure
 
 
+def classes_figure(columns, class_names, title=None, most=100):
+    """A table of the classes with a bar for the first column, shares in [0, 1]; the lowest come first.
+
+    Args:
+        columns: dict title -> sequence of K values, floats or, as they are written, ints; NaN where there is none.
+        class_names: sequence of K strings.
+        title: words above it, or None.
+        most: int, rows that are drawn.
+
+    Returns:
+        matplotlib Figure.
+    """
+    values = np.asarray(next(iter(columns.values())), np.float64)
+    rows = np.argsort(values, kind="stable")[:most]  # NaN last
+    names = [shortened(name, _LETTERS) for name in fonts.readable(class_names)]
+    figure = _figure(4.0 + 1.1 * len(columns), 1.6 + 0.24 * len(rows))
+    axes, table = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1.1 * len(columns)))
+    table.set(xlim=(-0.5, len(columns) - 0.5))
+    table.set_axis_off()
+    axes.barh(range(len(rows)), np.nan_to_num(values[rows]), color="#9ecae1")
+    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), xlabel=next(iter(columns)))
+    if title:
+        _entitle(figure, title)
+    axes.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=8, parse_math=False)
+    for place, (head, column) in enumerate(columns.items()):
+        for line, text in [(-1, head), *((line, _cell(column[row])) for line, row in enumerate(rows))]:
+            table.text(place, line, text, ha="center", va="center", fontsize=8)
+    return figure
+
+
+def _cell(value):
+    if np.isnan(value):
+        return "-"
+    return f"{value:,}" if isinstance(value, (int, np.integer)) else f"{value:.4f}"
+
+
 def curves_figure(records):
-    """Loss, accuracy and learning rate over the steps.
+    """Loss, accuracy (or, of several labels, mAP and F1) and learning rate over the steps.
 
     Args:
         records: list of dicts, as `metrics.jsonl` holds them.
@@ -100,7 +137,10 @@ def curves_figure(records):
              (("train/accuracy", "train"), ("eval/top1", "evaluation"),
               ("eval_ema/top1", "evaluation, averaged weights"), ("test/top1", "test (best weights)")),
              (("train/learning_rate", "learning rate"),))
-    for axes, title, tags in zip(panels, ("loss", "accuracy", "learning rate"), lines, strict=True):
+    titles = ["loss", "accuracy", "learning rate"]
+    if any(f"{name}/map" in record for record in records for name in ("eval", "test")):
+        titles[1], lines = "mAP and F1 at 0.5", (lines[0], _SEVERAL, lines[2])
+    for axes, title, tags in zip(panels, titles, lines, strict=True):
         for tag, label in tags:
             points = [(record["step"], record[tag]) for record in records if record.get(tag) is not None]
             if points:
@@ -116,6 +156,8 @@ def curves_figure(records):
     return figure
 
 
+_SEVERAL = (("eval/map", "mAP"), ("eval_ema/map", "mAP, averaged weights"), ("test/map", "mAP, test (best weights)"),
+            ("eval/f1", "F1"), ("eval_ema/f1", "F1, averaged weights"))
 _CAPTION_LETTERS = 36
 
 
@@ -203,14 +245,16 @@ def comparison_figure(groups):
     lines = []
     for number, (label, members) in enumerate(groups):
         colour = colormaps[palette](number / len(groups) if palette == "turbo" else number)
-        for axes, kind in zip(panels, ("top1", "loss"), strict=True):
+        for axes in panels:
             for run in members:
-                points = run.curve(kind)
-                marker = "o" if kind == "top1" and len(points) < 40 else None
+                points = run.curve("loss" if axes is panels[1] else run.measure.shown)
+                marker = "o" if axes is panels[0] and len(points) < 40 else None
                 line, = axes.plot(*zip(*points, strict=True) if points else ((), ()), color=colour, marker=marker,
                                   markersize=3, linewidth=1.2, alpha=0.85, label=label)
         lines.append(line)
-    for axes, title in zip(panels, ("evaluation: top-1", "training loss (augmented, smoothed)"), strict=True):
+    metrics = dict.fromkeys(NAMES[run.measure.shown] for _, members in groups for run in members)
+    titles = f"evaluation: {', '.join(metrics)}", "training loss (augmented, smoothed)"
+    for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)

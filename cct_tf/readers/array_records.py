@@ -17,8 +17,9 @@ import numpy as np
 import tensorflow as tf
 from array_record.python import array_record_module
 
+from cct_tf.images import decode
 from cct_tf.machine import python_calls
-from cct_tf.readers import decode, tensors
+from cct_tf.readers import tensors
 from cct_tf.readers.broken import Broken, OnDemand
 from cct_tf.readers.reader import as_written
 

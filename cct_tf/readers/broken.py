@@ -18,8 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf.errors import storage_fault
+from cct_tf.images import decode, parts
 from cct_tf.machine import python_calls
-from cct_tf.readers import decode, parts, tensors
+from cct_tf.readers import tensors
 from cct_tf.readers.reader import Reader, as_written
 
 NONE = -1  # the place of an image that is masked
@@ -165,6 +166,7 @@ class OnDemand(Reader):
     """
 
     broken = None
+    can_fail = True
 
     def tolerating(self, way, known=()):
         """The same, with a `Broken` of its own; arguments as there."""
@@ -210,18 +212,30 @@ class OnDemand(Reader):
     def load(self, example):
         return self.load_or_replace(example)[:2]
 
-    def load_or_replace(self, example):
+    def load_or_replace(self, example, may_fail=False):
         if tf.executing_eagerly():
             image, label, place = self._find(int(example["index"]))
             return tensors.on_cpu(image), None if label is None else tensors.on_cpu(label), place
-        image, label, place = self._tried(example, lambda: self.attempt(example), lambda image: (image,))
+        attempt, of_image = (lambda: self.attempt(example)), (lambda image: (image,))
+        image, label, place = self._once(example, attempt) if may_fail else self._tried(example, attempt, of_image)
         return image, label, place
 
-    def load_part(self, example, part, fast=None):
-        return self._tried(example, lambda: self.attempt_part(example, part, fast), parts.of_whole)
+    def load_part(self, example, part, fast=None, may_fail=False):
+        def attempt():
+            return self.attempt_part(example, part, fast)
+
+        return self._once(example, attempt) if may_fail else self._tried(example, attempt, parts.of_whole)
+
+    def _once(self, example, attempt):
+        """What `attempt` gives, (pixels, ..., label), and the place; of an image that is listed an error, too."""
+        place = example["index"]
+        if self.broken is None:
+            return *attempt(), place
+        with tf.control_dependencies([tf.debugging.Assert(~self.broken.is_listed(place), ["listed"])]):
+            return *attempt(), tf.identity(place)
 
     def _tried(self, example, attempt, of_image):
-        """What `attempt` gives, (pixels, ..., label), and the place; if it fails, `of_image` of what Python finds."""
+        """As `_once`; if `attempt` fails, `of_image` of what Python finds."""
         place, position = example["index"], example.get("position", tf.constant(NONE, tf.int64))
         tries = 1 if self.broken is None else tf.where(self.broken.is_listed(place), 0, 1)
 

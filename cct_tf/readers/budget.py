@@ -8,9 +8,11 @@ opened. Whatever the budget, each stage works on one image or batch at least.
         a half       images and batches being read: decoded or gathered, cropped, resized
         a quarter    batches in the other stages of the host, such as policy and mixing
         a quarter    batches that are ready and wait
+    a stream, beside this                         an eighth of it for records that are read ahead, of training and of
+                                                  evaluation each
 
 Not in it: images that are held (--in_memory_gib), the windows of a streamed set (--shuffle_window records each, which
-define the order), the batch that is being put together, and what the network takes.
+define the order; the plan says what they take), the batch that is being put together, and what the network takes.
 """
 
 from cct_tf.readers import tensors
@@ -53,4 +55,9 @@ def staging():
 
 def waiting():
     """Bytes of batches that are ready and wait, of training or of evaluation."""
+    return _bytes // 8
+
+
+def ahead():
+    """Bytes of a stream's serialized records that are read ahead, of training or of evaluation."""
     return _bytes // 8

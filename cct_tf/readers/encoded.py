@@ -9,7 +9,8 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from cct_tf.readers import decode, parts, tensors
+from cct_tf.images import decode, parts
+from cct_tf.readers import tensors
 from cct_tf.readers.broken import Broken, OnDemand
 
 
@@ -97,9 +98,13 @@ class Encoded(OnDemand):
     def home(self, place):
         return os.fsdecode(os.path.dirname(self.contents[int(self.indices[place])].numpy()))
 
-    def _tried(self, example, attempt, of_image):
+    @property
+    def can_fail(self):
         """Bytes that are held were decoded when the set was opened, so they cannot fail in a graph."""
-        return super()._tried(example, attempt, of_image) if self.on_disk else (*attempt(), example["index"])
+        return self.on_disk
+
+    def _tried(self, example, attempt, of_image):
+        return super()._tried(example, attempt, of_image) if self.can_fail else (*attempt(), example["index"])
 
     def select(self, places):
         return dataclasses.replace(self, indices=self.indices[places], broken=self.broken and self.broken.of(places))

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf.errors import UserError
-from cct_tf.readers import decode, loading, tensors
+from cct_tf.images import decode
+from cct_tf.readers import loading, tensors
 from cct_tf.readers.reader import Reader
 
 

@@ -5,7 +5,8 @@ import os
 
 import numpy as np
 
-from cct_tf.readers import decode, loading
+from cct_tf.images import decode
+from cct_tf.readers import loading
 
 _BLOCK = 256  # files handed to a thread
 _THREADS = 16  # that mostly wait for the disk

@@ -12,7 +12,8 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from cct_tf.readers import budget, decode, progress, tensors
+from cct_tf.images import decode
+from cct_tf.readers import budget, progress, tensors
 from cct_tf.readers.encoded import Encoded
 
 HEAD = 32  # bytes that tell PNGs of 16 bits from others

@@ -4,8 +4,12 @@ Epoch e visits the shards in a random order; their records, end to end, are cut 
 shuffled. Order index e n + offset names an example of the endless stream, so a stream can start anywhere: it skips
 whole shards by their lengths without opening them, then serialized records, then the offset inside the window.
 
+Of a shard TensorFlow reads nothing behind a damaged record. What is missing is empty in the stream, so the order stays;
+`fetch` reads those that are sound (see `tf_records`), and the others are broken images.
+
 While one shard is read, the next two are read ahead; the order of the records is that of the shards, one after the
-other. Batches are taken from one window while the next is filled; five to six windows' bytes were seen in memory.
+other. Batches are taken from one window while the next is filled; the bytes of three to four windows were seen in
+memory. They define the order, so they are no part of the budget; `describe` says what they take.
 
 Legend: n records of the split, W window, w records of one window (the last of an epoch may have fewer than W).
 """
@@ -21,12 +25,14 @@ import tensorflow as tf
 
 from cct_tf import rng
 from cct_tf.errors import UserError
-from cct_tf.readers import decode
+from cct_tf.images import decode
+from cct_tf.machine import python_calls
+from cct_tf.readers import budget, tensors, tf_records
 from cct_tf.readers.broken import Broken, OnDemand
 from cct_tf.readers.reader import as_written
 
 _BUFFER_BYTES = 8 << 20
-_AHEAD_BYTES = 256 << 20  # serialized records, of the shard that is read and of the next two together
+_WINDOWS = 4  # in memory, see above
 _PART = 64  # records of a window that are taken out of it at a time
 
 
@@ -53,13 +59,15 @@ class Windowed(OnDemand):
 
     knows_labels = True
     shuffling = "windowed"
-    own_columns = ("record",)  # string [B], serialized
+    own_columns = ("record",)  # string [B], serialized; empty where the stream could not read it
 
     def __len__(self):
         return sum(self.lengths)
 
     def describe(self):
-        return f"windowed (streamed, shuffled {self.window:,} records at a time)"
+        window_bytes = min(self.window, len(self)) * self._bytes_of_records().mean()
+        return (f"windowed (streamed, shuffled {self.window:,} records at a time, which takes about "
+                f"{max(1, round(_WINDOWS * window_bytes / 2**20)):,} MiB)")
 
     def sizes(self, most=256):
         return np.zeros([0, 2])
@@ -77,19 +85,49 @@ class Windowed(OnDemand):
         contents, label = self.decode.encoded(example["record"])
         return *decode.decode_part(contents, part, fast=fast), label
 
+    def fetch(self, batches):
+        @as_written
+        def fill(batch):
+            place, record = batch["index"], batch["record"]
+            missing = tf.where(tf.equal(tf.strings.length(record), 0))  # int64 [k, 1]
+
+            def filled():
+                found = python_calls.call(self._salvaged, [tf.gather_nd(place, missing)], tf.string, stateful=True)
+                return tf.tensor_scatter_nd_update(record, missing, tf.ensure_shape(found, [None]))
+
+            record = tf.cond(tf.size(missing) > 0, filled, lambda: record)
+            return batch | {"record": tf.ensure_shape(record, place.shape)}
+
+        return batches.map(fill)
+
+    def _salvaged(self, places):
+        """Serialized records that the stream could not read, int64 [k] -> objects [k]; empty are those that are broken.
+        """
+        def one(place):
+            if self.broken is None or place not in self.broken.known:
+                with contextlib.suppress(decode.BrokenImage):
+                    return self._record(place)
+            return b""
+
+        return np.array([one(int(place)) for place in places], object)
+
     def decoded(self, place):
-        """As `OnDemand.decoded`. The records before it in its shard are read, too: what streams has no use for it."""
-        path, number = self._located(place)
-        with tf.device("CPU:0"):
-            return self._decoded(place, lambda: next(iter(tf.data.TFRecordDataset(path).skip(number).take(1))))
+        return self._decoded(place, self._record(place))
 
     def _decoded(self, place, record):
-        """As `decoded`; `record` is a function that gives the serialized record."""
+        """As `decoded`; `record` is the serialized record, bytes."""
         try:
-            image, label = self.decode(record())
+            image, label = self.decode(tensors.on_cpu(record))
         except Exception as error:  # whatever TFDS or the decoder raise on damaged bytes
             raise decode.named(error, self.origin(place)) from error
         return image.numpy(), label.numpy()
+
+    def _record(self, place):
+        """The serialized record at a place, bytes; BrokenImage, or an OSError of the storage."""
+        try:
+            return tf_records.read(*self._located(place))
+        except ValueError as error:
+            raise decode.named(error, self.origin(place)) from error
 
     def home(self, place):
         return self._located(place)[0]
@@ -107,22 +145,24 @@ class Windowed(OnDemand):
         wanted, records = set(map(int, places)), {}
         left = list(map(int, places))
         with tf.device("CPU:0"):
-            stream = iter(self.records(ahead=1).take(max(wanted) + 1 if wanted else 0))
+            stream = iter(self._bearing_records(ahead=1).take(max(wanted) + 1 if wanted else 0))
         for place, record in enumerate(stream):
             if place in wanted:
-                records[place] = record
+                records[place] = record.numpy()
             while left and left[0] in records:
                 with tf.device("CPU:0"):  # not around the yield: it would be the caller's device too
                     image, label, found = self._found(left[0], records[left.pop(0)])
                 yield image, int(label), found
 
     def _found(self, place, record):
-        """As `_find`, of a record that was read already."""
+        """As `_find`, of a record that the stream has read, or could not: then it is empty."""
+        if not record:
+            return self._find(place)
         if self.broken is None:
-            return *self._decoded(place, lambda: record), place
+            return *self._decoded(place, record), place
         with contextlib.suppress(decode.BrokenImage):
             if place not in self.broken.known:
-                return *self._decoded(place, lambda: record), place
+                return *self._decoded(place, record), place
         return self.broken.find(self, place, is_look=True)
 
     def spread(self, count):
@@ -162,20 +202,31 @@ class Windowed(OnDemand):
             return (tf.constant(self.paths, tf.string), tf.constant(self.skips, tf.int64), lengths,
                     tf.cumsum(lengths, exclusive=True))
 
-    def _ahead(self):
-        """How many records of each shard may be read ahead."""
-        record_bytes = max((os.path.getsize(path) // (skip + length)
-                            for path, skip, length in zip(self.paths, self.skips, self.lengths, strict=True)
-                            if os.path.exists(path)), default=0)  # one that is missing shows itself when it is read
-        return max(1, min(_AHEAD_BYTES // 3 // max(record_bytes, 1), max(self.lengths)))
+    def _bytes_of_records(self):
+        """Of each shard the bytes of a record, on average: float64 [shards]; 0 where a shard is missing."""
+        return np.array([os.path.getsize(path) / (skip + length) if os.path.exists(path) else 0
+                         for path, skip, length in zip(self.paths, self.skips, self.lengths, strict=True)])
 
-    def records(self, ahead=None):
-        """The records once, in the order of the files: Dataset of string scalars, serialized.
+    def _ahead(self):
+        """How many records of each shard may be read ahead, of the one that is read and of the next two."""
+        most = budget.ahead() // 3 // max(self._bytes_of_records().max(initial=0), 1)
+        return max(1, min(int(most), max(self.lengths)))
+
+    def records(self):
+        """The records once, in the order of the files: Dataset of string scalars, serialized. Damage is an error."""
+        return self._all(_records(*self._shards(), self._ahead(), _sound))
+
+    def _bearing_records(self, ahead=None):
+        """As `records`, with empty ones where the stream can't read.
 
         Args:
             ahead: int, records of each shard that may be read ahead; None: as many as memory is set aside for.
         """
-        dataset = _records(*self._shards(), ahead or self._ahead()).map(as_written(lambda example: example["record"]))
+        return self._all(_records(*self._shards(), ahead or self._ahead()))
+
+    def _all(self, examples):
+        """All records of the split, of `_records`: Dataset of string scalars."""
+        dataset = examples.map(as_written(lambda example: example["record"]))
         return dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
 
     def in_order(self, batch_size):
@@ -190,7 +241,7 @@ class Windowed(OnDemand):
 
             return {"index": column_of(index), "record": column_of(record)}
 
-        return self.records().enumerate().batch(batch_size).map(filled)
+        return self._bearing_records().enumerate().batch(batch_size).map(filled)
 
     def order(self, seed, batch_size, start, num_batches):
         examples = self.examples(seed, start * batch_size)
@@ -238,7 +289,21 @@ class Windowed(OnDemand):
         return epochs.flat_map(windows).prefetch(1).flat_map(shuffled)
 
 
-def _records(paths, skips, lengths, firsts, ahead):
+def _sound(path, skip, length):
+    """Some records of a shard: Dataset of (number, string), scalars. What is damaged is an error, what is missing not.
+    """
+    records = tf.data.TFRecordDataset(path, buffer_size=_BUFFER_BYTES).skip(skip)
+    return tf.data.Dataset.zip(tf.data.Dataset.range(length), records)
+
+
+def _bearing(path, skip, length):
+    """As `_sound`, but always `length`: from the first one on that can't be read they are empty, and not numbered."""
+    # Each error uses up a number, so even a shard that can't be opened comes to an end.
+    empty = tf.data.Dataset.from_tensors((tf.constant(0, tf.int64), "")).repeat()
+    return _sound(path, skip, length).ignore_errors().concatenate(empty).take(length)
+
+
+def _records(paths, skips, lengths, firsts, ahead, records_of=_bearing):
     """Dataset of {"record": string, serialized; "index": int64}, scalars.
 
     Of each shard `lengths` records after the first `skips`, which are the images `firsts`, `firsts` + 1, ... of the
@@ -246,8 +311,8 @@ def _records(paths, skips, lengths, firsts, ahead):
     """
     @as_written
     def shard(path, skip, length, first):
-        records = tf.data.TFRecordDataset(path, buffer_size=_BUFFER_BYTES).skip(skip).take(length)
-        return records.enumerate(first).map(as_written(lambda index, record: {"record": record, "index": index}))
+        found = records_of(path, skip, length).enumerate(first)
+        return found.map(as_written(lambda index, numbered: {"record": numbered[1], "index": index}))
 
     # A cycle of one is one shard after the other. TensorFlow reads two more shards than the cycle has, and of each two
     # blocks.

@@ -29,7 +29,11 @@ def _rows(source, splits=None):
     classes = [_escaped(os.fsencode(name)) for name in source.class_names]
     for split in (source.splits[name] for name in splits or source.splits):
         for label, file in zip(split.labels.tolist(), split.files, strict=True):
-            yield split.name, classes[label], str(file.size), _escaped(file.path)
+            if isinstance(label, list):  # 0 and 1 of each class
+                name = ";".join(name for name, is_there in zip(classes, label, strict=True) if is_there)
+            else:
+                name = classes[label]
+            yield split.name, name, str(file.size), _escaped(file.path)
 
 
 def write(workdir, source):

@@ -101,6 +101,11 @@ class Resolved:
                 if value is not None and (value or name not in ("fingerprints_before", "found_broken"))}
 
     @property
+    def evaluated_split(self):
+        """As of `source.Source`."""
+        return "validation" if "validation" in self.num_examples else "test"
+
+    @property
     def has_data(self):
         """Whether the data set is known."""
         return bool(self.num_examples)

@@ -46,7 +46,8 @@ class NoneReadable(UserError):
 
 
 # What a run.json of before these keys existed means by their absence.
-_BEFORE = {"evaluation_due": False, "evaluations_without_best": 0, "rollback_count": 0, "learning_rate_factor": 1.0}
+_BEFORE = {"evaluation_due": False, "evaluations_without_best": 0, "rollback_count": 0, "learning_rate_factor": 1.0,
+           "thresholds": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,11 +91,18 @@ class Record:
         """Whether the checkpoint holds an average of the weights beside them."""
         return self.config.get("ema_decay", 0.0) > 0
 
+    def thresholds_of(self, weights):
+        """The thresholds fitted when these weights ("raw" or "ema") were evaluated, tuple of K floats; None if not."""
+        is_judged = weights == choose_weights(self, "auto") and self.status.last_evaluated_step == self.step
+        return self.status.thresholds if is_judged else None
+
     def as_json(self):
         """The dict for run.json, but for format and checksums; `from_json` gives the same `Record` of it."""
-        return {"config": self.config, "resolved": self.resolved.as_json(), "step": self.step,
-                **dataclasses.asdict(self.status), "finished": self.finished, "versions": self.versions,
-                "evaluation_due": self.evaluation_due}
+        status = dataclasses.asdict(self.status)
+        if self.status.thresholds is None:
+            del status["thresholds"]
+        return {"config": self.config, "resolved": self.resolved.as_json(), "step": self.step, **status,
+                "finished": self.finished, "versions": self.versions, "evaluation_due": self.evaluation_due}
 
 
 def versions():

@@ -1,6 +1,7 @@
 """What a work folder tells of its run, read from run.json, config.cfg and metrics.jsonl. No TensorFlow here."""
 
 import dataclasses
+import math
 import statistics
 
 from cct_tf.errors import UserError
@@ -8,7 +9,7 @@ from cct_tf.runs import inventory
 from cct_tf.runs.resolved import Resolved
 from cct_tf.runs.workdir import MetricsFile, Workdir
 from cct_tf.settings import config as config_lib
-from cct_tf.settings import flags
+from cct_tf.settings import flags, measure
 
 _NO_SETTING = ("workdir", *config_lib.PLACES, "seed")  # fields that tell two runs of one recipe apart
 
@@ -24,7 +25,8 @@ class Run:
         step: int, the last one written down.
         total_steps: int, or None.
         resolved: `resolved.Resolved` of its newest checkpoint, or None.
-        best, last: dicts {"step", "top1", "loss"} of evaluations, or None; of the averaged weights where it keeps some.
+        best, last: dicts of evaluations, {"step", "top1", "loss"} or whatever its `measure` keeps, or None; of the
+            averaged weights where it keeps some.
         test: the same of the test at the end, or None.
         images_per_second: float, median of the log records; None without.
         records: list of dicts, `metrics.jsonl`.
@@ -49,6 +51,11 @@ class Run:
         return self.config and self.config["seed"]
 
     @property
+    def measure(self):
+        """Its `measure.Measure`."""
+        return measure.measure_of(self.config or {})
+
+    @property
     def evaluated_on(self):
         """The split of `best` and `last`, or None if it isn't known."""
         counts = self._num_examples
@@ -64,11 +71,11 @@ class Run:
         return self.resolved.num_examples if self.resolved else {}
 
     def curve(self, kind):
-        """[(epoch, value)] of "top1" (evaluation) or "loss" (training); [] where the epochs can't be known."""
+        """[(epoch, value)] of "loss" (training) or a metric of the evaluation; [] where the epochs can't be known."""
         images = self._num_examples.get("train")
         if not images or not self.config:
             return []
-        tag = "train/loss" if kind == "loss" else f"{_evaluation_of(self.config)}/top1"
+        tag = "train/loss" if kind == "loss" else f"{_evaluation_of(self.config)}/{kind}"
         return [(record["step"] * self.config["batch_size"] / images, record[tag])
                 for record in self.records if _is_number(record.get(tag))]
 
@@ -143,10 +150,20 @@ def _records(workdir, notes):
     return [record for record in found if isinstance(record, dict) and isinstance(record.get("step"), int)]
 
 
-def _evaluations(records, prefix):
-    """[{"step", "top1", "loss"}] of the evaluations of that name, in order."""
-    return [{"step": record["step"], "top1": record[f"{prefix}/top1"], "loss": record.get(f"{prefix}/loss")}
-            for record in records if _is_number(record.get(f"{prefix}/top1"))]
+def _evaluations(records, prefix, kept):
+    """The evaluations of that name, in order: list of dicts, "step" and the metrics in `kept`, None for what is not."""
+    return [{"step": record["step"]} | {name: record.get(f"{prefix}/{name}") for name in kept}
+            for record in records if _is_number(record.get(f"{prefix}/{kept[0]}"))]
+
+
+def _best(seen, judge):
+    """The best of some evaluations, the first of equals; None without any."""
+    best = None
+    for one in seen:
+        known = {name: math.nan if value is None else value for name, value in one.items()}
+        if judge.is_better(known, best):
+            best = known
+    return best and {name: None if math.isnan(value) else value for name, value in best.items()}
 
 
 def read(path):
@@ -169,13 +186,13 @@ def read(path):
         config, records = _config(workdir, record, notes), _records(workdir, notes)
     except OSError as error:
         raise UserError(f"{path}: expected a run that can be read, found {error.filename} ({error.strerror})") from None
-    seen = _evaluations(records, _evaluation_of(config))
-    tests = _evaluations(records, "test")
+    judge = measure.measure_of(config or {})
+    seen = _evaluations(records, _evaluation_of(config), judge.kept)
+    tests = _evaluations(records, "test", judge.kept)
     speeds = [value for line in records if _is_number(value := line.get("timing/images_per_second"))]
     if records and not seen:
         notes.append("not evaluated yet")
-    # The first of equals, as in training.
-    best = max(seen, key=lambda one: one["top1"]) if seen else record and record.status.best
+    best = _best(seen, judge) or (record and record.status.best)
     if record and record.resolved.fingerprints_before:
         notes.append("went on with other images (--accept_config_change): what it found before may be on others")
         best = record.status.best

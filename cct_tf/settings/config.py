@@ -14,6 +14,7 @@ import dataclasses
 import typing
 
 from cct_tf.errors import UserError
+from cct_tf.settings import measure
 from cct_tf.settings.fields import Field, option
 
 PLACES = ("data_dir", "image_root", "class_names")  # where the data of a run is on this machine
@@ -30,9 +31,12 @@ class DataConfig:
     image_root: str | None = option(None, "folder that the paths of a table are relative to; default: the table's own",
                                     how=True, path=True)
     columns: str | None = option(None, "columns of a table that have other names, such as "
-                                 "path:filename,label:diagnosis; nothing behind the colon leaves one unread")
+                                 "path:filename,label:diagnosis; nothing behind the colon leaves one unread; with "
+                                  "--task=multilabel labels:PATTERN names columns of 0 and 1, one for each class")
     class_names: str | None = option(None, "names of a table's classes in their order, one a line or as JSON; default: "
                                      "its labels, sorted", how=True, path=True)
+    task: str = option("single", "single: an image has one label; multilabel: any number of them, by binary "
+                       "cross-entropy of each class (tables and npz sets)", choices=tuple(measure.TASKS))
     train_split: str = option("train", "TFDS split, split of a table, or folder to train on")
     validation_fraction: float = option(0.0, "share of the training images held out for validation; stratified by "
                                         "class where the set is indexed", minimum=0.0, below=1.0)
@@ -51,6 +55,9 @@ class DataConfig:
                          "training alone, at 1/2, 1/4 or 1/8 of their size where the crop stays as large as the "
                          "network's input",
                          choices=("exact", "fast"))
+    resize: str = option("exact", "random resized crops of photographs: exact, as Pillow resizes them; or fast, in "
+                         "training alone, by SIMD instructions in a fifth of the time, where some pixels differ by a "
+                         "level (needs cykooz-resizer)", choices=("exact", "fast"))
     shuffle_window: int = option(8192, "records shuffled at a time when a data set is streamed", minimum=1)
 
 
@@ -156,10 +163,12 @@ class OptimConfig:
                                     choices=("matrices", "all"))
     adam_epsilon: float = option(1e-8, "epsilon of adamw, lamb, and muon's adamw", above=0.0)
     loss: str = option("cross_entropy", "cross_entropy of soft targets, or bce: binary cross-entropy of each class, "
-                       "averaged over the classes (arXiv:2110.00476)", choices=("cross_entropy", "bce"))
+                       "averaged over the classes (arXiv:2110.00476), as always with --task=multilabel",
+                       choices=("cross_entropy", "bce"))
     class_weights: str = option("none", "balanced: an example counts n / (classes x images of its class)",
                                 choices=("none", "balanced"))
-    label_smoothing: float = option(0.0, "share of the label spread over all classes", minimum=0.0, below=1.0)
+    label_smoothing: float = option(0.0, "share of the label spread over all classes; with --task=multilabel over yes "
+                                    "and no of each", minimum=0.0, below=1.0)
     clip_norm: float | None = option(None, "largest global norm of the gradient; default: no clipping", above=0.0)
     ema_decay: float = option(0.0, "decay per update of an exponential moving average of the weights, evaluated beside "
                               "them; 0 = off", minimum=0.0, below=1.0)
@@ -183,6 +192,10 @@ class RunConfig:
                        maximum=2**63 - 1)
     early_stop_evaluations: int = option(0, "the run ends after this many evaluations in a row without a new best; "
                                          "0 = never", minimum=0)
+    best_metric: str | None = option(None, "metric of the evaluation that chooses the best checkpoint: top1, "
+                                     "balanced_accuracy, loss or macro_f1; with --task=multilabel map, loss or f1 (at "
+                                     "0.5, mean over the classes); default: top1 or map",
+                                     choices=tuple(dict.fromkeys(sum(measure.TASKS.values(), ()))))
     eval_batch_size: int = option(256, "images per evaluation batch, over all replicas", minimum=1, how=True)
     accumulate_steps: int | None = option(None, "micro-batches per update on each replica; default: such that they fit "
                                           "into the cache of a CPU, 1 on GPUs", minimum=1, how=True)
@@ -245,6 +258,11 @@ class Config:
         """The value of the field called `name`, in whichever part it is."""
         return getattr(getattr(self, FIELDS[name].part), name)
 
+    @property
+    def measure(self):
+        """The `measure.Measure` that chooses the best checkpoint."""
+        return measure.measure_of({"task": self.data.task, "best_metric": self.run.best_metric})
+
     def as_dict(self, transient=False):
         """Flat `{field name: value}` in the order of declaration; transient fields only if asked for."""
         return {name: self.value(name) for name, field in FIELDS.items() if transient or not field.transient}
@@ -305,15 +323,29 @@ def _check_together(config):
     if config.data.decode == "fast" and not augment.random_resized_crop:
         raise UserError("--decode: expected exact without --random_resized_crop, for nothing else is decoded at a part "
                         "of its size, found 'fast'")
+    if config.data.resize == "fast" and not augment.random_resized_crop:
+        raise UserError("--resize: expected exact without --random_resized_crop, for nothing else is resized the fast "
+                        "way, found 'fast'")
     if config.model.init_weights != "auto" and not config.model.init_from:
         raise UserError(f"--init_weights: expected auto without --init_from, found {config.model.init_weights!r}")
     if optim.optimizer == "lion" and optim.beta_1 == 0.0:
         raise UserError("--beta_1: expected above 0 with --optimizer=lion, found 0")
+    _check_task(config)
     _check_batch(config)
     _check_warmup(optim)
     if optim.schedule == "constant" and optim.cooldown_epochs:
         raise UserError("--cooldown_epochs: expected 0 with --schedule=constant, found "
                         f"{optim.cooldown_epochs:g}")
+
+
+def _check_task(config):
+    """What depends on how many labels an image has."""
+    task, best = config.data.task, config.run.best_metric
+    if best is not None and best not in measure.TASKS[task]:
+        raise UserError(f"--best_metric: expected one of {', '.join(measure.TASKS[task])} with --task={task}, found "
+                        f"{best!r}")
+    if task == "multilabel" and config.optim.class_weights != "none":
+        raise UserError(f"--class_weights: expected none with --task=multilabel, found {config.optim.class_weights!r}")
 
 
 def _check_warmup(optim):

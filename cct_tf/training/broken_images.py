@@ -7,6 +7,8 @@ do after each chunk, so that an image which is mended meanwhile stays broken for
 from cct_tf.assembly import found_broken
 from cct_tf.runs.found_broken_file import FoundBrokenFile, joined
 
+_MOST_NAMED = 20  # at once: of a shard that is cut off many records are broken
+
 
 class BrokenImages:
     """The broken images of a run.
@@ -44,10 +46,13 @@ class BrokenImages:
         new = [row for row in found if _key(row) not in self._agreed]
         self._agreed |= _positions(found_broken.rows(self._source))
         if new and self._peers.is_chief:
-            for row in new:
+            for row in new[:_MOST_NAMED]:
                 then = ("the next image takes its place" if row["split"] == "train"
                         else f"it counts for nothing in the {row['split']} split")
                 self._console.warn(f"broken image: {self._name(row)}: {row['reason']}; from here on {then}")
+            if len(new) > _MOST_NAMED:
+                self._console.warn(f"{len(new) - _MOST_NAMED:,} more broken images, for which the same holds; "
+                                   "broken_images.txt lists them all")
             self._workdir.describe_data(self._source, self.named())
 
     def _name(self, row):

@@ -20,12 +20,12 @@ from cct_tf.engine.step import MOST_STEPS
 from cct_tf.errors import OutsideFault, UserError
 from cct_tf.evaluation.evaluator import Evaluator
 from cct_tf.evaluation.forward import Forward
+from cct_tf.images import decode
 from cct_tf.machine import compile_cache, memory, runtime
 from cct_tf.machine.console import Console, Progress
 from cct_tf.optim import schedules
 from cct_tf.pictures import contact_sheet, plots
 from cct_tf.pictures.inspection import Inspection
-from cct_tf.readers import decode
 from cct_tf.runs import checkpoint, run_record
 from cct_tf.training import coordination, divergence, report, saver
 from cct_tf.training.broken_images import BrokenImages
@@ -49,7 +49,7 @@ class Training:
         images, transform, stages, sampling, train_split: those of its data.
         broken: `broken_images.BrokenImages`.
         status: `run_status.RunStatus`, up to date.
-        last: dict {"step", "top1", "loss"} of the newest evaluation, or None.
+        last: dict of the newest evaluation, "step" and what the config's `measure` keeps; or None.
     """
 
     def __init__(self, prepared):
@@ -84,7 +84,7 @@ class Training:
         with self.console.phase("one batch through the network"):
             batch = next(iter(self.batches(int(self.network.state.step.numpy()), 1)))
             logits = self.network.model(on_device(batch, self.stages), training=False)
-            loss = float(tf.reduce_mean(losses.cross_entropy(batch["label"], logits)))
+            loss = float(tf.reduce_mean(losses.plain_loss(self.config.data.task)(batch["label"], logits)))
         self.console.say(f"loss {loss:.4f}; nothing was written to the work folder")
 
     # Data.
@@ -102,7 +102,7 @@ class Training:
         with memory.data_named_when_out(self.config.data):
             return Evaluator(self.devices, models, source.splits[split], self.transform,
                              num_classes=source.num_classes, batch_size=self.config.run.eval_batch_size,
-                             peers=self.peers)
+                             peers=self.peers, task=self.config.data.task, stream=self.console.stream)
 
     def _results(self, evaluator, interrupts):
         with memory.named_when_out(memory.EVALUATION, self.config.run.eval_batch_size):
@@ -158,14 +158,15 @@ class Training:
             return
         self.broken.agree()
         judged = results[self.judged]
-        self.last = {"step": step, "top1": judged.top1, "loss": judged.loss}
-        self.status, is_best = self.status.after(step, judged)
+        measure = self.config.measure
+        self.last = {"step": step} | measure.of(judged)
+        self.status, is_best = self.status.after(step, judged, measure)
         summaries.write_evaluation(step, results, last=step == self.plan.total_steps or self._is_over,
                                    pictures=self._attention)
         if is_best:
             self._save.keep_best(step)
         self._save(step, self.status)
-        progress.say(report.evaluation_line(step, self.plan, results, is_best))
+        progress.say(report.evaluation_line(step, self.plan, results, is_best, measure))
 
     def _log(self, step, timer, summaries, progress):
         values = self.network.state.interval()
@@ -328,7 +329,7 @@ class Training:
     def _finish(self, step, summaries, progress, interrupts):
         """After the last step: test the best weights, if the best was chosen on a validation split."""
         if step < self.plan.total_steps:
-            progress.say(report.early_stop_line(step, self.plan, self.status, self._patience))
+            progress.say(report.early_stop_line(step, self.plan, self.status, self._patience, self.config.measure))
         if self.peers.is_chief:
             self._write_features()
         test = None
@@ -338,7 +339,8 @@ class Training:
                 raise UserError(f"{self.workdir.best}: expected the best checkpoint of this run, found none")
             best = self.workdir.best / f"step_{self.status.best['step']:08d}"
             try:
-                weights = run_record.choose_weights(run_record.read_record(best), "auto")
+                record = run_record.read_record(best)
+                weights = run_record.choose_weights(record, "auto")
                 checkpoint.restore_weights(best, self.network.model, weights)
             except run_record.Unreadable as error:
                 # Elsewhere than on worker 0, which reads it too, the storage is to blame.
@@ -347,6 +349,7 @@ class Training:
             tested = self._results(self.evaluator("test", {"test": self.network.model}), interrupts)
             if tested is None and self._is_asked_to_stop(interrupts):
                 interrupts.check("trained to the end, but not tested yet; the same command does it")
+            tested = {name: each.at(record.thresholds_of(weights)) for name, each in tested.items()}
             summaries.write_evaluation(step, tested, last=True)
             self.broken.agree()
             test = tested["test"]

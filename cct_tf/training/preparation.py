@@ -121,8 +121,9 @@ def _make_data(config, images, console):
     stages = inputs.training_stages(config, images, transform)
     train_split = images.source.splits["train"]
     if not resize_stage(stages).is_random:
-        with console.phase("preparing the training images"), memory.data_named_when_out(config.data):
-            train_split = pipeline.hold_at_size(train_split, stages)
+        with console.phase("preparing the training images", with_progress=True), \
+                memory.data_named_when_out(config.data):
+            train_split = pipeline.hold_at_size(train_split, stages, console.stream)
     return Data(images, transform, stages, inputs.make_sampling(config), train_split)
 
 

@@ -8,6 +8,7 @@ from cct_tf.optim import schedules
 from cct_tf.readers import budget
 from cct_tf.runs.workdir import Workdir
 from cct_tf.settings import flags
+from cct_tf.settings.measure import NAMES, number
 from cct_tf.training import divergence
 
 
@@ -40,7 +41,7 @@ def _schedule(optim, plan):
     return text
 
 
-def _optimiser(optim, plan):
+def _optimiser(optim, plan, task):
     rate = f"{optim.learning_rate:g}"
     if optim.learning_rate_scaling == "linear":
         rate += f" per 256 images = {optim.learning_rate * schedules.rate_scale(optim):g}"
@@ -49,7 +50,7 @@ def _optimiser(optim, plan):
     parts = [f"smoothing {optim.label_smoothing:g}"]
     if optim.clip_norm:
         parts.append(f"gradients clipped at {optim.clip_norm:g}")
-    if optim.loss == "bce":
+    if optim.loss == "bce" or task == "multilabel":
         parts.append("binary cross-entropy")
     if optim.class_weights == "balanced":
         parts.append("classes balanced")
@@ -92,9 +93,20 @@ def _batch(config, plan):
             "some of them more than once, and is more than an epoch"]
 
 
+def _several(config, source):
+    """How many labels a training image has, where they may be several."""
+    if config.data.task != "multilabel":
+        return ""
+    each = source.splits["train"].labels.sum(axis=1)
+    return f"; {each.mean():.2f} labels an image, {each.min()} to {each.max()}"
+
+
 def _evaluation(config, plan, source):
     evaluated, patience = source.evaluated_split, config.run.early_stop_evaluations
     text = f"on the {evaluated} split, {_how_often(config.run, plan)}"
+    if config.measure.name not in ("top1", "map"):
+        text += f"; the best is that of the {'lowest' if config.measure.name == 'loss' else 'highest'} " + NAMES[
+            config.measure.name]
     if evaluated == "test":
         text += "; the best is then chosen on test data"
     elif "test" in source.splits:
@@ -177,13 +189,13 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
     rows = [
         ("data set", f"{config.data.dataset}: {counts}; {source.splits['train'].reader.describe()}"),
         ("input", budget.describe()),
-        ("classes", f"{source.num_classes}: {listed(source.class_names)}"),
+        ("classes", f"{source.num_classes}: {listed(source.class_names)}" + _several(config, source)),
         ("images", f"{model.image_size} x {model.image_size}, mean {_numbers(images.mean)}, std {_numbers(images.std)} "
                    f"({images.statistics_from})"),
         ("augmentation", _augmentation(stages, sampling)),
         ("model", f"{config.model.model}, {_size(config, model)}"),
         *_initial_weights(initial_weights),
-        ("optimiser", _optimiser(optim, plan)),
+        ("optimiser", _optimiser(optim, plan, config.data.task)),
         ("steps", _steps(plan)),
         *_average(optim),
         ("evaluation", _evaluation(config, plan, source)),
@@ -200,9 +212,9 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
     return [f"  {name:<13} {text}" for name, text in rows]
 
 
-def evaluation_line(step, plan, results, is_best):
-    """What an evaluation found; `results` is a dict of `metrics.Evaluation`s, "eval" and maybe "eval_ema"."""
-    found = [f"{'EMA ' if name == 'eval_ema' else ''}top-1 {100 * result.top1:.2f}%, loss {result.loss:.4f}"
+def evaluation_line(step, plan, results, is_best, measure):
+    """What an evaluation found; `results` is a dict of evaluations, "eval" and maybe "eval_ema"."""
+    found = [f"{'EMA ' if name == 'eval_ema' else ''}{measure.words(measure.of(result))}"
              for name, result in results.items()]
     broken = max(result.broken for result in results.values())
     found += [f"without {broken:,} broken image{'s' if broken > 1 else ''}"] if broken else []
@@ -210,14 +222,17 @@ def evaluation_line(step, plan, results, is_best):
             f"{' (best so far)' if is_best else ''}")
 
 
-def early_stop_line(step, plan, status, patience):
+def early_stop_line(step, plan, status, patience, measure):
     """Why a run ends at `step`, before the end of its plan.
 
     Args:
-        step: int; plan: `plan.Plan`; status: `run_status.RunStatus`; patience: int, --early_stop_evaluations.
+        step: int; plan: `plan.Plan`; status: `run_status.RunStatus`; patience: int, --early_stop_evaluations;
+        measure: `measure.Measure`.
     """
+    best = status.best[measure.name]
     return (f"stopped early at step {step:,} of {plan.total_steps:,}: {status.evaluations_without_best} evaluations "
-            f"without a better top-1 than {100 * status.best['top1']:.2f}% at step {status.best['step']:,} "
+            f"without a better {NAMES[measure.name]} than {number(measure.name, best)} at step "
+            f"{status.best['step']:,} "
             f"(--early_stop_evaluations={patience})")
 
 
@@ -226,19 +241,21 @@ def result_lines(config, best, last, test, seconds):
 
     Args:
         config: `config.Config`.
-        best, last: dicts {"step", "top1", "loss"} of evaluations, or None.
-        test: `metrics.Evaluation` of the best weights on the test split, or None.
+        best, last: dicts of evaluations, "step" and what the config's measure keeps, or None.
+        test: the evaluation of the best weights on the test split, or None.
         seconds: float, since the command started.
     """
     lines = [f"done in {duration(seconds)}"]
     weights = "EMA weights" if config.optim.ema_decay else "weights"
     for name, result in (("best", best), ("last", last)):
         if result is not None:
-            lines.append(f"  {name}  step {result['step']:,}: top-1 {100 * result['top1']:.2f}%, "
-                         f"loss {result['loss']:.4f}" + (f" ({weights})" if config.optim.ema_decay else ""))
+            lines.append(f"  {name}  step {result['step']:,}: {config.measure.words(result)}"
+                         + (f" ({weights})" if config.optim.ema_decay else ""))
     if test is not None:
-        lines.append(f"  test  best {weights}: top-1 {100 * test.top1:.2f}%, top-5 {100 * test.top5:.2f}%, "
-                     f"loss {test.loss:.4f} ({test.examples:,} images)")
+        second = ("f1_fitted", "F1 at fitted thresholds") if config.data.task == "multilabel" else ("top5", "top-5")
+        headline, loss = config.measure.words(config.measure.of(test)).rsplit(", ", 1)
+        lines.append(f"  test  best {weights}: {headline}, {second[1]} {100 * getattr(test, second[0]):.2f}%, {loss} "
+                     f"({test.examples:,} images)")
     workdir = config.run.workdir
     return lines + ["next:", "  " + flags.as_command_line("cct_tf.evaluate", [f"--workdir={workdir}"]),
                     "  " + flags.as_command_line("tensorboard.main", ["--logdir", workdir]),

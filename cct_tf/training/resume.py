@@ -10,6 +10,7 @@ from cct_tf.errors import OutsideFault, UserError
 from cct_tf.runs import checkpoint, run_record
 from cct_tf.runs.run_status import RunStatus
 from cct_tf.settings import config as config_lib
+from cct_tf.settings.measure import measure_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +207,9 @@ def status_at(start, config, workdir, console, source=None):
     if defining or other_images:
         # Patience begins anew under a changed config, or a run that stopped early would stop again at once.
         status = dataclasses.replace(status, evaluations_without_best=0)
+    if best and measure_of(record.config) != config.measure:
+        console.say(f"the best so far, at step {best['step']}, was chosen by another metric: it is chosen anew")
+        return dataclasses.replace(status, best=None)
     if best and other_images and record.resolved.evaluated_fingerprint != source.evaluated_fingerprint:
         console.say(f"the best so far, at step {best['step']}, was found on other images: the best is chosen anew")
         return dataclasses.replace(status, best=None)

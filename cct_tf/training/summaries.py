@@ -7,6 +7,7 @@ import time
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
+from cct_tf.evaluation import drawing
 from cct_tf.pictures import plots
 from cct_tf.runs.checkpoint import storage_faults
 from cct_tf.runs.workdir import MetricsFile
@@ -55,8 +56,8 @@ class Recorder(abc.ABC):
 
         Args:
             step: int.
-            evaluations: dict name -> `metrics.Evaluation`: "test", or "eval" and, of the averaged weights, "eval_ema".
-                The last one is drawn in `plots/`.
+            evaluations: dict name -> `metrics.Evaluation` or `multilabel.MultilabelEvaluation`: "test", or "eval" and,
+                of the averaged weights, "eval_ema". The last one is drawn in `plots/`.
             last: whether it is the run's last of its kind: then the pictures are drawn in any case. Others only some
                 time after the ones before, because on a small data set they cost more than the evaluation.
             pictures: function of a name that gives more of them for TensorBoard, {tag: uint8 [height, width, 3]}; or
@@ -65,7 +66,7 @@ class Recorder(abc.ABC):
 
     @abc.abstractmethod
     def last_evaluation(self, name):
-        """{"step", "top1", "loss"} of the newest evaluation `name` that was written, or None."""
+        """The newest evaluation `name` that was written, "step" and what `measure.Measure` keeps; or None."""
 
     @abc.abstractmethod
     def close(self):
@@ -86,6 +87,7 @@ class Summaries(Recorder):
         self._workdir = workdir
         self._config = config
         self._plan = plan
+        self._measure = config.measure
         self._class_names = class_names
         self._metrics = MetricsFile(workdir.metrics)
         self._writers = {}
@@ -124,8 +126,8 @@ class Summaries(Recorder):
             values = {}
             for name, evaluation in evaluations.items():
                 # The same tags in both folders: TensorBoard shows the two curves in one chart.
-                self._write_events(name, step, evaluation.scalars(_tag(name)))
-                values |= evaluation.scalars(name)
+                self._write_events(name, step, evaluation.scalars(_tag(name), self._measure.extra))
+                values |= evaluation.scalars(name, self._measure.extra)
             self._record(step, values)
             if last or time.monotonic() - self._drawn_at > _SECONDS_BETWEEN_PICTURES:
                 for name, evaluation in evaluations.items():
@@ -141,16 +143,17 @@ class Summaries(Recorder):
         self._metrics.write(step, {"epoch": round(float(self._plan.epoch_of(step)), 6)} | values)
 
     def _draw(self, step, evaluation, name):
-        confusion = plots.as_array(plots.confusion_figure(evaluation.confusion, self._class_names))
-        with self._writer(name).as_default(step=step):
-            tf.summary.image(f"{_tag(name)}/confusion_matrix", confusion[None])
-        plots.save(confusion, self._workdir.plots / "confusion_matrix.png")
+        for kind, figure in drawing.figures(evaluation, self._class_names).items():
+            pixels = plots.as_array(figure)
+            with self._writer(name).as_default(step=step):
+                tf.summary.image(f"{_tag(name)}/{kind}", pixels[None])
+            plots.save(pixels, self._workdir.plots / f"{kind}.png")
         plots.save(plots.as_array(plots.curves_figure(self._metrics.read())), self._workdir.plots / "curves.png")
 
     def last_evaluation(self, name):
         for record in reversed(self._metrics.read()):
-            if f"{name}/top1" in record:
-                return {"step": record["step"], "top1": record[f"{name}/top1"], "loss": record[f"{name}/loss"]}
+            if f"{name}/{self._measure.headline}" in record:
+                return {"step": record["step"]} | {kept: record.get(f"{name}/{kept}") for kept in self._measure.kept}
         return None
 
     def _write_events(self, name, step, values):

@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from cct_tf.augment import geometric, image_ops, pillow_resize
+from cct_tf.augment import geometric, image_ops, pillow_resize, simd_resize
 from cct_tf.augment.transform import Transform
+from cct_tf.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,25 @@ def test_a_crop_is_pillows_crop_and_resize(photo, box, bicubic):
     expected = Image.fromarray(photo).crop((left, top, left + width, top + height)).resize(
         (32, 32), Image.BICUBIC if bicubic else Image.BILINEAR)
     boxes = tf.constant([box], tf.float32)
-    assert np.array_equal(pillow_resize.crop(photo[None], boxes, tf.constant([bicubic]), 32)[0], expected)
+    found = pillow_resize.crop(photo[None], boxes, tf.constant([bicubic]), 32, pillow_resize.resized)[0]
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("bicubic", [False, True])
+@pytest.mark.parametrize("box", [(10, 20, 200, 301), (0, 0, 15, 20), (57.5, 111.25, 33.5, 32.25), (0, 0, 301, 403)])
+def test_the_fast_resizer_gives_nearly_the_pixels_of_pillow(photo, box, bicubic):
+    pytest.importorskip("cykooz_resizer")
+    given = photo[None], tf.constant([box], tf.float32), tf.constant([bicubic]), 64
+    found, exact = (pillow_resize.crop(*given, ops.resized)[0].numpy() for ops in (simd_resize, pillow_resize))
+    difference = _levels(found, exact)
+    assert difference.max() <= (5 if bicubic else 1) and np.mean(difference > 0) < 0.02
+    assert not np.array_equal(found, photo[:64, :64])
+
+
+def test_without_its_package_the_fast_resizer_is_an_error_that_names_it(monkeypatch):
+    monkeypatch.setattr(simd_resize.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="^--resize: expected the package cykooz-resizer"):
+        simd_resize.require_package()
 
 
 @pytest.mark.parametrize("resized_crop", [None, (0.1, 1.0)])

@@ -20,7 +20,7 @@ from cct_tf.benchmark import measuring, photographs, tables
 from cct_tf.data import pipeline
 from cct_tf.data.source import Split
 from cct_tf.errors import UserError
-from cct_tf.readers import decode
+from cct_tf.images import decode
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.flat import Flat
 from cct_tf.readers.held import Held

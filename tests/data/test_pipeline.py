@@ -1,5 +1,6 @@
 """Batches: the order of the training stream, its independence of batch and start, and padding in evaluation."""
 
+import contextlib
 import dataclasses
 import types
 
@@ -15,7 +16,7 @@ from cct_tf.augment.transform import Transform
 from cct_tf.data import pipeline, source
 from cct_tf.data.source import Split
 from cct_tf.evaluation.prediction import Network
-from cct_tf.readers import decode
+from cct_tf.images import decode
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.held import Held
 from cct_tf.readers.windowed import Windowed
@@ -275,6 +276,24 @@ def test_a_split_prepared_once_has_the_pixels_and_labels_of_one_prepared_each_ti
     else:  # held images would come in another order
         stream = dataclasses.replace(roomy, name="train")
         assert pipeline.hold_at_size(stream, transform.training_stages(K)) is stream
+
+
+@pytest.mark.parametrize(("kind", "resampler"), [("held", "matrix"), ("held", "pillow"), ("mixed sizes", "pillow")])
+def test_what_is_prepared_once_shows_how_far_it_is(kind, resampler, monkeypatch):
+    shown = []
+
+    @contextlib.contextmanager
+    def count(total, what, stream):
+        shown.append((total, what, stream))
+        yield shown.append
+
+    monkeypatch.setattr(pipeline.progress, "count", count)
+    monkeypatch.setattr(pipeline.tensors, "MOST_IMAGES", 3)
+    split, way = _photographs(kind)[0], Transform(24, (0.0,), (1.0,), resampler=resampler).evaluation_stages(K)
+    roomy = dataclasses.replace(split, room=24 * 24 * 3)
+    pipeline.evaluation_batches(roomy, way, batch_size=7, stream="the terminal")
+    assert shown[0] == (7, "preparing the train images", "the terminal")
+    assert sum(shown[1:]) == 7 and len(shown) > 2
 
 
 def test_the_room_of_a_budget_goes_to_the_evaluated_splits_first_and_less_what_is_held():

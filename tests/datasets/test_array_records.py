@@ -14,7 +14,7 @@ from cct_tf.augment.transform import Transform
 from cct_tf.data import pipeline, statistics
 from cct_tf.datasets import registry
 from cct_tf.errors import UserError
-from cct_tf.readers import decode
+from cct_tf.images import decode
 from cct_tf.settings.config import DataConfig
 from tests.datasets import test_tfds
 from tests.datasets.test_tfds import NUM_CLASSES, NUM_TRAIN, TinyArchive

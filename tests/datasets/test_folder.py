@@ -13,8 +13,9 @@ from PIL import Image, ImageOps
 from cct_tf.data import source, statistics
 from cct_tf.datasets import registry, tree
 from cct_tf.errors import UserError
+from cct_tf.images import decode
 from cct_tf.machine import container
-from cct_tf.readers import decode, tensors
+from cct_tf.readers import tensors
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.flat import Flat
 from cct_tf.readers.held import Held

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from cct_tf.data import source
-from cct_tf.datasets import files, registry, tree
+from cct_tf.datasets import checked, files, registry, tree
 from cct_tf.errors import UserError
-from cct_tf.readers import checked, decode, headers, loading
+from cct_tf.images import decode
+from cct_tf.readers import headers, loading
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.held import Held
 from cct_tf.settings.config import DataConfig

@@ -220,8 +220,8 @@ def test_resuming_opens_no_shard_that_is_skipped(data_dir):
     moved = Windowed(paths, reader.lengths, reader.skips, reader.decode, reader.window)
     past = -(-reader.lengths[order[0]] // WINDOW) * WINDOW  # the first window boundary behind the first shard
     assert _stream(moved, 3, past, 10) == _stream(reader, 3, past, 10)
-    with pytest.raises(tf.errors.NotFoundError):
-        _stream(moved, 3, 0, 10)
+    records = next(iter(moved.examples(3, 0)))["record"].numpy()
+    assert not all(records)  # those of the shard that is not there are empty
 
 
 def test_known_statistics_are_given_by_name(data_dir):

@@ -40,6 +40,15 @@ def test_loss_of_soft_targets_by_formula(name, formula, balanced):
     np.testing.assert_allclose(found, weights * formula(LABELS, LOGITS), rtol=1e-5, atol=1e-6)
 
 
+def test_several_labels_have_binary_cross_entropy_and_a_share_that_is_right():
+    loss = losses.make_loss(config.OptimConfig(), SPLIT, 3, "multilabel")(tf.constant(LABELS), tf.constant(LOGITS))
+    np.testing.assert_allclose(loss, _bce(LABELS, LOGITS), rtol=1e-5, atol=1e-6)
+    logits = tf.constant([[2.0, -1.0, -3.0, 1.0]])
+    assert losses.make_accuracy("multilabel")(tf.constant([[0.95, 0.05, 0.6, 0.4]]), logits).numpy() == [0.5]
+    first = losses.make_accuracy("single")(tf.constant([[0.9, 0.1], [0.9, 0.1]]), tf.constant([[2.0, 1.0], [1.0, 2.0]]))
+    assert first.numpy().tolist() == [1.0, 0.0]
+
+
 def test_balanced_classes_count_the_same_with_smoothing_too():
     """Equal losses for all images: a class's total is then its weight times its count."""
     optim = config.OptimConfig(class_weights="balanced", label_smoothing=0.1)

@@ -6,7 +6,7 @@ import types
 
 import numpy as np
 import pytest
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_recall_fscore_support
 
 from cct_tf.evaluation import report
 from cct_tf.evaluation.calibration import calibrate
@@ -103,6 +103,17 @@ def test_scores_of_classes_are_those_of_scikit_learn():
     for kind, means in scores.means().items():
         found = precision_recall_fscore_support(labels, predictions, average=kind, zero_division=0)
         assert means == pytest.approx(found[:3], rel=1e-12)
+
+
+def test_metrics_that_may_choose_the_best_are_those_of_scikit_learn():
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 4, 200)
+    predictions = np.where(rng.random(200) < 0.6, labels, rng.integers(0, 4, 200))
+    found = _evaluation(labels, predictions, 4)
+    assert found.macro_f1 == pytest.approx(f1_score(labels, predictions, average="macro"), abs=1e-6)
+    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, predictions), abs=1e-6)
+    assert found.scalars("eval").keys() == {"eval/top1", "eval/top5", "eval/loss"}
+    assert found.scalars("eval", ("macro_f1",))["eval/macro_f1"] == found.macro_f1
 
 
 def _evaluated(result, names):

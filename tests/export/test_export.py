@@ -23,7 +23,7 @@ from PIL import Image
 from cct_tf.datasets import registry
 from cct_tf.errors import UserError
 from cct_tf.export import formats, isolated, network, running, samples, writing
-from cct_tf.readers import decode
+from cct_tf.images import decode
 from cct_tf.runs import run_record
 from tests import commands
 from tests.training import tiny

@@ -14,10 +14,11 @@ from cct_tf.augment.transform import Transform
 from cct_tf.data import pipeline
 from cct_tf.data.source import Split
 from cct_tf.errors import exit_status
-from cct_tf.readers import decode
+from cct_tf.images import decode
 from cct_tf.readers.broken import Broken, Finding
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.windowed import Windowed
+from tests.readers import damaged
 
 N, K, BATCH = 7, 7, 4  # the label of an image is its place
 PIXELS = np.random.default_rng(0).integers(0, 256, [N, 6, 5, 3]).astype(np.uint8)
@@ -63,6 +64,13 @@ def _streamed(folder, broken):
     return Windowed(*_records(folder, broken, tf.io.TFRecordWriter), window=3)
 
 
+def _streamed_with_wrong_checksums(folder, broken):
+    reader = _streamed(folder, ())
+    for place in broken:
+        damaged.flip(*reader._located(place))
+    return reader
+
+
 def _by_index(folder, broken):
     array_record_module = pytest.importorskip("array_record.python.array_record_module")  # not on all platforms
     from cct_tf.readers.array_records import ArrayRecords
@@ -71,7 +79,8 @@ def _by_index(folder, broken):
         shard, "group_size:1")))
 
 
-READERS = {"on disk": _on_disk, "streamed": _streamed, "by index": _by_index}
+READERS = {"on disk": _on_disk, "streamed": _streamed, "wrong checksums": _streamed_with_wrong_checksums,
+           "by index": _by_index}
 CROPS = {"whole": {"crop_padding": 1}, "parts": {"resized_crop": (0.5, 1.0)}}
 
 
@@ -187,6 +196,20 @@ def test_a_file_that_is_gone_is_broken_and_a_folder_that_is_gone_is_not(tmp_path
     status, line = exit_status(found.value)
     assert status == 75 and line.startswith(f"{tmp_path}/images/a: Stale file handle; the same command goes on")
     assert list(reader.broken.known) == [2]
+
+
+def test_a_shard_that_is_gone_is_no_word_on_its_records(tmp_path):
+    reader = _streamed(tmp_path / "images", ())
+    os.remove(reader.paths[1])
+    bearing = reader.tolerating("replace")
+    with pytest.raises(tf.errors.OpError) as found, decode.broken_images_named():
+        _trained(bearing)
+    status, line = exit_status(found.value)
+    assert status == 75 and line.startswith(f"{reader.paths[1]}: Stale file handle; the same command goes on")
+    assert bearing.broken.known == {}
+    missing = r"second \(record \d\): expected a shard that can be read, found: No such file"
+    with pytest.raises(decode.BrokenImage, match=missing), decode.broken_images_named():
+        _trained(reader)
 
 
 @pytest.mark.parametrize(("error", "raised"), [

@@ -77,6 +77,7 @@ def test_the_shares_add_up_to_the_budget():
     budget.use(3.0)
     assert 2 * (budget.reading() + budget.staging() + budget.waiting()) == 3 * GIB
     assert budget.opening() + 2 * budget.block() <= 3 * GIB
+    assert 8 * budget.ahead() == 3 * GIB  # of a stream, beside it
     assert budget.describe().startswith("up to 3 GiB of images in work")
 
 
@@ -111,8 +112,11 @@ def _files(tmp_path, shape):
 def test_photographs_in_work_stay_within_the_budget(tmp_path, threads, maps, evaluate):
     _batches(_split(_files(tmp_path, (1500, 2000))), 8, evaluate)
     one = 36 * 1500 * 2000  # bytes, as float32, while it is resized
-    calls, _ = next(pair for pair in maps if isinstance(pair[1].element_spec, dict) and "image" in pair[1].element_spec)
-    assert _at_once(calls, threads) == min(threads, GIB // 2 // one)
+    images = [calls for calls, mapped in maps
+              if isinstance(mapped.element_spec, dict) and "image" in mapped.element_spec]
+    one_by_one, one_by_one_with_care, groups, *_ = images  # the first two within a group
+    assert one_by_one is None and one_by_one_with_care is None
+    assert _at_once(groups, threads) == min(threads, GIB // 2 // one)
 
 
 def test_photographs_are_decoded_and_summed_up_within_the_budget(tmp_path, threads, maps):

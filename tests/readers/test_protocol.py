@@ -6,7 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from cct_tf.errors import UserError
-from cct_tf.readers import parts
+from cct_tf.images import parts
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.flat import Flat
 from cct_tf.readers.held import Held

@@ -1,6 +1,8 @@
 """What a streamed split reads and decodes: its own records, once, the next shards ahead, in an unchanged order."""
 
 import collections
+import dataclasses
+import shutil
 import time
 
 import numpy as np
@@ -12,6 +14,7 @@ from cct_tf.augment.transform import Transform
 from cct_tf.data import pipeline, source
 from cct_tf.readers import windowed
 from cct_tf.readers.windowed import Windowed
+from tests.readers import damaged
 
 SHARDS, RECORDS, WINDOW, BATCH = 4, 10, 12, 8
 N = SHARDS * RECORDS
@@ -106,7 +109,7 @@ def test_the_next_shards_are_read_while_one_is_used(paths, read):
 
 
 def test_what_is_read_ahead_is_measured_in_bytes(paths, read, monkeypatch):
-    monkeypatch.setattr(windowed, "_AHEAD_BYTES", 3 * 4 * 1016)  # four records of three shards
+    monkeypatch.setattr(windowed.budget, "ahead", lambda: 3 * 4 * 1016)  # four records of three shards
     records = iter(_reader(paths).records())
     next(records)
     assert _wait_for(lambda: {13, 23} <= set(read))
@@ -119,7 +122,7 @@ def test_what_is_read_ahead_is_measured_in_bytes(paths, read, monkeypatch):
 
 @pytest.mark.parametrize("ahead", [1, 256 << 20])
 def test_what_is_read_ahead_does_not_change_the_order(paths, monkeypatch, ahead):
-    monkeypatch.setattr(windowed, "_AHEAD_BYTES", ahead)
+    monkeypatch.setattr(windowed.budget, "ahead", lambda: ahead)
     first = 5
     found = list(_reader(paths).order(3, BATCH, first, 5).as_numpy_iterator())
     expected = []
@@ -134,8 +137,48 @@ def test_what_is_read_ahead_does_not_change_the_order(paths, monkeypatch, ahead)
     assert [record[0] for batch in found for record in batch["record"]] == expected[first * BATCH:]
 
 
+def test_the_plan_says_what_the_windows_take(paths, monkeypatch):
+    monkeypatch.setattr(windowed.os.path, "getsize", lambda path: RECORDS * 3 * 2**20)
+    assert "shuffled 12 records at a time, which takes about 144 MiB)" in _reader(paths).describe()
+    assert "100 records at a time, which takes about 480 MiB)" in (
+        dataclasses.replace(_reader(paths), window=100).describe())
+
+
 def test_a_missing_shard_stops_nothing_before_its_turn(paths):
     records = iter(_reader([*paths[:2], "/nowhere", paths[3]]).records())
     assert [next(records).numpy()[0] for _ in range(2 * RECORDS)] == list(range(2 * RECORDS))
     with pytest.raises(tf.errors.NotFoundError):
         next(records)
+
+
+DAMAGE = {"checksum": lambda shard: damaged.flip(shard, 4), "length": lambda shard: damaged.flip(shard, 4, 0),
+          "cut off": lambda shard: damaged.cut(shard, 4, 9), "cut between records": lambda shard: damaged.cut(shard, 4)}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_behind_damage_the_order_stays_and_sound_records_are_found(paths, tmp_path, kind):
+    """Of a split that begins within the shard, as where the records before are another one."""
+    copies = [shutil.copy(path, tmp_path) for path in paths]
+    DAMAGE[kind](copies[1])
+    gone = {14} if kind == "checksum" else set(range(14, 20))
+    broken, sound = (_reader(which).cut(13)[1] for which in (copies, paths))
+    for order in (lambda reader: reader.order(3, 6, 0, 6), lambda reader: reader.in_order(6)):
+        found, expected = (reader.fetch(order(reader)).as_numpy_iterator() for reader in (broken, sound))
+        for batch, whole in zip(found, expected, strict=True):
+            assert batch["index"].tolist() == whole["index"].tolist()
+            assert batch["record"].tolist() == [b"" if record[0] in gone else record for record in whole["record"]]
+
+
+def test_a_shard_that_is_gone_comes_to_an_end(paths):
+    """TensorFlow would try to open it again and again."""
+    reader = _reader([*paths[:2], "/nowhere", paths[3]])
+    records = [record for batch in reader.in_order(BATCH) for record in batch["record"].numpy()]
+    assert [record[0] if record else None for record in records] == [*range(20), *[None] * 10, *range(30, N)]
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_where_all_records_are_read_damage_is_an_error(paths, tmp_path, damage):
+    copies = [shutil.copy(path, tmp_path) for path in paths]
+    damage(copies[1])
+    with pytest.raises(tf.errors.OpError):
+        list(_reader(copies).records())

@@ -17,10 +17,12 @@ from PIL import Image
 from cct_tf.errors import Interrupted, UserError
 from cct_tf.readers.broken import Finding
 from cct_tf.runs import found_broken_file, run_record
+from cct_tf.training import broken_images
 from cct_tf.training.broken_images import BrokenImages
 from tests.commands import call
 from tests.datasets import test_tfds
 from tests.exact_resume import differences
+from tests.readers import damaged
 from tests.training import tiny
 
 RUN = {"dataset": "folder", "in_memory_gib": 0.0, "batch_size": 4, "train_steps": 8, "eval_every_steps": 3,
@@ -255,7 +257,7 @@ STREAM = {"dataset": "grey", "train_steps": 8, "eval_every_steps": 8, "validatio
 
 
 def _damage(shard, number, records, writer):
-    """Cut the image of a record of a shard; the file keeps its form."""
+    """Cut the image of a record of a shard; the file keeps its form, and the record its checksum."""
     example = tf.train.Example.FromString(records[number])
     image = example.features.feature["image"].bytes_list.value
     image[0] = image[0][:-30]
@@ -274,8 +276,9 @@ def _records_of(shard, kind):
         return reader.read_all()
 
 
-@pytest.mark.parametrize("kind", ["tfrecord", "array_record"])
-def test_a_record_of_a_set_that_is_not_held_is_replaced_too(tmp_path, kind, capsys):
+@pytest.mark.parametrize(("kind", "damage"), [("tfrecord", "image"), ("tfrecord", "checksum"),
+                                              ("array_record", "image")])
+def test_a_record_of_a_set_that_is_not_held_is_replaced_too(tmp_path, kind, damage, capsys):
     if kind == "array_record":
         pytest.importorskip("array_record", reason="TFDS brings it along on Linux")
     examples = [test_tfds._example(number) for number in range(24)]
@@ -286,7 +289,10 @@ def test_a_record_of_a_set_that_is_not_held_is_replaced_too(tmp_path, kind, caps
     shard, sound = str(next((tmp_path / "images").rglob("grey-train*-00001-of-*"))), tmp_path / "sound"
     shutil.copytree(tmp_path / "images", sound / "images")
     writer = {"tfrecord": tf.io.TFRecordWriter, "array_record": test_tfds._array_record_writer}[kind]
-    _damage(shard, 1, _records_of(shard, kind), writer)
+    if damage == "image":
+        _damage(shard, 1, _records_of(shard, kind), writer)
+    else:
+        damaged.flip(shard, 1)
     _train(tmp_path, **STREAM)
     assert capsys.readouterr().err.count(f"broken image: {shard} (record 1): ") == 1
     (row,) = _record(tmp_path).resolved.found_broken
@@ -298,6 +304,22 @@ def test_a_record_of_a_set_that_is_not_held_is_replaced_too(tmp_path, kind, caps
     training = tiny.assemble(tmp_path / "listed", data_dir=str(sound / "images"), **RUN | STREAM)
     training.run(tiny.NoInterrupts())
     assert _differences(tmp_path / "run", tmp_path / "listed") == []
+
+
+def test_of_many_at_once_some_are_named_and_all_are_listed(whole, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(broken_images, "_MOST_NAMED", 2)
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    training = _assemble(tmp_path, "other")
+    agreeing = BrokenImages(types.SimpleNamespace(
+        data=training, workdir=training.workdir, console=training.console, peers=training.peers, start=training.start,
+        config=training.config))
+    for place in range(5):
+        training.images.source.splits["train"].reader.broken.add(place, Finding("a reason", 3))
+    agreeing.agree()
+    told = capsys.readouterr().err
+    assert told.count(": a reason; from here on") == 2
+    assert "3 more broken images, for which the same holds; broken_images.txt lists them all" in told
+    assert (tmp_path / "other/broken_images.txt").read_text().count("\ta reason\n") == 5
 
 
 class _Peers:

@@ -1,8 +1,10 @@
 """A run ends after so many evaluations in a row without a new best, wherever it was interrupted before."""
 
+import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from cct_tf.machine.console import Console
@@ -10,6 +12,7 @@ from cct_tf.runs import run_record
 from cct_tf.runs.resolved import Resolved
 from cct_tf.runs.run_status import RunStatus
 from cct_tf.runs.workdir import Workdir
+from cct_tf.settings.measure import Measure
 from cct_tf.training import loop, resume
 from cct_tf.training.summaries import Summaries
 from tests.commands import call
@@ -51,6 +54,18 @@ def test_the_count_by_hand(patience, accuracies, over):
             ended = index
             break
     assert ended == over
+
+
+@pytest.mark.parametrize(("name", "over"), [("top1", 4), ("loss", 5)])
+def test_the_count_is_by_the_metric_that_chooses_the_best(name, over):
+    """Accuracies 5, 6, 5, 6, 5 and losses 3, 2, 1, 1, 1 with a patience of 2."""
+    status, measure = RunStatus(), Measure(name, "top1")
+    for step, (correct, loss) in enumerate(zip((5, 6, 5, 6, 5), (3.0, 2.0, 1.0, 1.0, 1.0), strict=True), 1):
+        evaluation = dataclasses.replace(_with_accuracy(correct), losses=np.full(10, loss, np.float32))
+        status, _ = status.after(step, evaluation, measure)
+        if status.is_over(2):
+            break
+    assert (step, status.best["step"]) == (over, over - 2)
 
 
 @pytest.fixture(scope="module")

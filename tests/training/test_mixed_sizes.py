@@ -58,10 +58,26 @@ def test_a_stopped_run_goes_on_to_the_same_bits(run, reference, tmp_path, monkey
     training = tiny.assemble(tmp_path, **run)
     with pytest.raises(Interrupted):
         training.run(tiny.StopAt(training, 3))
-    with pytest.raises(UserError, match="decode"):
-        tiny.assemble(tmp_path, **run | {"decode": "fast"})
+    for option in ("decode", "resize"):
+        with pytest.raises(UserError, match=option):
+            tiny.assemble(tmp_path, **run | {option: "fast"})
     tiny.train(tmp_path, **run)
     _require_same(tmp_path, reference[0])
+
+
+def test_fast_resizing_changes_little_and_goes_on_to_the_same_bits(run, reference, tmp_path, monkeypatch):
+    pytest.importorskip("cykooz_resizer")
+    run = run | {"resize": "fast"}
+    tiny.train(tmp_path / "undisturbed", **run)
+    assert _values(tmp_path / "undisturbed") != _values(reference[0])
+    for ours, exact in zip(_values(tmp_path / "undisturbed"), _values(reference[0]), strict=True):
+        np.testing.assert_allclose(ours, exact, rtol=0.02)
+    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
+    training = tiny.assemble(tmp_path / "stopped", **run)
+    with pytest.raises(Interrupted):
+        training.run(tiny.StopAt(training, 3))
+    tiny.train(tmp_path / "stopped", **run)
+    _require_same(tmp_path / "stopped", tmp_path / "undisturbed")
 
 
 def test_held_images_train_and_evaluate_to_the_same_bits(run, reference, tmp_path):

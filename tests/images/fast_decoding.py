@@ -1,6 +1,6 @@
 """How far --decode=fast is from exact, on random resized crops of scikit-learn's two photographs.
 
-    PYTHONPATH=. python tests/readers/fast_decoding.py
+    PYTHONPATH=. python tests/images/fast_decoding.py
 """
 
 import io
@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from cct_tf.augment import geometric, pillow_resize
-from cct_tf.readers import decode, parts
+from cct_tf.images import decode, parts
 
 CASES = ((1, 64), (4, 64), (4, 224))  # the photographs of 640x427 enlarged so many times; the network's size
 CROPS = 60  # of each photograph
@@ -26,7 +26,7 @@ def _crops(size, fast):
         pixels, frame = decode.decode_part(contents, lambda *whole: op.sample(seed, *whole)["box"][0], fast=fast)
         params = op.sample(seed, frame[0], frame[1])
         box = parts.placed(params["box"][0], frame)
-        return pillow_resize.crop(pixels[None], box[None], params["bicubic"], size)[0], frame[2]
+        return pillow_resize.crop(pixels[None], box[None], params["bicubic"], size, pillow_resize.resized)[0], frame[2]
 
     return crop
 

@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from cct_tf.readers import decode
+from cct_tf.images import decode
 from cct_tf.readers.encoded import Encoded
-from tests.readers import images
-from tests.readers.images import ALPHA, AS_PILLOW, RGB
+from tests.images import images
+from tests.images.images import ALPHA, AS_PILLOW, RGB
 
 
 def _both(contents, bit_depth=16):

@@ -9,9 +9,9 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 from cct_tf.augment import pillow_resize
-from cct_tf.readers import decode, parts
+from cct_tf.images import decode, parts
 from cct_tf.readers.encoded import Encoded
-from tests.readers import images
+from tests.images import images
 
 PHOTO = load_sample_images().images[0]
 
@@ -92,7 +92,8 @@ def test_fast_decoding_keeps_as_many_pixels_as_the_network_needs(side, scale):
     assert frame[:3].tolist() == [401, 403, scale]
     place = parts.placed(box, frame)
     assert (place.numpy()[2:] == side / scale).all() and pixels.shape[0] < 401 / scale + 1
-    found = pillow_resize.crop(pixels[None], place[None], tf.constant([True]), 32)[0].numpy().astype(int)
+    found = pillow_resize.crop(pixels[None], place[None], tf.constant([True]), 32, pillow_resize.resized)
+    found = found[0].numpy().astype(int)
     crop = Image.fromarray(image[401 - side:401, 403 - side:403]).resize((32, 32), Image.BICUBIC)
     difference = np.abs(found - np.asarray(crop))
     assert difference.max() == 0 if scale == 1 else 0 < difference.mean() < 8

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cct_tf.readers import decode
+from cct_tf.images import decode
 
 
 def _encoded(file_format, mode="RGB"):
