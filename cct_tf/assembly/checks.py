@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from cct_tf.assembly import own
 from cct_tf.augment import policies
 from cct_tf.convert import names
 from cct_tf.datasets import registry
@@ -50,6 +51,7 @@ def check_inputs(config, part=None, stream=None):
     """
     check_model(config.model, config.augment.image_size)
     policies.resolve(config.augment.auto_augment)
+    own.check(config)
     registry.check_name(config.data, part, stream)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from cct_tf.assembly import found_broken
+from cct_tf.assembly import found_broken, own
 from cct_tf.machine import runtime
 from cct_tf.runs.resolved import Resolved
 
@@ -30,7 +30,8 @@ def resolve(config, model, images=None):
         statistics_computed=config.augment.mean is None and source.mean is None,
         fingerprint=source.fingerprint, evaluated_fingerprint=parts[source.evaluated_split],
         folder=folder if source.has_files else None, left_out=source.left_out,
-        found_broken=tuple(found_broken.rows(source)), order=source.order, data_rules=dataclasses.asdict(source.rules))
+        found_broken=tuple(found_broken.rows(source)), order=source.order, data_rules=dataclasses.asdict(source.rules),
+        own_code=own.checksums(config))
 
 
 def resolve_run(config, model, images, plan, devices, tuning, before=None, initial=None):

@@ -41,6 +41,7 @@ class Transform:
         resampler: "matrix" or "pillow", see `stages.Resize`.
         fast_decoding, fast_resizing: bools, see `fast` and `simd` of `stages.ResizedCrop`.
         multilabel: bool, see `stages.Labels`.
+        own: tuple of `stages.Stage` besides: those of batches on the host come before the labels, others last.
     """
 
     size: int
@@ -59,6 +60,7 @@ class Transform:
     fast_decoding: bool = False
     fast_resizing: bool = False
     multilabel: bool = False
+    own: tuple = ()
 
     # Lists of stages.
 
@@ -89,7 +91,8 @@ class Transform:
         mixing = () if mixing is None else (mixing,)
         erase = () if self.erasing is None else (stages.Erase(self.erasing),)
         labels = stages.Labels(num_classes, label_smoothing, self.multilabel)
-        return (*images, labels, *mixing, self._normalize, *erase)
+        own = {place: stages.of_place(self.own, place) for place in (stages.BATCH, stages.DEVICE)}
+        return (*images, *own[stages.BATCH], labels, *mixing, self._normalize, *erase, *own[stages.DEVICE])
 
     def evaluation_stages(self, num_classes):
         """The way of an image in evaluation: tuple of `stages.Stage`, none of which is random."""

@@ -18,6 +18,12 @@ def check(config, part=None, stream=None):
     _listed[_asked(config, part)] = scan(config, part, stream)
 
 
+def keep(config, tree, part=None):
+    """Keep a list that was made otherwise, for the `take` that follows."""
+    _listed.clear()
+    _listed[_asked(config, part)] = tree
+
+
 def take(config, part=None):
     """The Tree that `check` has listed last; `scan` anew where it was asked for another, or it was taken before."""
     found = _listed.pop(_asked(config, part), None)

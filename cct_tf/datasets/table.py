@@ -19,23 +19,25 @@ import stat
 import numpy as np
 
 from cct_tf.data import holding_out, label_kinds
-from cct_tf.datasets import class_names as class_names_lib
 from cct_tf.datasets import files as files_lib
-from cct_tf.datasets import table_file, tree
+from cct_tf.datasets import tree
 from cct_tf.errors import UserError, nearest
 from cct_tf.readers import progress
+from cct_tf.tables import class_names as class_names_lib
+from cct_tf.tables import table_file
 
 _MANY = 10_000  # images whose files take long enough to look for to show a bar
 _BLOCK = 4096  # of them, that a thread looks for at a time
 
 
-def scan(config, part=None, stream=None):
+def scan(config, part=None, stream=None, given=None):
     """Read the table of --data_dir, and look for its images.
 
     Args:
         config: DataConfig.
         part: tree.Part, or None for all of it.
         stream: text stream for progress, or None.
+        given: list of dicts, the rows of a table that is no file; --data_dir is what messages call it.
 
     Returns:
         tree.Tree; its files know their rows, weights and groups.
@@ -47,7 +49,7 @@ def scan(config, part=None, stream=None):
     names = table_file.column_names(config.columns)
     _check_places(config)
     known = class_names_lib.read(config.class_names) if config.class_names else None
-    numbers, columns, declared = _read(config, names, known)
+    numbers, columns, declared = _read(config, names, known, given)
     root = config.image_root or os.path.dirname(config.data_dir) or os.curdir
     root, columns["path"] = _located(root, columns["path"])
     numbers, columns, notes = _once(config.data_dir, numbers, columns)
@@ -81,7 +83,7 @@ def _check_places(config):
         raise UserError(f"--image_root: expected a folder of images, found {found} at {config.image_root}")
 
 
-def _read(config, names, known):
+def _read(config, names, known, given):
     """(list of n row numbers, {column: list of n values}) of a table, each value judged, and the classes that have a
     column of their own, a list; `known`: {label: name} of --class_names, or None."""
     table, numbers, columns, declared = config.data_dir, [], {}, []
@@ -89,7 +91,8 @@ def _read(config, names, known):
     if table_file.PATTERN in names and config.task != "multilabel":
         raise UserError(f"--columns: expected label: with --task=single, found {table_file.PATTERN}:, which is for "
                         "--task=multilabel")
-    for number, values in table_file.rows(table, names):
+    rows = table_file.rows(table, names) if given is None else table_file.given_rows(table, given, names)
+    for number, values in rows:
         if table_file.PATTERN in names:
             declared = declared or _declared(table, values, known)
             values = _gathered(table, number, values, declared)

@@ -32,6 +32,7 @@ class Resolved:
             see `datasets.recorded_files`. None: not recorded, or none may be.
         found_broken: tuple of dicts of the images found broken since, see `assembly.found_broken`.
         data_rules: dict of the fields of `source.Rules`. None: recorded by version 0, see `source.rules_of`.
+        own_code: dict of the CRC-32 of the files of --dataset and --augment, hex digits, by what names them; or None.
 
     Of the run (converted weights have none of it):
 
@@ -58,6 +59,7 @@ class Resolved:
     found_broken: tuple = ()
     order: str | None = None
     data_rules: dict | None = None
+    own_code: dict | None = None
     total_steps: int | None = None
     initial_weights: dict | None = None
     device: str | None = None

@@ -78,6 +78,8 @@ class AugmentConfig:
                        choices=("random", "alternating", "none"))
     auto_augment: str = option("none", "policy of augmentation: cifar10 (the authors' reading), cifar10_torchvision, "
                                "imagenet, svhn, trivial, or RandAugment such as rand-m9-mstd0.5-inc1; or none")
+    augment: str | None = option(None, "stages of your own, such as ./mine.py:Stage, with commas between them: they "
+                                 "come before mixing, or last on the device")
     repeated_augmentation: int = option(1, "draws of each image in a batch (arXiv:1902.05509); 1 = off", minimum=1)
     mixup_alpha: float = option(0.0, "mixup with a share from Beta(alpha, alpha) (arXiv:1710.09412); 0 = off",
                                 minimum=0.0)

@@ -7,7 +7,7 @@ of their protocol.
 import dataclasses
 import functools
 
-from cct_tf.assembly import inputs, recorded_data, resolving
+from cct_tf.assembly import inputs, own, recorded_data, resolving
 from cct_tf.assembly.devices import check_batch, make_devices
 from cct_tf.assembly.parts import Assembly, assemble
 from cct_tf.augment.stages import on_device, resize_stage
@@ -96,6 +96,9 @@ def prepare(config, workdir, start, console, devices=None, peers=None):
     before = coordination.take_known_broken(start, config, workdir, peers)
     images = coordination.open_images(lambda: inputs.open_images(config, console, before), config, peers)
     recorded_data.check_images(images, start, config, workdir, console, peers)
+    changed = start.resolved and own.changes(config, start.resolved)
+    if changed and peers.is_chief:
+        console.say(f"code has changed since this run's last checkpoint: {changed}")
     source = images.source
     check_batch(config, devices)
     plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)

@@ -15,10 +15,11 @@ from PIL import Image
 
 from cct_tf import tabulate
 from cct_tf.assembly import found_broken
-from cct_tf.datasets import class_names, image_files, registry, table_file, tree
+from cct_tf.datasets import image_files, registry, tree
 from cct_tf.datasets.recorded_files import RecordedFiles
 from cct_tf.errors import UserError
 from cct_tf.settings.config import DataConfig
+from cct_tf.tables import class_names, table_file
 
 LAYOUT = {"train/cat": 6, "train/Zebu": 5, "train/ant": 4, "val/cat": 2, "val/Zebu": 1, "test/ant": 3}
 
