@@ -31,6 +31,7 @@ ALLOWED = {
     "engine": ("layers", "errors"),
     "runs": ("settings", "errors"),
     "pictures": ("runs", "data", "readers", "images", "models", "augment", "settings.measure", "machine", "rng"),
+    "inspection": ("data", "readers", "images"),
     "assembly": ("runs", "engine", "optim", "datasets", "data", "readers", "images", "augment", "models", "convert",
                  "workers", "settings", "machine", "errors"),
     "evaluation": ("assembly", "pictures", "engine", "datasets", "data", "readers", "images", "augment", "models",
@@ -41,14 +42,15 @@ ALLOWED = {
                "machine", "errors"),
     "benchmark": ("training", "evaluation", "assembly", "runs", "engine", "data", "readers", "images", "augment",
                   "models", "layers", "settings", "machine", "errors"),
-    "commands": ("export", "training", "evaluation", "assembly", "pictures", "runs", "datasets", "augment", "models",
-                 "convert", "workers", "settings", "machine", "errors"),
+    "commands": ("inspection", "export", "training", "evaluation", "assembly", "pictures", "runs", "datasets",
+                 "augment", "models", "convert", "workers", "settings", "machine", "errors"),
     "api": ("train", "evaluate", "evaluation", "assembly", "runs", "datasets", "workers", "settings", "machine",
             "errors"),
-    "reference": ("train", "evaluate", "predict", "compare", "preview", "tabulate", "checkpoints", "convert_torch",
-                  "export", "benchmark", "models", "settings"),
+    "reference": ("train", "evaluate", "predict", "compare", "preview", "tabulate", "inspect_data", "checkpoints",
+                  "convert_torch", "export", "benchmark", "models", "settings"),
 }
-COMMANDS = ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "tabulate", "convert_torch")
+COMMANDS = ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "tabulate", "convert_torch",
+            "inspect_data")
 
 
 def _all_modules():
