@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import itertools
 
 import numpy as np
@@ -97,13 +98,20 @@ def _lacking(class_names, splits, limit=3):
     return notes
 
 
-def _splits(subsets):
+def _splits(subsets, rules):
     """dict of `source.Split` of a dict of Subset."""
     return {name: source.Split(name, subsets[name].make_reader(subsets[name].indices), len(subsets[name].indices),
                                label_kinds.as_held(subsets[name].labels), subsets[name].files,
-                               weights=getattr(subsets[name].files, "weights", None),
+                               weights=getattr(subsets[name].files, "weights", None) if rules.table_weights else None,
                                groups=getattr(subsets[name].files, "groups", None))
             for name in ("train", "validation", "test") if name in subsets}
+
+
+def _weights_line(split):
+    """What of the weights of the training examples counts towards the fingerprint: a list of one line, or none."""
+    if split.weights is None:
+        return []
+    return [f"weights {hashlib.sha256(np.ascontiguousarray(split.weights, '<f8').tobytes()).hexdigest()}"]
 
 
 def part_source(config, rules, class_names, subsets, *, notes=(), broken=(), left_out=None):
@@ -111,7 +119,7 @@ def part_source(config, rules, class_names, subsets, *, notes=(), broken=(), lef
     for name, subset in subsets.items():
         if not len(subset.indices):
             raise UserError(f"--dataset={config.dataset}: expected images in the {name} split, found none")
-    splits = _splits(subsets)
+    splits = _splits(subsets, rules)
     first = splits.get("train", next(iter(splits.values())))  # other parts than "train" come with recorded rules
     return source.Source(
         name=config.dataset, class_names=tuple(class_names), splits=splits, mean=None, std=None, fingerprint=None,
@@ -153,10 +161,11 @@ def indexed_source(config, rules, class_names, subsets, *, notes=(), known=None,
     if len(subsets) < 2:
         raise UserError(f"--validation_fraction: expected above 0, for --dataset={config.dataset} has neither a test "
                         "nor a validation split, found 0")
-    splits = _splits(subsets)
+    splits = _splits(subsets, rules)
     mean, std = known or (None, None)
     return source.Source(
         name=config.dataset, class_names=tuple(class_names), splits=splits, mean=mean, std=std,
-        fingerprint=source.fingerprint(class_names, list(splits.values()), extra),
+        fingerprint=source.fingerprint(class_names, list(splits.values()),
+                                       itertools.chain(extra, _weights_line(splits["train"]))),
         notes=(*notes, *_lacking(class_names, splits)), order="indexed",
         rules=rules.settled(splits["train"].reader.image_shape), broken=tuple(broken), left_out=left_out)

@@ -15,7 +15,8 @@ def scan(config, part=None, stream=None):
 def check(config, part=None, stream=None):
     """As `scan`, and keep the list for the `take` that follows: a large set takes seconds to list."""
     _listed.clear()
-    _listed[_asked(config, part)] = scan(config, part, stream)
+    found = _listed[_asked(config, part)] = scan(config, part, stream)
+    return found
 
 
 def take(config, part=None):

@@ -63,6 +63,9 @@ def scan(config, part=None, stream=None):
     orders = {split: np.argsort(found.paths, kind="stable") for split, found in files.items()}
     files = {split: found[orders[split]] for split, found in files.items()}
     labels = {split: labels[list(members[split])][orders[split]] for split in files}
+    if "train" in files and files["train"].weights is not None and not files["train"].weights.any():
+        raise UserError(f"{table}: expected a training row of a weight above 0, found none; --columns=weight: leaves "
+                        "the column unread")
     if config.validation_fraction and "train" in named:
         counts = label_kinds.counts(labels["train"], 0)
         holding_out.check(counts.tolist(), config.validation_fraction, rule=2)  # as all rules do

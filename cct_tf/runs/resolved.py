@@ -40,6 +40,7 @@ class Resolved:
             from; None where they were random.
         device: "CPU" or "GPU"; num_replicas, num_workers: int; threads: int, within an operation.
         jit: "off", "encoder" or "all", what XLA compiles; accumulate_steps: int, micro-batches of a replica.
+        class_weights: tuple of K floats, where the file or flag --class_weights gives them.
         fused_update, fast_forms, recompute: bool, as the flags of these names.
     """
 
@@ -60,6 +61,7 @@ class Resolved:
     data_rules: dict | None = None
     total_steps: int | None = None
     initial_weights: dict | None = None
+    class_weights: tuple | None = None
     device: str | None = None
     num_replicas: int | None = None
     num_workers: int | None = None
@@ -88,7 +90,7 @@ class Resolved:
             found = {"num_workers": 1, "accumulate_steps": 1} | found
         known = {field.name: found[field.name] for field in dataclasses.fields(cls)
                  if field.name in found or field.default is dataclasses.MISSING}
-        for name in ("classes", "mean", "std", "fingerprints_before", "left_out", "found_broken"):
+        for name in ("classes", "mean", "std", "fingerprints_before", "left_out", "found_broken", "class_weights"):
             if known.get(name) is not None:
                 known[name] = tuple(known[name])
         if isinstance(known.get("jit"), bool):  # before XLA compiled parts of the network

@@ -14,7 +14,7 @@ import dataclasses
 import typing
 
 from cct_tf.errors import UserError
-from cct_tf.settings import measure
+from cct_tf.settings import class_weights, measure
 from cct_tf.settings.fields import Field, option
 
 PLACES = ("data_dir", "image_root", "class_names")  # where the data of a run is on this machine
@@ -59,6 +59,9 @@ class DataConfig:
                          "training alone, by SIMD instructions in a fifth of the time, where some pixels differ by a "
                          "level (needs cykooz-resizer)", choices=("exact", "fast"))
     shuffle_window: int = option(8192, "records shuffled at a time when a data set is streamed", minimum=1)
+    sampler: str = option("none", "which images an epoch trains on: none, each once; balanced, as many draws with "
+                          "replacement, each class equally often; sqrt, by the square root of its images (sets whose "
+                          "labels are known beforehand)", choices=("none", "balanced", "sqrt"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,8 +168,9 @@ class OptimConfig:
     loss: str = option("cross_entropy", "cross_entropy of soft targets, or bce: binary cross-entropy of each class, "
                        "averaged over the classes (arXiv:2110.00476), as always with --task=multilabel",
                        choices=("cross_entropy", "bce"))
-    class_weights: str = option("none", "balanced: an example counts n / (classes x images of its class)",
-                                choices=("none", "balanced"))
+    class_weights: str = option("none", "what an example counts by its class: balanced, n / (classes x images of its "
+                                "class); or cat=2,dog=1, or FILE.json such as {\"cat\": 2}, where others count 1; with "
+                                "--task=multilabel the terms of the classes count so")
     label_smoothing: float = option(0.0, "share of the label spread over all classes; with --task=multilabel over yes "
                                     "and no of each", minimum=0.0, below=1.0)
     clip_norm: float | None = option(None, "largest global norm of the gradient; default: no clipping", above=0.0)
@@ -344,8 +348,11 @@ def _check_task(config):
     if best is not None and best not in measure.TASKS[task]:
         raise UserError(f"--best_metric: expected one of {', '.join(measure.TASKS[task])} with --task={task}, found "
                         f"{best!r}")
-    if task == "multilabel" and config.optim.class_weights != "none":
-        raise UserError(f"--class_weights: expected none with --task=multilabel, found {config.optim.class_weights!r}")
+    if task == "multilabel" and config.data.sampler != "none":
+        raise UserError("--sampler: expected none with --task=multilabel, where an image is of several classes, found "
+                        f"{config.data.sampler!r}")
+    if not class_weights.is_file(config.optim.class_weights):
+        class_weights.read(config.optim.class_weights)
 
 
 def _check_warmup(optim):
