@@ -44,14 +44,13 @@ def scan(config, part=None, stream=None):
         UserError: a flag, the file or a row of it is wrong; fewer than two classes; a class unknown to training; a
             split that is not there; an image that is not there, with --on_bad_image=stop.
     """
-    table = config.data_dir
     names = table_file.column_names(config.columns)
-    if not table:
-        raise UserError("--data_dir: expected the file of the table with --dataset=table, found nothing")
+    _check_places(config)
     known = class_names_lib.read(config.class_names) if config.class_names else None
     numbers, columns, declared = _read(config, names, known)
-    root, columns["path"] = _located(config.image_root or os.path.dirname(table) or os.curdir, columns["path"])
-    numbers, columns, notes = _once(table, numbers, columns)
+    root = config.image_root or os.path.dirname(config.data_dir) or os.curdir
+    root, columns["path"] = _located(root, columns["path"])
+    numbers, columns, notes = _once(config.data_dir, numbers, columns)
     splits = columns.pop("split", None)
     present = None if splits is None else collections.Counter(splits)
     named = _split_names(config, present, part and part.listed(config))
@@ -74,6 +73,15 @@ def scan(config, part=None, stream=None):
         del files["validation"], labels["validation"]
     return tree.Tree(root, tuple(known.values()), files, labels, collections.Counter(), notes,
                      every_class=not config.class_names)
+
+
+def _check_places(config):
+    """Raise UserError unless a table is named, and the root of its images is there."""
+    if not config.data_dir:
+        raise UserError("--data_dir: expected the file of the table with --dataset=table, found nothing")
+    if config.image_root and not os.path.isdir(config.image_root):
+        found = "a file" if os.path.exists(config.image_root) else "nothing"
+        raise UserError(f"--image_root: expected a folder of images, found {found} at {config.image_root}")
 
 
 def _read(config, names, known):
@@ -189,7 +197,7 @@ def _once(table, numbers, columns):
     kept = list(first.values())
     columns = {column: [values[place] for place in kept] for column, values in columns.items()}
     return [numbers[place] for place in kept], columns, (
-        f"{repeated:,} row{'s say' if repeated > 1 else ' says'} again what another one said, and are left out",)
+        f"left out: {repeated:,} row{'s' * (repeated > 1)} that repeat{'s' * (repeated == 1)} another",)
 
 
 def _split_names(config, present, wanted):
@@ -325,8 +333,8 @@ def _looked_for(root, paths, table, stream):
 
 def _notes(config, present, named, known):
     """Lines for the plan."""
-    notes = tuple(f"left out: {number:,} rows of the split {name}" for name, number in (present or {}).items()
-                  if name not in named.values())
+    notes = tuple(f"left out: {number:,} row{'s' * (number > 1)} of the split {name}"
+                  for name, number in (present or {}).items() if name not in named.values())
     if config.validation_fraction and "validation" in named:
         notes += (f"the split {named['validation']} is not used: --validation_fraction holds out training images "
                   "instead",)

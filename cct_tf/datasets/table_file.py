@@ -149,6 +149,9 @@ def _json_lines(path, names):
                 raise UserError(f"{path}: row {number}: expected a JSON object, found {line.strip()[:40]!r}")
             if found is None:
                 found = _present(path, list(record), names, "keys")
+            more = [name for column, name in names.items() if column not in found and name in record]
+            if more:
+                raise UserError(f"{path}: row {number}: expected the keys of the first row, found {more[0]!r} too")
             yield number, {column: record.get(name) for column, name in found.items()}
 
 

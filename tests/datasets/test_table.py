@@ -200,8 +200,7 @@ def test_an_image_counts_once_and_rows_of_other_splits_are_left_out(photos, tmp_
         "path": "none.png", "split": "later"}])
     opened = _open(table, image_root=str(photos))
     assert opened.splits["train"].num_examples == 15
-    assert opened.notes[:2] == ("1 row says again what another one said, and are left out",
-                                "left out: 1 rows of the split later")
+    assert opened.notes[:2] == ("left out: 1 row that repeats another", "left out: 1 row of the split later")
     contradicting = _save(tmp_path / "b.csv", [*rows, rows[0] | {"split": "test"}])
     assert _refused(contradicting, image_root=str(photos)) == (
         f"{contradicting}: row 23: expected one split for each image, found 'test' for {rows[0]['path']}, and 'train' "

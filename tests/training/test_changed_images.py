@@ -257,7 +257,9 @@ def test_every_kind_of_change_is_named_whatever_the_bytes_of_a_name(tmp_path):
     assert file_list.changes(workdir, resolved, before) == "the same files, split or weighted anew"
     after = dict.fromkeys(train, 3) | {b"longer": 4} | {b"%d" % number: 3 for number in range(1200)}
     del after[b"gone"], after[b"moved"], after[b"a/\n"]
-    now = _source({"train": after, "test": {b"moved": 3}})
+    now = _source({"train": after, "test": {b"moved": 3}}, ("\ta",))
     assert file_list.changes(workdir, resolved, now) == (
         r"1,200 added (0, 1, 2 and 1,197 more), 2 removed (a/\x0a, gone), 1 of another size (longer), 1 in another "
         "split (moved)")
+    relabelled = _source({"train": train, "test": {}}, ("b",))
+    assert file_list.changes(workdir, resolved, relabelled).startswith(f"{len(train)} of another class (a/")
