@@ -58,6 +58,14 @@ FLAGS = [
     ("best by a metric of several labels", "--best_metric=map", "--best_metric", "balanced_accuracy", "map"),
     ("best of several labels by accuracy", "--task=multilabel --best_metric=top1", "--best_metric", "map, loss, f1",
      "top1"),
+    ("fold that is a word", "--fold=second", "--fold", "2/5", "'second'"),
+    ("one fold", "--fold=1/1", "--fold", "two or more", "'1/1'"),
+    ("fold beyond the last", "--fold=6/5", "--fold", "'6/5'"),
+    ("fold and share", "--fold=2/5 --validation_fraction=0.2", "--fold", "--validation_fraction"),
+    ("folds of classes of one image", "--dataset=folder --data_dir={scene}/single --fold=1/2", "--fold",
+     "at least 2 training images", "1 of 'cat'"),
+    ("folds of too small classes", "--dataset=npz --data_dir={scene}/whole.npz --fold=1/3", "--fold", "at least 3",
+     "2 of '0'"),
     ("sampler that there is not", "--sampler=even", "--sampler", "none, balanced, sqrt", "even"),
     ("sampler of several labels", "--task=multilabel --sampler=sqrt", "--sampler", "--task=multilabel"),
     ("class weights that are a word", "--class_weights=even", "--class_weights", "balanced", "'even'"),
@@ -195,6 +203,12 @@ TABLES = [
     ("row that is no JSON", 'jsonl {"path": "1.png", "label": 2}|{"path', "", "{table}: row 2: ", "JSON object"),
     ("file that is no Parquet", "parquet path,label", "", "{table}: ", "Parquet"),
     ("negative weight", "csv path,label,weight|1.png,cat,-1", "", "{table}: row 2: ", "weight", "'-1'"),
+    ("fold beside a validation split", "csv path,label,split|single/cat/1.png,cat,train|single/dog/1.png,dog,train|"
+     "single/owl/1.png,dog,test|one/cat/1.png,cat,val", "--fold=1/2", "--fold", "the split val in {table}"),
+    ("folds of too few groups", "csv path,label,group|single/cat/1.png,cat,x|single/dog/1.png,dog,y|"
+     "one/cat/1.png,cat,y|untested/train/dog/1.png,dog,x", "--fold=1/3", "--fold", "3 groups", "found 2"),
+    ("folds of a class of one group", "csv path,label,group|single/cat/1.png,cat,x|single/dog/1.png,dog,y|"
+     "one/cat/1.png,cat,x|untested/train/dog/1.png,dog,x", "--fold=1/2", "--fold", "two groups", "'cat' in 'x' alone"),
     ("no weight above nothing", "csv path,label,weight|single/cat/1.png,cat,0|single/dog/1.png,dog,0",
      "--validation_fraction=0.5", "{table}: ", "above 0", "--columns=weight:"),
     ("weight of a class misspelt", "csv path,label,split|single/cat/1.png,cat,train|single/dog/1.png,dog,train|"

@@ -30,6 +30,7 @@ def resolve(config, model, images=None):
         mean=tuple(images.mean), std=tuple(images.std),
         statistics_computed=config.augment.mean is None and source.mean is None,
         fingerprint=source.fingerprint, evaluated_fingerprint=parts[source.evaluated_split],
+        folds_fingerprint=source.folds_fingerprint,
         folder=folder if source.has_files else None, left_out=source.left_out,
         found_broken=tuple(found_broken.rows(source)), order=source.order, data_rules=dataclasses.asdict(source.rules))
 

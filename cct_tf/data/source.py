@@ -134,6 +134,7 @@ class Source:
         order: "indexed" or "windowed".
         rules: `Rules` in force, every field known.
         broken: tuple of (path, reason) of the images that --on_bad_image=skip left out.
+        folds_fingerprint: as `fingerprint`, of the set that --fold divides: that of all its folds. None without.
         left_out: rows of the same for the record of an image folder, see `recorded_files`; None where none may be.
     """
 
@@ -148,6 +149,7 @@ class Source:
     rules: Rules
     broken: tuple = ()
     left_out: tuple | None = None
+    folds_fingerprint: str | None = None
 
     @property
     def num_classes(self):

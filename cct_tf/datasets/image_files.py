@@ -28,4 +28,4 @@ def take(config, part=None):
 
 def _asked(config, part):
     return (config.dataset, config.data_dir, config.train_split, config.test_split, config.validation_fraction,
-            config.on_bad_image, config.image_root, config.columns, config.class_names, config.task, part)
+            config.fold, config.on_bad_image, config.image_root, config.columns, config.class_names, config.task, part)

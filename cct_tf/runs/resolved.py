@@ -24,6 +24,7 @@ class Resolved:
         mean, std: tuples of floats, one a channel, of pixels in [0, 1].
         statistics_computed: bool, whether mean and std were computed from the training images, and stay.
         fingerprint, evaluated_fingerprint: text, of all images and of those that are evaluated, see `source.Source`.
+        folds_fingerprint: text, of the set that --fold divides, see `source.Source`.
         fingerprints_before: tuple of text, of images that the run had before it went on with others.
         folder: dict of an image folder: "held", bool, whether its images are held decoded, and "fingerprints", dict by
             split of text, see `source.Source.split_fingerprint`. Whoever needs one split opens no file of the others.
@@ -53,6 +54,7 @@ class Resolved:
     statistics_computed: bool = False
     fingerprint: str | None = None
     evaluated_fingerprint: str | None = None
+    folds_fingerprint: str | None = None
     fingerprints_before: tuple = ()
     folder: dict | None = None
     left_out: tuple | None = None

@@ -14,7 +14,7 @@ import dataclasses
 import typing
 
 from cct_tf.errors import UserError
-from cct_tf.settings import class_weights, measure
+from cct_tf.settings import class_weights, folds, measure
 from cct_tf.settings.fields import Field, option
 
 PLACES = ("data_dir", "image_root", "class_names")  # where the data of a run is on this machine
@@ -40,10 +40,12 @@ class DataConfig:
     train_split: str = option("train", "TFDS split, split of a table, or folder to train on")
     validation_fraction: float = option(0.0, "share of the training images held out for validation; stratified by "
                                         "class where the set is indexed", minimum=0.0, below=1.0)
+    fold: str | None = option(None, "2/5: the second of five parts of the training images is the validation split; "
+                              "stratified by class, and the images of a table's group in one part")
     test_split: str = option("test", "TFDS split, split of a table, or folder to test on; the set's own "
                              "validation split where it has no test split")
-    split_seed: int = option(0, "seed of the validation split; not the run's seed, so that runs stay comparable",
-                             minimum=0, maximum=2**63 - 1)
+    split_seed: int = option(0, "seed of the validation split or the folds; not the run's seed, so that runs stay "
+                             "comparable", minimum=0, maximum=2**63 - 1)
     on_bad_image: str = option("stop", "what a broken image does: end the run; or be left out when the run begins, "
                                "and later replaced by the next image (in evaluation masked), and counted",
                                choices=("stop", "skip"))
@@ -62,6 +64,11 @@ class DataConfig:
     sampler: str = option("none", "which images an epoch trains on: none, each once; balanced, as many draws with "
                           "replacement, each class equally often; sqrt, by the square root of its images (sets whose "
                           "labels are known beforehand)", choices=("none", "balanced", "sqrt"))
+
+    @property
+    def holds_out(self):
+        """Whether the validation split is taken from the training images."""
+        return bool(self.validation_fraction or self.fold)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,6 +337,10 @@ def _check_together(config):
     if config.data.resize == "fast" and not augment.random_resized_crop:
         raise UserError("--resize: expected exact without --random_resized_crop, for nothing else is resized the fast "
                         "way, found 'fast'")
+    if config.data.fold is not None:
+        folds.parse(config.data.fold)
+        if config.data.validation_fraction:
+            raise UserError("--fold: expected it without --validation_fraction, which holds out images too, found both")
     if config.model.init_weights != "auto" and not config.model.init_from:
         raise UserError(f"--init_weights: expected auto without --init_from, found {config.model.init_weights!r}")
     if optim.optimizer == "lion" and optim.beta_1 == 0.0:

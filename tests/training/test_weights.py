@@ -1,32 +1,36 @@
-"""Weights of examples and classes in training: the loss by its formula, replicas, a stop, and what a resume refuses."""
+"""Weights, a sampler and folds in training: the loss by its formula, replicas, a stop, and what a resume refuses."""
 
 import json
 import re
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from cct_tf.augment.stages import on_device
+from cct_tf.data import sampler
 from cct_tf.errors import Interrupted, UserError
 from cct_tf.machine import runtime
+from cct_tf.runs import run_record
 from cct_tf.training import loop
+from tests.commands import call
 from tests.training import tiny
 from tests.training.test_resume import _same
 
 RUN = {"dataset": "table", "batch_size": 8, "train_steps": 6, "eval_every_steps": 3, "checkpoint_every_steps": 2,
-       "mixup_alpha": 0.8, "validation_fraction": 0.25, "ema_decay": 0.9, "on_bad_image": "skip"}
+       "mixup_alpha": 0.8, "fold": "2/3", "sampler": "sqrt", "ema_decay": 0.9, "on_bad_image": "skip"}
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A table of images of mixed sizes with weights, and class weights in a file."""
-    root, rows = tmp_path_factory.mktemp("weighted"), ["path,label,weight"]
+    """A table of images of mixed sizes with weights and groups of two, and class weights in a file."""
+    root, rows = tmp_path_factory.mktemp("weighted"), ["path,label,weight,group"]
     draws = np.random.default_rng(0)
     for index in range(24):
         pixels = draws.integers(0, 256, [9 + index % 3, 10, 3], np.uint8)
         Image.fromarray(pixels).save(root / f"{index}.png")
-        rows.append(f"{index}.png,{'ab'[index % 3 == 0]},{index / 8}")
+        rows.append(f"{index}.png,{'ab'[index % 3 == 0]},{index / 8},p{index // 2}")
     (root / "table.csv").write_text("\n".join(rows))
     (root / "weights.json").write_text(json.dumps({"b": 3.0}))
     return root
@@ -66,7 +70,7 @@ def test_a_step_sums_weighted_losses_and_divides_by_the_batch(trainer, tmp_path)
 def test_weights_go_with_their_images_and_are_mixed_as_the_labels(trainer, tmp_path):
     training = trainer.assemble(tmp_path)
     split = training.images.source.splits["train"]
-    order = next(iter(split.reader.order(0, 8, 0, 1)))["index"].numpy()
+    order = sampler.draws("sqrt", split.labels, 0)(tf.range(8, dtype=tf.int64)).numpy()
     rows = [float(file.path.removesuffix(b".png")) / 8 for file in split.files[order]]
     batch, own = next(iter(training.batches(0, 1))), np.eye(2)[split.labels[order]]
     labels = own * 0.9 + 0.05
@@ -95,8 +99,12 @@ def test_losses_do_not_depend_on_replicas_and_micro_batches(reference, root, tmp
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_the_plan_says_what_counts(trainer, tmp_path):
-    text = "\n".join(trainer.assemble(tmp_path).plan_lines())
+def test_the_plan_says_what_counts_and_what_is_drawn(trainer, tmp_path):
+    training = trainer.assemble(tmp_path)
+    text = "\n".join(training.plan_lines())
+    assert "classes drawn by the square roots of their images, " in text and "more than one split" not in text
+    groups = [set(split.groups) for split in training.images.source.splits.values()]
+    assert [len(each) for each in groups] == [8, 4] and not groups[0] & groups[1]
     assert re.search(r"weights.json\), examples weighted by the table, [\d.]+ to [\d.]+, mean 1\.\d", text), text
 
 
@@ -115,3 +123,13 @@ def test_other_weights_are_another_run(reference, root):
     finally:
         weights.write_text(before[0])
         table.write_text(before[1])
+
+
+def test_another_fold_is_another_run_and_evaluate_opens_that_of_the_run(reference, root, capfd):
+    with pytest.raises(UserError, match=r"--fold \(checkpoint 2/3, now 1/3\)"):
+        tiny.assemble(reference, **_run(root, fold="1/3"))
+    status, out, err = call(capfd, "evaluate", f"--workdir={reference}", "--split=validation", "--json")
+    found = json.loads(out)
+    best = run_record.read_record(run_record.list_checkpoints(reference / "best")[-1]).status.best
+    assert (status, err, found["examples"]) == (0, "", 8)
+    assert found["loss"] == pytest.approx(best["loss"], rel=1e-5)  # of the same images, without weights
