@@ -80,9 +80,11 @@ def _check_same(folders, records):
     said = []
     for folder, record in zip(folders, records, strict=True):
         # Of a tree sorted by classes, the labels of a validation split are the same for every --split_seed.
-        seed = record.config.get("split_seed", 0) if record.config.get("validation_fraction") else None
+        fold = record.config.get("fold")
+        seed = record.config.get("split_seed", 0) if record.config.get("validation_fraction") or fold else None
         counts = ", ".join(f"{name} {count:,}" for name, count in record.resolved.num_examples.items())
         said.append((f"fingerprint {record.resolved.fingerprint[:12]}, {counts}"
+                     + (f", --fold={fold}" if fold else "")
                      + (f", --split_seed={seed}" if seed is not None else ""), folder))
     (first, a), (second, b) = said
     if first != second:

@@ -89,7 +89,8 @@ def make_transform(config, images, model):
 
 def make_sampling(config):
     """The `pipeline.Sampling` of a config's training images."""
-    return Sampling(config.run.seed, config.optim.batch_size, config.augment.repeated_augmentation)
+    return Sampling(config.run.seed, config.optim.batch_size, config.augment.repeated_augmentation,
+                    config.data.sampler)
 
 
 def training_stages(config, images, transform):

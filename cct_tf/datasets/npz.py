@@ -18,7 +18,7 @@ import zlib
 
 import numpy as np
 
-from cct_tf.data import holding_out, label_kinds
+from cct_tf.data import folds, label_kinds
 from cct_tf.errors import UserError, nearest
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -83,8 +83,7 @@ def check(config, with_validation=True, arrays=None):
         unknown = () if labels[split].ndim == 2 else np.setdiff1d(labels[split], labels["train"])
         if len(unknown):
             raise UserError(f"{path}: {label_key}: expected the classes of {keys['train'][1]}, found {unknown[0]}")
-    if config.validation_fraction:  # what rule 2 refuses, all do
-        holding_out.check(label_kinds.counts(labels["train"], 0), config.validation_fraction, rule=2)
+    folds.check(config, labels["train"], None, class_names)  # what rule 2 refuses, all do
     number = sum(shape[0] for shape in shapes.values())
     contents = Contents({split: images for split, (images, _) in keys.items()}, labels, class_names,
                         number * shapes["train"][1] * shapes["train"][2] * 3, notes)
@@ -120,6 +119,8 @@ def _keys(path, present, config, with_validation):
     notes, validation = (), keys["validation"]
     if not with_validation or not set(validation) & set(present):
         del keys["validation"]
+    elif config.fold:
+        raise UserError(f"--fold: expected no validation split beside the folds, found {validation[0]} in {path}")
     elif config.validation_fraction:
         notes = (f"{validation[0]} is not used: --validation_fraction holds out training images instead",)
         del keys["validation"]

@@ -22,6 +22,9 @@ def check_name(config, part=None, stream=None):
         part: `tree.Part` of an image folder or a table that will be opened; None for all.
         stream: text stream for progress, or None.
 
+    Returns:
+        Sequence of the names of its classes; None where only opening it tells.
+
     Raises:
         UserError: an unknown name; a folder, a table or an archive that is not there or not as it must be; flags that
             the data set has no use for.
@@ -31,15 +34,17 @@ def check_name(config, part=None, stream=None):
     if config.dataset in ("folder", "table"):
         from cct_tf.datasets import image_files
 
-        image_files.check(config, part, stream)
+        return image_files.check(config, part, stream).class_names
     elif config.dataset == "npz":
         from cct_tf.datasets import npz
 
-        npz.check(config, with_validation=False)  # which runs of version 0 ignore; `open_npz` judges it
-    elif own_code.is_named(config.dataset):
+        # Without the validation arrays, which runs of version 0 ignore; `open_npz` judges them.
+        return npz.check(config, with_validation=False).class_names
+    if own_code.is_named(config.dataset):
         own_code.check("dataset", config.dataset)
     elif config.dataset != "digits":
         _check_tfds_name(config)
+    return None
 
 
 def _expanded(config):

@@ -24,6 +24,7 @@ class Resolved:
         mean, std: tuples of floats, one a channel, of pixels in [0, 1].
         statistics_computed: bool, whether mean and std were computed from the training images, and stay.
         fingerprint, evaluated_fingerprint: text, of all images and of those that are evaluated, see `source.Source`.
+        folds_fingerprint: text, of the set that --fold divides, see `source.Source`.
         fingerprints_before: tuple of text, of images that the run had before it went on with others.
         folder: dict of an image folder: "held", bool, whether its images are held decoded, and "fingerprints", dict by
             split of text, see `source.Source.split_fingerprint`. Whoever needs one split opens no file of the others.
@@ -41,6 +42,7 @@ class Resolved:
             from; None where they were random.
         device: "CPU" or "GPU"; num_replicas, num_workers: int; threads: int, within an operation.
         jit: "off", "encoder" or "all", what XLA compiles; accumulate_steps: int, micro-batches of a replica.
+        class_weights: tuple of K floats, where the file or flag --class_weights gives them.
         fused_update, fast_forms, recompute: bool, as the flags of these names.
     """
 
@@ -53,6 +55,7 @@ class Resolved:
     statistics_computed: bool = False
     fingerprint: str | None = None
     evaluated_fingerprint: str | None = None
+    folds_fingerprint: str | None = None
     fingerprints_before: tuple = ()
     folder: dict | None = None
     left_out: tuple | None = None
@@ -62,6 +65,7 @@ class Resolved:
     own_code: dict | None = None
     total_steps: int | None = None
     initial_weights: dict | None = None
+    class_weights: tuple | None = None
     device: str | None = None
     num_replicas: int | None = None
     num_workers: int | None = None
@@ -90,7 +94,7 @@ class Resolved:
             found = {"num_workers": 1, "accumulate_steps": 1} | found
         known = {field.name: found[field.name] for field in dataclasses.fields(cls)
                  if field.name in found or field.default is dataclasses.MISSING}
-        for name in ("classes", "mean", "std", "fingerprints_before", "left_out", "found_broken"):
+        for name in ("classes", "mean", "std", "fingerprints_before", "left_out", "found_broken", "class_weights"):
             if known.get(name) is not None:
                 known[name] = tuple(known[name])
         if isinstance(known.get("jit"), bool):  # before XLA compiled parts of the network

@@ -14,7 +14,7 @@ import dataclasses
 import typing
 
 from cct_tf.errors import UserError
-from cct_tf.settings import measure
+from cct_tf.settings import class_weights, folds, measure
 from cct_tf.settings.fields import Field, option
 
 PLACES = ("data_dir", "image_root", "class_names")  # where the data of a run is on this machine
@@ -40,10 +40,12 @@ class DataConfig:
     train_split: str = option("train", "TFDS split, split of a table, or folder to train on")
     validation_fraction: float = option(0.0, "share of the training images held out for validation; stratified by "
                                         "class where the set is indexed", minimum=0.0, below=1.0)
+    fold: str | None = option(None, "2/5: the second of five parts of the training images is the validation split; "
+                              "stratified by class, and the images of a table's group in one part")
     test_split: str = option("test", "TFDS split, split of a table, or folder to test on; the set's own "
                              "validation split where it has no test split")
-    split_seed: int = option(0, "seed of the validation split; not the run's seed, so that runs stay comparable",
-                             minimum=0, maximum=2**63 - 1)
+    split_seed: int = option(0, "seed of the validation split or the folds; not the run's seed, so that runs stay "
+                             "comparable", minimum=0, maximum=2**63 - 1)
     on_bad_image: str = option("stop", "what a broken image does: end the run; or be left out when the run begins, "
                                "and later replaced by the next image (in evaluation masked), and counted",
                                choices=("stop", "skip"))
@@ -59,6 +61,14 @@ class DataConfig:
                          "training alone, by SIMD instructions in a fifth of the time, where some pixels differ by a "
                          "level (needs cykooz-resizer)", choices=("exact", "fast"))
     shuffle_window: int = option(8192, "records shuffled at a time when a data set is streamed", minimum=1)
+    sampler: str = option("none", "which images an epoch trains on: none, each once; balanced, as many draws with "
+                          "replacement, each class equally often; sqrt, by the square root of its images (sets whose "
+                          "labels are known beforehand)", choices=("none", "balanced", "sqrt"))
+
+    @property
+    def holds_out(self):
+        """Whether the validation split is taken from the training images."""
+        return bool(self.validation_fraction or self.fold)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,8 +177,9 @@ class OptimConfig:
     loss: str = option("cross_entropy", "cross_entropy of soft targets, or bce: binary cross-entropy of each class, "
                        "averaged over the classes (arXiv:2110.00476), as always with --task=multilabel",
                        choices=("cross_entropy", "bce"))
-    class_weights: str = option("none", "balanced: an example counts n / (classes x images of its class)",
-                                choices=("none", "balanced"))
+    class_weights: str = option("none", "what an example counts by its class: balanced, n / (classes x images of its "
+                                "class); or cat=2,dog=1, or FILE.json such as {\"cat\": 2}, where others count 1; with "
+                                "--task=multilabel the terms of the classes count so")
     label_smoothing: float = option(0.0, "share of the label spread over all classes; with --task=multilabel over yes "
                                     "and no of each", minimum=0.0, below=1.0)
     clip_norm: float | None = option(None, "largest global norm of the gradient; default: no clipping", above=0.0)
@@ -328,6 +339,10 @@ def _check_together(config):
     if config.data.resize == "fast" and not augment.random_resized_crop:
         raise UserError("--resize: expected exact without --random_resized_crop, for nothing else is resized the fast "
                         "way, found 'fast'")
+    if config.data.fold is not None:
+        folds.parse(config.data.fold)
+        if config.data.validation_fraction:
+            raise UserError("--fold: expected it without --validation_fraction, which holds out images too, found both")
     if config.model.init_weights != "auto" and not config.model.init_from:
         raise UserError(f"--init_weights: expected auto without --init_from, found {config.model.init_weights!r}")
     if optim.optimizer == "lion" and optim.beta_1 == 0.0:
@@ -346,8 +361,11 @@ def _check_task(config):
     if best is not None and best not in measure.TASKS[task]:
         raise UserError(f"--best_metric: expected one of {', '.join(measure.TASKS[task])} with --task={task}, found "
                         f"{best!r}")
-    if task == "multilabel" and config.optim.class_weights != "none":
-        raise UserError(f"--class_weights: expected none with --task=multilabel, found {config.optim.class_weights!r}")
+    if task == "multilabel" and config.data.sampler != "none":
+        raise UserError("--sampler: expected none with --task=multilabel, where an image is of several classes, found "
+                        f"{config.data.sampler!r}")
+    if not class_weights.is_file(config.optim.class_weights):
+        class_weights.read(config.optim.class_weights)
 
 
 def _check_warmup(optim):

@@ -16,9 +16,13 @@ def _numbers(values):
     return " ".join(f"{value:.4f}" for value in values)
 
 
+_SAMPLERS = {"none": "", "balanced": "classes drawn equally often, ",
+             "sqrt": "classes drawn by the square roots of their images, "}
+
+
 def _augmentation(stages, sampling):
     repeated = f"each image {sampling.repeats} times in a batch, " if sampling.repeats > 1 else ""
-    return repeated + describe(stages)
+    return repeated + _SAMPLERS[sampling.sampler] + describe(stages)
 
 
 _OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD (Nesterov)", "lion": "Lion", "lamb": "LAMB",
@@ -41,7 +45,21 @@ def _schedule(optim, plan):
     return text
 
 
-def _optimiser(optim, plan, task):
+def _weights(optim, train_split):
+    """What the examples count, in words: a list, empty where each counts 1."""
+    parts = []
+    if optim.class_weights == "balanced":
+        parts.append("classes balanced")
+    elif optim.class_weights != "none":
+        parts.append(f"classes weighted ({optim.class_weights})")
+    if train_split.weights is not None:
+        weights = train_split.weights
+        parts.append(f"examples weighted by the table, {weights.min():g} to {weights.max():g}, mean "
+                     f"{weights.mean():.3g}")
+    return parts
+
+
+def _optimiser(optim, plan, task, train_split):
     rate = f"{optim.learning_rate:g}"
     if optim.learning_rate_scaling == "linear":
         rate += f" per 256 images = {optim.learning_rate * schedules.rate_scale(optim):g}"
@@ -52,8 +70,7 @@ def _optimiser(optim, plan, task):
         parts.append(f"gradients clipped at {optim.clip_norm:g}")
     if optim.loss == "bce" or task == "multilabel":
         parts.append("binary cross-entropy")
-    if optim.class_weights == "balanced":
-        parts.append("classes balanced")
+    parts += _weights(optim, train_split)
     return (f"{_OPTIMIZERS[optim.optimizer]} {rate}, {_schedule(optim, plan)}; weight decay {optim.weight_decay:g} "
             f"on {optim.weight_decay_mask}, {', '.join(parts)}")
 
@@ -195,7 +212,7 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
         ("augmentation", _augmentation(stages, sampling)),
         ("model", f"{config.model.model}, {_size(config, model)}"),
         *_initial_weights(initial_weights),
-        ("optimiser", _optimiser(optim, plan, config.data.task)),
+        ("optimiser", _optimiser(optim, plan, config.data.task, source.splits["train"])),
         ("steps", _steps(plan)),
         *_average(optim),
         ("evaluation", _evaluation(config, plan, source)),
