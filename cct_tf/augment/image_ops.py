@@ -5,12 +5,16 @@ widened by the scale where the image shrinks. Here the weights of all output pix
 so a batch is two products of matrices. Pillow rounds to 8 bits between the two passes, columns first; so do we, and
 the result is within one level of its own.
 
-Legend: B batch, H W source height and width, S output side, C channels.
+Legend: B batch, H W source height and width, S output pixels along an axis, C channels. An output size is an int or
+(height, width), see `cct_tf.sizes`; "h, w" is its height and width.
 """
 
 import math
 
+import numpy as np
 import tensorflow as tf
+
+from cct_tf import sizes
 
 
 def _bilinear(x):
@@ -54,63 +58,73 @@ def _round(values):
 
 
 def resample(images, start, length, low, high, size, bicubic):
-    """Cut a box out of every image and resize it to a square, with antialias.
+    """Cut a box out of every image and resize it, with antialias.
 
     Args:
         images: uint8 [B, H, W, C].
         start, length: float32 [B, 2], the box (y, x) in source pixels; may be fractional.
         low, high: float32 [B, 2], bounds (y, x) of the pixels that may be looked at.
-        size: int S.
+        size: output size.
         bicubic: bool [B].
 
     Returns:
-        uint8 [B, S, S, C].
+        uint8 [B, h, w, C].
     """
-    shape = tf.shape(images)
+    shape, sides = tf.shape(images), sizes.sides(size)
     weights_y, weights_x = (
-        resampling_weights(shape[1 + axis], start[:, axis], length[:, axis], low[:, axis], high[:, axis], size, bicubic)
-        for axis in (0, 1))
+        resampling_weights(shape[1 + axis], start[:, axis], length[:, axis], low[:, axis], high[:, axis], sides[axis],
+                           bicubic) for axis in (0, 1))
     columns = _round(tf.einsum("bow,bhwc->bhoc", weights_x, tf.cast(images, tf.float32)))
     rows = _round(tf.einsum("boh,bhwc->bowc", weights_y, columns))
-    return tf.cast(tf.ensure_shape(rows, [None, size, size, images.shape[-1]]), tf.uint8)
+    return tf.cast(tf.ensure_shape(rows, [None, *sides, images.shape[-1]]), tf.uint8)
 
 
 def center_fit(images, size, crop_pct=1.0):
-    """The evaluation transform: shorter side to floor(size / crop_pct), bicubic with antialias, then centre crop.
+    """The evaluation transform: resized so that it just covers size / crop_pct, bicubic with antialias; centre crop.
+
+    Of a square that is: the shorter side to floor(size / crop_pct).
 
     Args:
         images: uint8 [B, H, W, C]; H and W may be unknown.
-        size: int S.
+        size: output size.
         crop_pct: float in (0, 1].
 
     Returns:
-        uint8 [B, S, S, C].
+        uint8 [B, h, w, C].
     """
-    side = math.floor(size / crop_pct)
-    if images.shape[1] == images.shape[2] == side == size:
+    sides, covered = sizes.sides(size), covered_sides(size, crop_pct)
+    if tuple(images.shape[1:3]) == covered == sides:
         return images
     shape = tf.shape(images)
-    source = tf.cast(shape[1:3], tf.float64)  # (H, W)
-    resized = tf.floor(side * source / tf.reduce_min(source) + 1e-9)
-    crop = tf.round((resized - size) / 2.0)
+    source, sides = tf.cast(shape[1:3], tf.float64), tf.constant(sides, tf.float64)  # (H, W), (h, w)
+    # The axis whose length decides: the other is longer than it needs to be.
+    axis = tf.where(covered[0] * source[1] >= covered[1] * source[0], 0, 1)
+    resized = tf.floor(tf.gather(tf.constant(covered, tf.float64), axis) * source / tf.gather(source, axis) + 1e-9)
+    crop = tf.round((resized - sides) / 2.0)
     scale = source / resized
     source, start, length = (tf.cast(tf.broadcast_to(value, [shape[0], 2]), tf.float32)
-                             for value in (source, crop * scale, size * scale))
+                             for value in (source, crop * scale, sides * scale))
     return resample(images, start, length, tf.zeros_like(source), source, size, tf.ones([shape[0]], tf.bool))
 
 
-def kept_area(sizes, size, crop_pct=1.0):
+def covered_sides(size, crop_pct):
+    """What an image is resized to cover before it is cropped to a size: (height, width), ints."""
+    return tuple(math.floor(side / crop_pct) for side in sizes.sides(size))
+
+
+def kept_area(image_sizes, size, crop_pct=1.0):
     """Share of each image's area that `center_fit` keeps.
 
     Args:
-        sizes: float [k, 2], heights and widths.
+        image_sizes: float [k, 2], heights and widths.
         size, crop_pct: as there.
 
     Returns:
         float64 [k].
     """
-    share = size / math.floor(size / crop_pct)
-    return share**2 * sizes.min(axis=1) / sizes.max(axis=1)
+    shares = [side / covered for side, covered in zip(sizes.sides(size), covered_sides(size, crop_pct), strict=True)]
+    ratios = image_sizes / np.array(covered_sides(size, crop_pct))  # the larger one is cut off to the smaller
+    return math.prod(shares) * ratios.min(axis=1) / ratios.max(axis=1)
 
 
 def normalize(images, mean, std):

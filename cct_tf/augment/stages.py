@@ -19,7 +19,7 @@ A batch holds, as far as the stages have come: "image"; "index", "epoch", "posit
 its examples (see `data.pipeline`); "class" int32 [B], or uint8 [B, K] of 0 and 1 where an image may have several,
 then "label" float32 [B, K].
 
-Legend: B batch, H W height and width of an image, S side of the network's input, K classes.
+Legend: B batch, H W height and width of an image, S S those of the network's input, which need not be equal, K classes.
 """
 
 import dataclasses
@@ -92,14 +92,14 @@ class Resize(Stage):
     """Bring whole images to the network's size, the same way each time: `image_ops.center_fit`.
 
     Attributes:
-        size: int S.
+        size: the network's, see `cct_tf.sizes`.
         crop_pct: float, see `image_ops.center_fit`.
         block: int, held images that are resized in one call, whatever memory it takes: the last bits of the products
             depend on their number, so runs of version 0 keep theirs. None bounds the memory.
         resampler: "matrix" or "pillow", by `image_ops` or `pillow_resize`.
     """
 
-    size: int
+    size: int | tuple
     crop_pct: float = 1.0
     block: int | None = None
     resampler: str = "matrix"
@@ -226,7 +226,7 @@ class Policy(Stage):
         return f"policy {self.title}"
 
     def sample(self, batch, shape):
-        return {"operations": self.policy.sample(batch["seed"], shape[0])}
+        return {"operations": self.policy.sample(batch["seed"], shape)}
 
     def apply(self, batch, params):
         images = batch["image"]

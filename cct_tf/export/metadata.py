@@ -14,6 +14,7 @@ import math
 import pathlib
 import zipfile
 
+from cct_tf import sizes
 from cct_tf.errors import UserError
 
 NAME = "cct_tf.json"
@@ -27,7 +28,7 @@ class Metadata:
 
     Attributes:
         classes: list of K names, in the order of the probabilities.
-        image_size: int S, side of the network's input.
+        image_size: int, side of the network's input, or (height, width), see `cct_tf.sizes`.
         crop_pct: float, see `image_ops.center_fit`.
         mean, std: lists of one or three floats, of pixels in [0, 1].
         model: name of the network.
@@ -45,7 +46,7 @@ class Metadata:
     """
 
     classes: list
-    image_size: int
+    image_size: int | tuple
     crop_pct: float
     mean: list
     std: list
@@ -76,6 +77,7 @@ def parse(text):
     values = json.loads(text)
     if not isinstance(values, dict) or values.pop("format", None) != 1:
         raise ValueError("not of format 1")
+    values["image_size"] = sizes.as_size(values.get("image_size"))
     found = Metadata(**values)
     strings = (*found.classes, found.model, found.checkpoint, found.weights, found.quantize)
     numbers = (found.crop_pct, *found.mean, *found.std)
@@ -88,9 +90,12 @@ def parse(text):
     if found.task not in ("single", "multilabel") or found.is_multilabel and (
             len(found.thresholds) != len(found.classes) or not all(0 <= each <= 1 for each in found.thresholds)):
         raise ValueError("no thresholds of the classes")
-    if not isinstance(found.image_size, int) or not all(map(math.isfinite, numbers)) or found.crop_pct > 1:
+    sides = sizes.sides(found.image_size)
+    if len(sides) != 2 or not all(type(side) is int for side in sides):
+        raise ValueError("no size of images")
+    if not all(map(math.isfinite, numbers)) or found.crop_pct > 1:
         raise ValueError("no preparation of images")
-    if not min(found.image_size, found.crop_pct, *found.std) > 0 or not len(found.mean) == len(found.std) in (1, 3):
+    if not min(*sides, found.crop_pct, *found.std) > 0 or not len(found.mean) == len(found.std) in (1, 3):
         raise ValueError("no preparation of images")
     return found
 

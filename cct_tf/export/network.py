@@ -1,11 +1,12 @@
 """The functions that are exported, of a float32 network on one device, traced without XLA.
 
-Legend: B batch, H W image, S side of the network's input, K classes.
+Legend: B batch, H W image, S S height and width of the network's input, K classes.
 """
 
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from cct_tf import sizes
 from cct_tf.augment import image_ops
 
 OUTPUT = "probabilities"
@@ -45,8 +46,8 @@ def of_raw_images(model, metadata):
     return _traced(run, None)
 
 
-def _traced(run, side):
-    signature = [tf.TensorSpec([None, side, side, 3], tf.uint8, name="images")]
+def _traced(run, size):
+    signature = [tf.TensorSpec([None, *sizes.sides(size), 3], tf.uint8, name="images")]
     return tf.function(run, input_signature=signature, autograph=False)
 
 

@@ -13,6 +13,7 @@ set's own" or "off", as the help says.
 import dataclasses
 import typing
 
+from cct_tf import sizes
 from cct_tf.errors import UserError
 from cct_tf.settings import measure
 from cct_tf.settings.fields import Field, option
@@ -65,7 +66,8 @@ class DataConfig:
 class AugmentConfig:
     """Image preparation and augmentation."""
 
-    image_size: int | None = option(None, "side of the network's input in pixels; default: the model's own", minimum=8)
+    image_size: int | tuple[int, int] | None = option(None, "side of the network's input in pixels, or H,W, its height "
+                                                      "and width; default: the model's own", minimum=8, pair=True)
     crop_padding: int = option(0, "random crop after padding with this many pixels of zeros on each side; 0 = off",
                                minimum=0)
     random_resized_crop: tuple[float, ...] | None = option(
@@ -299,6 +301,8 @@ def from_dict(values):
         field = FIELDS[name]
         if isinstance(value, list):
             value = tuple(value)
+        if field.pair:
+            value = sizes.as_size(value)
         if field.problem(value):
             raise UserError(f"--{name}: expected {field.expectation()}, found {value!r}")
         parts[field.part][name] = value

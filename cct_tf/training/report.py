@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cct_tf import sizes
 from cct_tf.augment.stages import describe
 from cct_tf.machine.console import duration, listed
 from cct_tf.optim import schedules
@@ -190,7 +191,7 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
         ("data set", f"{config.data.dataset}: {counts}; {source.splits['train'].reader.describe()}"),
         ("input", budget.describe()),
         ("classes", f"{source.num_classes}: {listed(source.class_names)}" + _several(config, source)),
-        ("images", f"{model.image_size} x {model.image_size}, mean {_numbers(images.mean)}, std {_numbers(images.std)} "
+        ("images", f"{sizes.shown(model.image_size)}, mean {_numbers(images.mean)}, std {_numbers(images.std)} "
                    f"({images.statistics_from})"),
         ("augmentation", _augmentation(stages, sampling)),
         ("model", f"{config.model.model}, {_size(config, model)}"),

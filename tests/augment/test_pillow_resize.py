@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from cct_tf import sizes
 from cct_tf.augment import geometric, image_ops, pillow_resize, simd_resize
 from cct_tf.augment.transform import Transform
 from cct_tf.errors import UserError
@@ -36,19 +37,40 @@ def test_a_long_image_keeps_its_middle(photo, height, width):
     assert _levels(pillow_resize.center_fit(long, 48, 0.9), image_ops.center_fit(long, 48, 0.9)).max() <= 1
 
 
+@pytest.mark.parametrize(("size", "crop_pct", "resized"), [
+    ((24, 40), 1.0, (29, 40)), ((40, 24), 0.8, (50, 66)), ((60, 80), 1.0, (60, 80)), ((60, 300), 1.0, (224, 300))])
+def test_center_fit_of_a_rectangle_just_covers_it(photo, size, crop_pct, resized):
+    """301 x 403 pixels: the sides are those of the smallest image of this shape that the rectangle fits into."""
+    whole = Image.fromarray(photo).resize(resized[::-1], Image.BICUBIC)
+    top, left = (round((resized[axis] - size[axis]) / 2) for axis in (0, 1))
+    expected = np.asarray(whole.crop((left, top, left + size[1], top + size[0])))
+    assert np.array_equal(pillow_resize.center_fit(photo[None], size, crop_pct)[0], expected)
+    found = image_ops.center_fit(photo[None], size, crop_pct)[0]
+    assert found.shape == (*size, 3) and _levels(found, expected).max() <= 1
+    kept = (size[0] * 301 / resized[0]) * (size[1] * 403 / resized[1]) / (301 * 403)
+    assert image_ops.kept_area(np.array([[301, 403]]), size, crop_pct)[0] == pytest.approx(kept, rel=0.04)
+
+
 def test_images_of_the_right_size_pass_untouched(photo):
+    wide = photo[None, :24, :40]
+    assert all(ops.center_fit(wide, (24, 40)) is wide or np.array_equal(ops.center_fit(wide, (24, 40)), wide)
+               for ops in (pillow_resize, image_ops))
     assert np.array_equal(pillow_resize.center_fit(photo[None, :64, :64], 64), photo[None, :64, :64])
 
 
 @pytest.mark.parametrize("bicubic", [False, True])
 @pytest.mark.parametrize("box", [(10, 20, 200, 301), (0, 0, 15, 20), (57, 111, 33, 32), (0, 0, 301, 403)])
-def test_a_crop_is_pillows_crop_and_resize(photo, box, bicubic):
+@pytest.mark.parametrize("size", [32, (24, 40)])
+def test_a_crop_is_pillows_crop_and_resize(photo, size, box, bicubic):
     top, left, height, width = box
     expected = Image.fromarray(photo).crop((left, top, left + width, top + height)).resize(
-        (32, 32), Image.BICUBIC if bicubic else Image.BILINEAR)
+        sizes.sides(size)[::-1], Image.BICUBIC if bicubic else Image.BILINEAR)
     boxes = tf.constant([box], tf.float32)
-    found = pillow_resize.crop(photo[None], boxes, tf.constant([bicubic]), 32, pillow_resize.resized)[0]
+    found = pillow_resize.crop(photo[None], boxes, tf.constant([bicubic]), size, pillow_resize.resized)[0]
     assert np.array_equal(found, expected)
+    by_matrices = geometric.RandomResizedCrop(size, (0.1, 1.0), (3 / 4, 4 / 3)).apply(
+        photo[None], {"box": boxes, "bicubic": tf.constant([bicubic])})[0]
+    assert _levels(by_matrices, expected).max() <= 1
 
 
 @pytest.mark.parametrize("bicubic", [False, True])
