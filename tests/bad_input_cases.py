@@ -46,6 +46,8 @@ FLAGS = [
     ("one side too small", "--image_size=32,7", "--image_size", "at least 8", "H,W", "'32,7'"),
     ("three sides", "--image_size=8,8,3", "--image_size", "H,W", "'8,8,3'"),
     ("half a pixel", "--image_size=8.5,9", "--image_size", "an integer", "'8.5,9'"),
+    ("way that there is not", "--fit=squeeze", "--fit", "crop, pad, stretch", "squeeze"),
+    ("middle of a padded image", "--fit=pad --crop_pct=0.9", "--crop_pct", "--fit=pad", "0.9"),
     ("batch not divisible", "--batch_size=30 --num_replicas=4", "--batch_size", "4", "30"),
     ("batch not divisible into parts", "--batch_size=30 --accumulate_steps=4", "--batch_size", "4", "30"),
     ("mixed batch of an odd size", "--batch_size=31 --mixup_alpha=0.8", "--batch_size", "even", "31"),

@@ -36,12 +36,13 @@ def resampling_weights(source_size, start, length, low, high, size, bicubic):
         source_size: int or int32 scalar, pixels along the axis (N).
         start, length: float32 [B], the interval of the source that the output covers, in pixels.
         low, high: float32 [B], pixels outside [low, high) do not count (the edge of a crop, or of the image).
-        size: int S, output pixels.
+        size: int or int32 scalar S, output pixels.
         bicubic: bool [B], bicubic or bilinear.
 
     Returns:
         float32 [B, S, N], rows summing to 1.
     """
+    size = tf.cast(size, tf.float32)
     scale = length[:, None, None] / size  # [B, 1, 1]
     stretch = tf.maximum(scale, 1.0)
     outputs = tf.range(size, dtype=tf.float32)[None, :, None] + 0.5  # [1, S, 1]
@@ -64,7 +65,7 @@ def resample(images, start, length, low, high, size, bicubic):
         images: uint8 [B, H, W, C].
         start, length: float32 [B, 2], the box (y, x) in source pixels; may be fractional.
         low, high: float32 [B, 2], bounds (y, x) of the pixels that may be looked at.
-        size: output size.
+        size: output size; (height, width) may be int32 scalars.
         bicubic: bool [B].
 
     Returns:
@@ -76,7 +77,68 @@ def resample(images, start, length, low, high, size, bicubic):
                            bicubic) for axis in (0, 1))
     columns = _round(tf.einsum("bow,bhwc->bhoc", weights_x, tf.cast(images, tf.float32)))
     rows = _round(tf.einsum("boh,bhwc->bowc", weights_y, columns))
-    return tf.cast(tf.ensure_shape(rows, [None, *sides, images.shape[-1]]), tf.uint8)
+    known = [None if tf.is_tensor(side) else side for side in sides]
+    return tf.cast(tf.ensure_shape(rows, [None, *known, images.shape[-1]]), tf.uint8)
+
+
+def fit(images, size, way="crop", crop_pct=1.0, fill=()):
+    """Bring whole images to a size, the same way each time, bicubic with antialias.
+
+    Args:
+        images: uint8 [B, H, W, C]; H and W may be unknown.
+        size: output size.
+        way: "crop", see `center_fit`; "pad": the whole image as large as it fits in, in the middle, and `fill` beside
+            it (Pillow's `ImageOps.pad`); "stretch": each side to its own length.
+        crop_pct: float, for "crop" alone.
+        fill: C levels, for "pad" alone.
+
+    Returns:
+        uint8 [B, h, w, C].
+    """
+    if way == "crop":
+        return center_fit(images, size, crop_pct)
+    sides = sizes.sides(size)
+    if tuple(images.shape[1:3]) == sides:
+        return images
+    inner = _inner_sides(tf.shape(images)[1:3], sides) if way == "pad" else sides
+    whole = tf.broadcast_to(tf.cast(tf.shape(images)[1:3], tf.float32), [tf.shape(images)[0], 2])
+    start, bicubic = tf.zeros_like(whole), tf.ones(tf.shape(images)[:1], tf.bool)
+    images = resample(images, start, whole, start, whole, inner, bicubic)
+    return images if way == "stretch" else _framed(images, inner, sides, fill)
+
+
+def _framed(images, inner, sides, fill):
+    """Images of int32 scalars `inner` in the middle of others of `sides`, ints, filled with C levels."""
+    frame = [[0, 0]]
+    for side, length in zip(sides, inner, strict=True):
+        before = tf.cast(tf.round(tf.cast(side - length, tf.float32) * 0.5), tf.int32)
+        frame.append([before, side - length - before])
+    frame.append([0, 0])
+    inside = tf.pad(tf.ones_like(images, tf.bool), frame)
+    found = tf.where(inside, tf.pad(images, frame), tf.constant(fill, tf.uint8))
+    return tf.ensure_shape(found, [None, *sides, images.shape[-1]])
+
+
+def _inner_sides(source, sides):
+    """As `inner_sides`, of int32 [2] in a graph: two int32 scalars."""
+    height, width = tf.unstack(tf.cast(source, tf.float64))
+    down, across = (tf.constant(side, tf.float64) for side in sides)
+    is_wide = width / height > across / down
+    found = (tf.where(is_wide, tf.maximum(tf.round(height / width * across), 1.0), down),
+             tf.where(is_wide, across, tf.maximum(tf.round(width / height * down), 1.0)))
+    return tuple(tf.cast(side, tf.int32) for side in found)
+
+
+def inner_sides(source, sides):
+    """The largest sides of an image's shape within others, as Pillow's `ImageOps.contain` rounds them: (height, width).
+
+    Args:
+        source, sides: (height, width), ints, of the image and of what it has to fit in.
+    """
+    (height, width), (down, across) = source, sides
+    if width / height > across / down:
+        return max(round(height / width * across), 1), across
+    return down, max(round(width / height * down), 1)
 
 
 def center_fit(images, size, crop_pct=1.0):

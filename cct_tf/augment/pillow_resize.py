@@ -22,12 +22,17 @@ from cct_tf.machine import python_calls
 _LONGEST = 8  # longer side / shorter side; where the target is no square, measured in sides of it
 
 
+def fit(images, size, way="crop", crop_pct=1.0, fill=()):
+    """`image_ops.fit`, with Pillow's pixels: uint8 [B, H, W, 3] -> uint8 [B, h, w, 3]."""
+    one = {"crop": lambda image: _cropped_middle(image, size, crop_pct),
+           "pad": lambda image: _padded(image, size, fill),
+           "stretch": lambda image: resized(image, None, True, size)}[way]
+    return _called(lambda images: np.stack([one(image) for image in images]), size, images)
+
+
 def center_fit(images, size, crop_pct=1.0):
     """`image_ops.center_fit`, with Pillow's pixels: uint8 [B, H, W, 3] -> uint8 [B, h, w, 3]."""
-    def fit(images):
-        return np.stack([_fitted(image, size, crop_pct) for image in images])
-
-    return _called(fit, size, images)
+    return fit(images, size, crop_pct=crop_pct)
 
 
 def crop(images, boxes, bicubic, size, resize):
@@ -70,7 +75,7 @@ def resized(pixels, box, bicubic, size):
 
     Args:
         pixels: uint8 [h, w, 3] NumPy array.
-        box: (left, top, right, bottom) of the part, floats.
+        box: (left, top, right, bottom) of the part, floats; None: the whole image.
         bicubic: bool, bicubic or bilinear.
         size: output size.
 
@@ -81,8 +86,19 @@ def resized(pixels, box, bicubic, size):
     return np.asarray(Image.fromarray(pixels).resize(sizes.sides(size)[::-1], kind, box))
 
 
-def _fitted(image, size, crop_pct):
-    """One image [H, W, 3] in the evaluation's way, as an array."""
+def _padded(image, size, fill):
+    """One image [H, W, 3] as large as it fits into a size, with `fill` beside it, as an array."""
+    sides = sizes.sides(size)
+    inner = image_ops.inner_sides(image.shape[:2], sides)
+    found = np.empty([*sides, image.shape[2]], np.uint8)
+    found[:] = fill
+    top, left = (round((side - length) * 0.5) for side, length in zip(sides, inner, strict=True))
+    found[top:top + inner[0], left:left + inner[1]] = resized(image, None, True, inner)
+    return found
+
+
+def _cropped_middle(image, size, crop_pct):
+    """One image [H, W, 3] resized and cropped, as an array."""
     (down, across), covered = sizes.sides(size), image_ops.covered_sides(size, crop_pct)
     height, width = image.shape[:2]
     if (height, width) == (down, across) == covered:

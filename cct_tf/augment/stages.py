@@ -89,11 +89,11 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Resize(Stage):
-    """Bring whole images to the network's size, the same way each time: `image_ops.center_fit`.
+    """Bring whole images to the network's size, the same way each time: `image_ops.fit`.
 
     Attributes:
         size: the network's, see `cct_tf.sizes`.
-        crop_pct: float, see `image_ops.center_fit`.
+        crop_pct, way, fill: see `image_ops.fit`.
         block: int, held images that are resized in one call, whatever memory it takes: the last bits of the products
             depend on their number, so runs of version 0 keep theirs. None bounds the memory.
         resampler: "matrix" or "pillow", by `image_ops` or `pillow_resize`.
@@ -103,6 +103,8 @@ class Resize(Stage):
     crop_pct: float = 1.0
     block: int | None = None
     resampler: str = "matrix"
+    way: str = "crop"
+    fill: tuple = ()
 
     name = "resize"
     where = IMAGE
@@ -110,7 +112,7 @@ class Resize(Stage):
 
     def apply(self, batch, params):
         ops = pillow_resize if self.resampler == "pillow" else image_ops
-        return batch | {"image": ops.center_fit(batch["image"], self.size, self.crop_pct)}
+        return batch | {"image": ops.fit(batch["image"], self.size, self.way, self.crop_pct, self.fill)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,6 +41,7 @@ class Transform:
         resampler: "matrix" or "pillow", see `stages.Resize`.
         fast_decoding, fast_resizing: bools, see `fast` and `simd` of `stages.ResizedCrop`.
         multilabel: bool, see `stages.Labels`.
+        fit: "crop", "pad" or "stretch", how whole images come to the network's size, see `image_ops.fit`.
     """
 
     size: int | tuple
@@ -59,6 +60,7 @@ class Transform:
     fast_decoding: bool = False
     fast_resizing: bool = False
     multilabel: bool = False
+    fit: str = "crop"
 
     # Lists of stages.
 
@@ -97,7 +99,8 @@ class Transform:
 
     @property
     def _resize(self):
-        return stages.Resize(self.size, self.crop_pct, self.resize_block, self.resampler)
+        fill = rand_augment.mean_colour(self.mean) if self.fit == "pad" else ()
+        return stages.Resize(self.size, self.crop_pct, self.resize_block, self.resampler, self.fit, fill)
 
     @property
     def _normalize(self):
@@ -171,4 +174,4 @@ def from_config(augment, size, mean, std):
     erasing = RandomErasing(augment.erase_probability, augment.erase_mode) if augment.erase_probability else None
     return Transform(size, tuple(mean), tuple(std), augment.crop_pct, augment.crop_padding,
                      augment.random_resized_crop, augment.crop_ratio, augment.flip, policy, augment.auto_augment,
-                     erasing)
+                     erasing, fit=augment.fit)

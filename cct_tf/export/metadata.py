@@ -43,6 +43,7 @@ class Metadata:
         task: "single", or "multilabel": the probability of each class is by itself, and an image has those that reach
             their thresholds. Not written for "single".
         thresholds: list of K floats with "multilabel"; else None.
+        fit: "crop", "pad" or "stretch", how images come to size, see `image_ops.fit`. Not written for "crop".
     """
 
     classes: list
@@ -60,6 +61,7 @@ class Metadata:
     resampler: str = "matrix"
     task: str = "single"
     thresholds: list | None = None
+    fit: str = "crop"
 
     @property
     def is_multilabel(self):
@@ -69,6 +71,8 @@ class Metadata:
         values = dataclasses.asdict(self)
         if not self.is_multilabel:
             del values["task"], values["thresholds"]
+        if self.fit == "crop":
+            del values["fit"]
         return json.dumps({"format": 1} | values, indent=1)
 
 
@@ -87,6 +91,8 @@ def parse(text):
         raise ValueError("no depth of images")
     if found.resampler not in ("matrix", "pillow"):
         raise ValueError("no resampler of images")
+    if found.fit not in ("crop", "pad", "stretch"):
+        raise ValueError("no way of images to their size")
     if found.task not in ("single", "multilabel") or found.is_multilabel and (
             len(found.thresholds) != len(found.classes) or not all(0 <= each <= 1 for each in found.thresholds)):
         raise ValueError("no thresholds of the classes")

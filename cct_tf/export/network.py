@@ -8,6 +8,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from cct_tf import sizes
 from cct_tf.augment import image_ops
+from cct_tf.augment.rand_augment import mean_colour
 
 OUTPUT = "probabilities"
 
@@ -36,7 +37,8 @@ def of_raw_images(model, metadata):
     names, classify = tf.constant(metadata.classes), of_prepared_images(model, metadata)
 
     def run(images):
-        found = classify(image_ops.center_fit(images, metadata.image_size, metadata.crop_pct))
+        found = classify(image_ops.fit(images, metadata.image_size, metadata.fit, metadata.crop_pct,
+                                       mean_colour(metadata.mean)))
         if metadata.is_multilabel:
             said = {"above": found[OUTPUT] >= tf.constant(metadata.thresholds, tf.float32)}
         else:

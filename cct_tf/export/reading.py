@@ -27,7 +27,7 @@ class Export:
         self.metadata, self.bit_depth = metadata, metadata.bit_depth
         self._runner, self._prepares = runner, prepares
         transform = Transform(metadata.image_size, tuple(metadata.mean), tuple(metadata.std), metadata.crop_pct,
-                              resampler=metadata.resampler)
+                              resampler=metadata.resampler, fit=metadata.fit)
         self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)],
                                 autograph=False)
 

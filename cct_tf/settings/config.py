@@ -94,6 +94,10 @@ class AugmentConfig:
                                       minimum=0.0, maximum=1.0)
     erase_mode: str = option("pixel", "what is put into the box: the mean, or normal noise of each channel or pixel",
                              choices=("constant", "channel", "pixel"))
+    fit: str = option("crop", "how whole images come to the network's size, in evaluation and in training without a "
+                      "random resized crop: crop, resized to cover it and its centre cut out; pad, all of the image, "
+                      "with the mean beside it; stretch, each side to its own length",
+                      choices=("crop", "pad", "stretch"))
     crop_pct: float = option(1.0, "evaluation: the shorter side is resized to image_size / crop_pct before the centre "
                              "crop", above=0.0, maximum=1.0)
     mean: tuple[float, ...] | None = option(None, "mean of the pixels in [0, 1], one value or three; default: the "
@@ -324,6 +328,9 @@ def _check_together(config):
     if augment.crop_padding and augment.random_resized_crop:
         raise UserError("--crop_padding: expected 0 with --random_resized_crop (one crop or the other), found "
                         f"{augment.crop_padding}")
+    if augment.fit != "crop" and augment.crop_pct != 1.0:
+        raise UserError(f"--crop_pct: expected 1 with --fit={augment.fit}, which keeps the whole image, found "
+                        f"{augment.crop_pct:g}")
     if config.data.decode == "fast" and not augment.random_resized_crop:
         raise UserError("--decode: expected exact without --random_resized_crop, for nothing else is decoded at a part "
                         "of its size, found 'fast'")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cct_tf import sizes
 from cct_tf.augment import geometric, image_ops, pillow_resize, simd_resize
@@ -49,6 +49,33 @@ def test_center_fit_of_a_rectangle_just_covers_it(photo, size, crop_pct, resized
     assert found.shape == (*size, 3) and _levels(found, expected).max() <= 1
     kept = (size[0] * 301 / resized[0]) * (size[1] * 403 / resized[1]) / (301 * 403)
     assert image_ops.kept_area(np.array([[301, 403]]), size, crop_pct)[0] == pytest.approx(kept, rel=0.04)
+
+
+@pytest.mark.parametrize("size", [48, (24, 40), (40, 24), (31, 200), 350])
+@pytest.mark.parametrize("shape", [(301, 403), (300, 20), (11, 400), (8, 300), (24, 40), (64, 64)])
+def test_padding_and_stretching_are_pillows(photo, shape, size):
+    image, sides, fill = photo[:shape[0], :shape[1]], sizes.sides(size), (120, 7, 255)
+    small = Image.fromarray(image)
+    expected = {"stretch": small.resize(sides[::-1], Image.BICUBIC),
+                "pad": ImageOps.pad(small, sides[::-1], Image.BICUBIC, fill)}
+    graph = tf.function(image_ops.fit, autograph=False)
+    for way, picture in expected.items():
+        assert np.array_equal(pillow_resize.fit(image[None], size, way, fill=fill)[0], picture), way
+        found = graph(tf.constant(image[None]), size, way, fill=fill)[0]
+        assert found.shape == (*sides, 3) and _levels(found, picture).max() <= 2, way
+
+
+def test_of_the_flattest_image_a_row_is_left(photo):
+    flat = photo[None, :2, :300]
+    for ops in (pillow_resize, image_ops):
+        found = np.asarray(ops.fit(flat, 48, "pad", fill=(0, 0, 0)))[0]
+        assert found[24].any() and not np.delete(found, 24, axis=0).any()
+
+
+def test_what_lies_beside_a_padded_image_is_the_mean_of_the_data(photo):
+    transform = Transform((16, 40), (0.1, 0.5, 0.9), (0.2, 0.2, 0.2), fit="pad", resampler="pillow")
+    found = transform.finish(transform.resize(photo[None, :32, :16]))[0].numpy()
+    assert np.abs(found[:, [0, 15, 24, 39]]).max() <= 0.5 / 255 / 0.2 + 1e-6 < np.abs(found[:, 16:24]).mean()
 
 
 def test_images_of_the_right_size_pass_untouched(photo):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cct_tf.errors import Interrupted
-from cct_tf.export import formats
+from cct_tf.errors import Interrupted, UserError
+from cct_tf.export import formats, metadata
 from cct_tf.runs import run_record
 from cct_tf.settings import flags
 from tests.commands import call, only_line
@@ -43,6 +43,15 @@ def learned(data, tmp_path_factory):
     tiny.train(folder, dataset="npz", data_dir=str(data), image_size=(12, 20), flip="none", crop_padding=0,
                train_steps=60, learning_rate=3e-3, eval_every_steps=60, log_every_steps=60)
     return folder
+
+
+@pytest.fixture(scope="module", params=["pad", "stretch"])
+def whole(request, data, tmp_path_factory):
+    """(--fit, a run on squares that sees the bars because no part of an image is left out)."""
+    folder = tmp_path_factory.mktemp(request.param)
+    tiny.train(folder, dataset="npz", data_dir=str(data), image_size=16, fit=request.param, flip="none",
+               crop_padding=0, train_steps=60, learning_rate=3e-3, eval_every_steps=60, log_every_steps=60)
+    return request.param, folder
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +107,30 @@ def test_its_exports_predict_the_same(name, learned, image, tmp_path, capfd):
     ours, theirs = (each["images"][0]["predictions"] for each in found)
     assert [row["class"] for row in ours] == [row["class"] for row in theirs]
     np.testing.assert_allclose([row["probability"] for row in ours], [row["probability"] for row in theirs], atol=2e-3)
+
+
+def test_a_square_sees_all_of_a_rectangle_with_fit(whole, image, tmp_path, capfd):
+    """In training, evaluation and predict, and in exports: one that prepares images itself, and one that does not."""
+    way, folder = whole
+    assert tiny.records(folder, "eval/")[-1]["eval/top1"] == 1.0
+    status, out, err = call(capfd, "predict", "--json", f"--workdir={folder}", image)
+    assert status == 0, err
+    expected = [row["probability"] for row in json.loads(out)["images"][0]["predictions"]]
+    for name in ("saved_model", "keras"):
+        path = tmp_path / f"x{formats.FORMATS[name].suffix}"
+        status, _, err = call(capfd, "export", f"--workdir={folder}", f"--format={name}", f"--output={path}")
+        assert status == 0, err
+        assert metadata.read("--exported", str(path), formats.FORMATS[name]).fit == way
+        found = json.loads(call(capfd, "predict", "--json", f"--exported={path}", image)[1])
+        found = [row["probability"] for row in found["images"][0]["predictions"]]
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_another_fit_is_another_run(whole, data):
+    way, folder = whole
+    with pytest.raises(UserError, match=f"--fit .*{way}"):
+        tiny.assemble(folder, dataset="npz", data_dir=str(data), image_size=16, flip="none", crop_padding=0,
+                      train_steps=60, learning_rate=3e-3, eval_every_steps=60, log_every_steps=60)
 
 
 @pytest.mark.parametrize("own", [[], ["--ops"]])
