@@ -6,6 +6,7 @@ import os
 import pathlib
 import sys
 
+from cct_tf import sizes
 from cct_tf.assembly import checks, recorded_data, selection
 from cct_tf.errors import UserError
 from cct_tf.evaluation import report
@@ -55,8 +56,9 @@ def _split(values, record):
 def _check(values, record):
     """Refuse what this run has not, before TensorFlow is imported."""
     _split(values, record)
-    if values["tta"] == "shifts" and values["tta_shift"] >= record.resolved.image_size:
-        raise UserError(f"--tta_shift: expected less than the images' {record.resolved.image_size} pixels, found "
+    shortest = min(sizes.sides(record.resolved.image_size))
+    if values["tta"] == "shifts" and values["tta_shift"] >= shortest:
+        raise UserError(f"--tta_shift: expected less than the images' {shortest} pixels, found "
                         f"{values['tta_shift']}")
 
 

@@ -18,7 +18,7 @@ A batch is a dict
     "broken" float32 [B], in evaluation alone, 1 for images that can't be decoded, see `readers.broken`
     "STAGE/PARAMETER"  [B, ...], what the stages on the device have to know
 
-Legend: B batch, S side of the network's input, K classes, n examples.
+Legend: B batch, S S height and width of the network's input, which need not be equal, K classes, n examples.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from cct_tf import rng
+from cct_tf import rng, sizes
 from cct_tf.augment import stages as stages_lib
 from cct_tf.data import label_kinds, sampler
 from cct_tf.errors import UserError
@@ -118,10 +118,10 @@ def hold_at_size(split, stages, stream=None):
         return split
     if reader.image_shape is None:
         return _read_once(split, stages, resize, stream) if _has_room(split, resize.size) else split
-    target = (resize.size, resize.size)
+    target = sizes.sides(resize.size)
     if reader.image_shape == target and resize.crop_pct == 1.0:
         return split  # nothing to do, now or later
-    if split.num_examples * resize.size**2 * 3 > _MOST_HELD:
+    if split.num_examples * _pixel_bytes(resize.size) > _MOST_HELD:
         return split
     if resize.resampler == "pillow":
         return _read_once(split, stages, resize, stream)
@@ -147,7 +147,7 @@ def _has_room(split, size):
 
     A training split that streams keeps its order, which one that is held hasn't.
     """
-    image_bytes = size**2 * 3
+    image_bytes = _pixel_bytes(size)
     if image_bytes > split.room or (split.name == "train" and split.reader.own_columns):
         return False
     try:
@@ -161,7 +161,7 @@ def _has_room(split, size):
 def _read_once(split, stages, resize, stream):
     """The split with its images at the network's size, held, and their labels."""
     n, size = split.num_examples, min(split.num_examples, tensors.MOST_IMAGES)
-    images = tensors.empty_images([n, resize.size, resize.size, 3])
+    images = tensors.empty_images([n, *sizes.sides(resize.size), 3])
     labels = np.zeros(n, np.int32) if split.labels is None else np.zeros_like(label_kinds.as_held(split.labels))
     weights, masked = None if split.weights is None else split.weights.copy(), np.zeros(n, bool)
 
@@ -190,9 +190,9 @@ def _float_bytes(reader):
     return _FLOAT * math.prod(reader.image_shape)
 
 
-def _pixel_bytes(side):
-    """Bytes of a square image as uint8."""
-    return 3 * side**2
+def _pixel_bytes(size):
+    """Bytes of an image of a size, see `cct_tf.sizes`, as uint8."""
+    return 3 * math.prod(sizes.sides(size))
 
 
 def _read(batches, split, resize, num_classes):
@@ -254,7 +254,8 @@ def _part(reader, resize, example, may_fail):
     def box(height, width):
         return resize.sample(batch, (height, width))["box"][0]
 
-    pixels, frame, label, place = reader.load_part(example, box, resize.size if resize.fast else None, may_fail)
+    needed = sizes.sides(resize.size) if resize.fast else None
+    pixels, frame, label, place = reader.load_part(example, box, needed, may_fail)
     params = resize.sample(batch, (frame[0], frame[1]))
     params = params | {"box": parts.placed(params["box"][0], frame)[None]}
     return resize.apply({"image": pixels[None]}, params)["image"][0], label, place
@@ -355,8 +356,7 @@ def staged(batches, stages, finish=lambda batch: batch):
             batch = stage.apply(batch, stage.sample(batch, tuple(shape)))
         return finish(batch)
 
-    size, side = batches.element_spec["image"].shape[:2]
-    calls = _parallel_calls(_STAGING * size * _pixel_bytes(side), budget.staging())
+    calls = _parallel_calls(_STAGING * math.prod(batches.element_spec["image"].shape), budget.staging())
     return tensors.by_reference(batches.map(run, num_parallel_calls=calls))
 
 

@@ -35,7 +35,7 @@ def check_name(config, part=None, stream=None):
         from cct_tf.datasets import image_files
 
         return image_files.check(config, part, stream).class_names
-    elif config.dataset == "npz":
+    if config.dataset == "npz":
         from cct_tf.datasets import npz
 
         # Without the validation arrays, which runs of version 0 ignore; `open_npz` judges them.

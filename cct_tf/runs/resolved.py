@@ -6,6 +6,8 @@ version are read: `from_json` gives what a version did where it did not record i
 
 import dataclasses
 
+from cct_tf import sizes
+
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
@@ -14,7 +16,7 @@ class Resolved:
     Of the network:
 
     Attributes:
-        image_size: int, side of its input in pixels.
+        image_size: int, side of its input in pixels, or (height, width), see `cct_tf.sizes`.
         classes: tuple of K names; empty for weights converted without a data set.
         num_classes: int K. None, given to the constructor: as many as `classes`.
 
@@ -46,7 +48,7 @@ class Resolved:
         fused_update, fast_forms, recompute: bool, as the flags of these names.
     """
 
-    image_size: int
+    image_size: int | tuple
     classes: tuple
     num_examples: dict
     num_classes: int | None = None
@@ -97,6 +99,7 @@ class Resolved:
         for name in ("classes", "mean", "std", "fingerprints_before", "left_out", "found_broken", "class_weights"):
             if known.get(name) is not None:
                 known[name] = tuple(known[name])
+        known["image_size"] = sizes.as_size(known["image_size"])
         if isinstance(known.get("jit"), bool):  # before XLA compiled parts of the network
             known["jit"] = "all" if known["jit"] else "off"
         return cls(**known)

@@ -13,6 +13,7 @@ set's own" or "off", as the help says.
 import dataclasses
 import typing
 
+from cct_tf import sizes
 from cct_tf.errors import UserError
 from cct_tf.settings import class_weights, folds, measure
 from cct_tf.settings.fields import Field, option
@@ -75,7 +76,8 @@ class DataConfig:
 class AugmentConfig:
     """Image preparation and augmentation."""
 
-    image_size: int | None = option(None, "side of the network's input in pixels; default: the model's own", minimum=8)
+    image_size: int | tuple[int, int] | None = option(None, "side of the network's input in pixels, or H,W, its height "
+                                                      "and width; default: the model's own", minimum=8, pair=True)
     crop_padding: int = option(0, "random crop after padding with this many pixels of zeros on each side; 0 = off",
                                minimum=0)
     random_resized_crop: tuple[float, ...] | None = option(
@@ -104,6 +106,10 @@ class AugmentConfig:
                                       minimum=0.0, maximum=1.0)
     erase_mode: str = option("pixel", "what is put into the box: the mean, or normal noise of each channel or pixel",
                              choices=("constant", "channel", "pixel"))
+    fit: str = option("crop", "how whole images come to the network's size, in evaluation and in training without a "
+                      "random resized crop: crop, resized to cover it and its centre cut out; pad, all of the image, "
+                      "with the mean beside it; stretch, each side to its own length",
+                      choices=("crop", "pad", "stretch"))
     crop_pct: float = option(1.0, "evaluation: the shorter side is resized to image_size / crop_pct before the centre "
                              "crop", above=0.0, maximum=1.0)
     mean: tuple[float, ...] | None = option(None, "mean of the pixels in [0, 1], one value or three; default: the "
@@ -312,6 +318,8 @@ def from_dict(values):
         field = FIELDS[name]
         if isinstance(value, list):
             value = tuple(value)
+        if field.pair:
+            value = sizes.as_size(value)
         if field.problem(value):
             raise UserError(f"--{name}: expected {field.expectation()}, found {value!r}")
         parts[field.part][name] = value
@@ -333,6 +341,9 @@ def _check_together(config):
     if augment.crop_padding and augment.random_resized_crop:
         raise UserError("--crop_padding: expected 0 with --random_resized_crop (one crop or the other), found "
                         f"{augment.crop_padding}")
+    if augment.fit != "crop" and augment.crop_pct != 1.0:
+        raise UserError(f"--crop_pct: expected 1 with --fit={augment.fit}, which keeps the whole image, found "
+                        f"{augment.crop_pct:g}")
     if config.data.decode == "fast" and not augment.random_resized_crop:
         raise UserError("--decode: expected exact without --random_resized_crop, for nothing else is decoded at a part "
                         "of its size, found 'fast'")

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cct_tf import sizes
 from cct_tf.augment.stages import describe
 from cct_tf.machine.console import duration, listed
 from cct_tf.optim import schedules
@@ -188,8 +189,11 @@ def _kept(shares):
     median = float(np.median(shares)) if len(shares) else 1.0
     if median >= 1 - _MOST_CUT_OFF:
         return []
-    return [f"the network takes squares: evaluation keeps the centre of an image, {100 * median:.0f}% of its area "
-            "(median)"]
+    return [f"evaluation keeps the centre of an image, {100 * median:.0f}% of its area (median); --fit=pad or stretch "
+            "keeps all of it, and --image_size=H,W changes the network's shape"]
+
+
+_FITS = {"crop": "", "pad": " (whole images, with the mean beside them)", "stretch": " (whole images, stretched)"}
 
 
 def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, start, initial_weights, kept_area=()):
@@ -207,8 +211,8 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
         ("data set", f"{config.data.dataset}: {counts}; {source.splits['train'].reader.describe()}"),
         ("input", budget.describe()),
         ("classes", f"{source.num_classes}: {listed(source.class_names)}" + _several(config, source)),
-        ("images", f"{model.image_size} x {model.image_size}, mean {_numbers(images.mean)}, std {_numbers(images.std)} "
-                   f"({images.statistics_from})"),
+        ("images", f"{sizes.shown(model.image_size)}{_FITS[config.augment.fit]}, mean {_numbers(images.mean)}, "
+                   f"std {_numbers(images.std)} ({images.statistics_from})"),
         ("augmentation", _augmentation(stages, sampling)),
         ("model", f"{config.model.model}, {_size(config, model)}"),
         *_initial_weights(initial_weights),
