@@ -18,7 +18,8 @@ USAGE = """usage: python -m cct_tf.compare WORKDIR ... [--csv=FILE.csv] [--plot=
 
 Shows runs of cct_tf.train side by side: best, last and test accuracy (or the metric that chose the best, such as mAP of
 several labels), images/s, and the flags in which they differ.
-Runs that differ by --seed alone are a group, with the mean and the sample standard deviation of those that finished.
+Runs that differ by --seed or --fold alone are a group, with the mean and the sample standard deviation of those that
+finished.
 Reads run.json, config.cfg and metrics.jsonl; starts no TensorFlow."""
 
 FIELDS = [
@@ -75,11 +76,14 @@ def _aligned(rows, left):
 
 
 def _table(groups):
-    rows = [("run", "group", "state", "seed", "steps", "best", "at step", "loss", "last", "test", "images/s")]
+    with_folds = any(run.fold for group in groups for run in group.runs)
+    rows = [("run", "group", "state", "seed", *["fold"] * with_folds, "steps", "best", "at step", "loss", "last",
+             "test", "images/s")]
     for number, group in enumerate(groups, 1):
         for run in group.runs:
             best = run.best or {}
             rows.append((run.workdir, str(number), run.state, "?" if run.seed is None else str(run.seed),
+                         *[run.fold or "-"] * with_folds,
                          f"{run.step:,}" + (f"/{run.total_steps:,}" if run.total_steps else ""),
                          _percent(best.get(run.measure.shown)), f"{best['step']:,}" if best else "-",
                          f"{best['loss']:.4f}" if best.get("loss") is not None else "-",
@@ -119,12 +123,22 @@ def _notes(runs):
                      + ", ".join(f"{_shown(run.config[name])} {run.workdir}" for run in runs if run.config))
     data = {}
     for run in runs:
-        data.setdefault(run.fingerprint, []).append(run)
+        data.setdefault(run.data, []).append(run)
     data.pop(None, None)
     if len(data) > 1:
         kinds = [f"{members[0].evaluated_on} split of {members[0].config['dataset']}, fingerprint {key[:12]}: "
                  + ", ".join(run.workdir for run in members) for key, members in data.items()]
         notes.append(f"other images or splits, so these figures can't be compared: {'; '.join(kinds)}")
+    return notes
+
+
+def _missing_folds(groups):
+    """Lines on groups that are no whole cross-validation yet."""
+    notes = []
+    for number, group in enumerate(groups, 1):
+        missing, count = group.missing_folds
+        if missing:
+            notes.append(f"group {number} has no finished run of fold {', '.join(map(str, missing))} of {count}")
     return notes
 
 
@@ -136,8 +150,8 @@ def _as_dicts(groups):
     for number, group in enumerate(groups, 1):
         for run in group.runs:
             rows.append({"workdir": run.workdir, "group": number, "state": run.state, "seed": run.seed,
-                         "step": run.step, "total_steps": run.total_steps, "evaluated_on": run.evaluated_on,
-                         "best": run.best, "last": run.last, "test": run.test,
+                         "fold": run.fold, "step": run.step, "total_steps": run.total_steps,
+                         "evaluated_on": run.evaluated_on, "best": run.best, "last": run.last, "test": run.test,
                          "images_per_second": run.images_per_second, "fingerprint": run.fingerprint,
                          "config": {name: run.config and run.config[name] for name in fields},
                          "notes": list(run.notes)})
@@ -195,7 +209,7 @@ def main(given):
     runs = [runs_lib.read(folder) for folder in values["workdirs"]]
     groups, console = runs_lib.group(runs), Console(quiet=values["json"])
     rows, group_rows = _as_dicts(groups)
-    notes = _notes(runs)
+    notes = _notes(runs) + _missing_folds(groups)
     if values["json"]:
         print(json.dumps({"runs": rows, "groups": group_rows, "notes": notes}))
     for line in [*_table(groups), "", *_group_table(groups), *([""] if notes else []), *notes]:

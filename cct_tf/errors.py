@@ -25,9 +25,14 @@ _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ER
 
 
 class UserError(Exception):
-    """Wrong input. The message is one line: the flag or file, what was expected, what was found."""
+    """Wrong input. The message is one line: the flag or file, what was expected, what was found.
+
+    Attributes:
+        details: text that a command prints before the line, such as the traceback of a user's own code.
+    """
 
     exit_status = WRONG_INPUT
+    details = ""
 
 
 class OutsideFault(Exception):

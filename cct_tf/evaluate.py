@@ -6,6 +6,7 @@ import os
 import pathlib
 import sys
 
+from cct_tf import sizes
 from cct_tf.assembly import checks, recorded_data, selection
 from cct_tf.errors import UserError
 from cct_tf.evaluation import report
@@ -55,8 +56,9 @@ def _split(values, record):
 def _check(values, record):
     """Refuse what this run has not, before TensorFlow is imported."""
     _split(values, record)
-    if values["tta"] == "shifts" and values["tta_shift"] >= record.resolved.image_size:
-        raise UserError(f"--tta_shift: expected less than the images' {record.resolved.image_size} pixels, found "
+    shortest = min(sizes.sides(record.resolved.image_size))
+    if values["tta"] == "shifts" and values["tta_shift"] >= shortest:
+        raise UserError(f"--tta_shift: expected less than the images' {shortest} pixels, found "
                         f"{values['tta_shift']}")
 
 
@@ -80,9 +82,11 @@ def _check_same(folders, records):
     said = []
     for folder, record in zip(folders, records, strict=True):
         # Of a tree sorted by classes, the labels of a validation split are the same for every --split_seed.
-        seed = record.config.get("split_seed", 0) if record.config.get("validation_fraction") else None
+        fold = record.config.get("fold")
+        seed = record.config.get("split_seed", 0) if record.config.get("validation_fraction") or fold else None
         counts = ", ".join(f"{name} {count:,}" for name, count in record.resolved.num_examples.items())
         said.append((f"fingerprint {record.resolved.fingerprint[:12]}, {counts}"
+                     + (f", --fold={fold}" if fold else "")
                      + (f", --split_seed={seed}" if seed is not None else ""), folder))
     (first, a), (second, b) = said
     if first != second:

@@ -5,7 +5,7 @@ A test compares the page with what this module prints. Needs no TensorFlow.
 
 import sys
 
-from cct_tf import checkpoints, compare, convert_torch, evaluate, predict, preview, tabulate, train
+from cct_tf import checkpoints, compare, convert_torch, evaluate, inspect_data, predict, preview, tabulate, train
 from cct_tf.benchmark import __main__ as benchmark
 from cct_tf.export import __main__ as export
 from cct_tf.models import __main__ as models
@@ -27,7 +27,7 @@ The column "kind" says what a resumed run does with another value:
 * `how`: the flag only says how the run is computed. Another value is noted.
 * `call`: the flag belongs to this call of the command. It is not recorded.
 """
-_OTHERS = (evaluate, compare, predict, export, preview, tabulate, checkpoints, benchmark, convert_torch)
+_OTHERS = (evaluate, compare, predict, export, preview, inspect_data, tabulate, checkpoints, benchmark, convert_torch)
 
 
 def _default(value):

@@ -31,6 +31,7 @@ class Stream(enum.IntEnum):
     WEIGHTS = 5  # index: hash of the variable's path. Initial weights
     SPLIT = 6  # index: class. Validation split
     IMAGE = 7  # index: index of the image in the training set. What belongs to an image, not to a draw
+    SAMPLE = 8  # index: place in the order of the training images. What --sampler draws there
 
 
 def _uint32(value):

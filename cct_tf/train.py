@@ -55,7 +55,7 @@ def train(settings, interrupts, quiet=False, choosing_devices=contextlib.nullcon
         stack.enter_context(streams.watched(interrupts.output_closed))
         console = Console(quiet)
         with interrupts.held(cluster is not None):
-            checks.check_config(settings, stream=console.stream)
+            checks.check_training(settings, stream=console.stream)
         workdir = Workdir(settings.run.workdir)
         workdir.check()
         if not run_record.list_checkpoints(workdir.checkpoints):

@@ -96,6 +96,7 @@ def scene(tmp_path_factory):
     (folder / "circle.cfg").write_text("--flagfile=nested/back.cfg\n")
     (folder / "nested/back.cfg").write_text("--flagfile=../circle.cfg\n")
     (folder / "self.cfg").write_text("--flagfile=self.cfg\n")
+    (folder / "list.json").write_text("[1, 2]")
     (folder / "comment.cfg").write_text("--batch_size=0  # none at all\n")
     (folder / "nested/outer.cfg").write_text("--flagfile=inner.cfg\n")
     (folder / "nested/inner.cfg").write_text("--seed=one\n")

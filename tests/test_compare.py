@@ -24,7 +24,7 @@ REPO = Path(__file__).resolve().parents[1]
 
 
 def _run(path, tops, *, steps=8, finished=True, fingerprint="a" * 64, validation=False, speeds=(100.0, 300.0, 200.0),
-         test=None, others=(), **changes):
+         test=None, others=(), of_folds=None, **changes):
     """A run of which the evaluations at steps 2, 4, ... had these accuracies, and others: dicts of what else."""
     path.mkdir()
     settings = config.from_dict({"batch_size": 10, "train_steps": 8, "workdir": str(path)} | changes)
@@ -42,8 +42,8 @@ def _run(path, tops, *, steps=8, finished=True, fingerprint="a" * 64, validation
     folder.mkdir(parents=True)
     counts = {"train": 40} | ({"validation": 10} if validation else {}) | {"test": 20}
     run_record.write_record(folder, run_record.Record(
-        settings.as_dict(), Resolved(8, (), counts, fingerprint=fingerprint, total_steps=8), steps, RunStatus(steps),
-        finished, {}))
+        settings.as_dict(), Resolved(8, (), counts, fingerprint=fingerprint, folds_fingerprint=of_folds, total_steps=8),
+        steps, RunStatus(steps), finished, {}))
     return str(path)
 
 
@@ -88,6 +88,32 @@ def test_mean_and_sample_deviation_are_of_the_finished_runs(tmp_path, capsys):
     assert group["test_top1"] == {"mean": None, "std": None, "count": 0}
     assert [(run["state"], run["step"], run["total_steps"]) for run in found["runs"]][2:] == [
         ("finished", 8, 8), ("unfinished", 4, 8)]
+
+
+def test_folds_of_one_set_are_a_group_and_those_that_are_missing_are_named(tmp_path, capsys):
+    tops, folds = (0.6, 0.7, 0.9), ("1/4", "2/4", "4/4")
+    folders = [_run(tmp_path / f"r{place}", [top1], fold=fold, seed=place % 2, fingerprint=f"{place}" * 64,
+                    of_folds="f" * 64, validation=True)
+               for place, (top1, fold) in enumerate(zip(tops, folds, strict=True))]
+    folders.append(_run(tmp_path / "r3", [0.1], fold="3/4", fingerprint="3" * 64, of_folds="f" * 64, finished=False))
+    fewer = _run(tmp_path / "fewer", [0.2], fold="1/2", fingerprint="4" * 64, of_folds="f" * 64, validation=True)
+    found = json.loads(_compare(capsys, *folders, fewer, "--json"))
+    group, other = found["groups"]
+    assert group["runs"] == folders and group["config"] == {"fold": "*/4"} and other["config"] == {"fold": "*/2"}
+    assert group["best_top1"] == {"mean": pytest.approx(sum(tops) / 3), "std": pytest.approx(statistics.stdev(tops)),
+                                  "count": 3}
+    assert [run["fold"] for run in found["runs"]] == [*folds, "3/4", "1/2"]
+    assert found["notes"] == [f"group {number} has no finished run of fold {fold}"
+                              for number, fold in ((1, "3 of 4"), (2, "2 of 2"))]
+    rows = _columns(_compare(capsys, *folders, f"--csv={tmp_path}/x.csv"))
+    assert rows[0][3:5] == ["seed", "fold"] and [row[4] for row in rows[1:5]] == [*folds, "3/4"]
+
+
+def test_folds_of_other_sets_are_not(tmp_path, capsys):
+    folders = [_run(tmp_path / name, [0.5], fold=f"{place}/2", fingerprint=name * 64, of_folds=name * 64)
+               for place, name in enumerate("ab", 1)]
+    found = json.loads(_compare(capsys, *folders, "--json"))
+    assert len(found["groups"]) == 2 and any("can't be compared" in note for note in found["notes"])
 
 
 def test_ties_keep_the_earlier_best_and_averages_count_where_they_are_kept(tmp_path):

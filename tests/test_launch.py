@@ -389,7 +389,7 @@ def test_requirements_name_every_imported_package():
 
 def test_console_commands_name_functions_without_arguments():
     scripts = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["scripts"]
-    assert set(scripts) == {"cct-train", "cct-evaluate", "cct-preview", "cct-benchmark", "cct-models",
+    assert set(scripts) == {"cct-inspect", "cct-train", "cct-evaluate", "cct-preview", "cct-benchmark", "cct-models",
                             "cct-checkpoints", "cct-predict", "cct-compare", "cct-convert-torch", "cct-export",
                             "cct-tabulate"}
     for target in scripts.values():

@@ -3,12 +3,14 @@
 import os
 import pathlib
 
+from cct_tf.assembly import own
 from cct_tf.augment import policies
 from cct_tf.convert import names
 from cct_tf.datasets import registry
 from cct_tf.errors import UserError
 from cct_tf.models import variants
 from cct_tf.optim import freezing
+from cct_tf.settings import class_weights
 
 
 def check_workdir(path):
@@ -45,19 +47,33 @@ def check_inputs(config, part=None, stream=None):
         part: `tree.Part` that will be opened; None for all.
         stream: text stream for progress, or None.
 
+    Returns:
+        As `registry.check_name`.
+
     Raises:
         UserError: the first thing found wrong.
     """
     check_model(config.model, config.augment.image_size)
     policies.resolve(config.augment.auto_augment)
-    registry.check_name(config.data, part, stream)
+    own.check(config)
+    return registry.check_name(config.data, part, stream)
 
 
 def check_config(config, part=None, stream=None):
     """Judge a whole config, of a run; the rest as for `check_inputs`. Raises UserError."""
     check_workdir(config.run.workdir)
-    check_inputs(config, part, stream)
+    classes = check_inputs(config, part, stream)
     _check_freeze(config)
+    return classes
+
+
+def check_training(config, stream=None):
+    """As `check_config`, with what only training reads."""
+    classes = check_config(config, stream=stream)
+    if classes is None:
+        class_weights.read(config.optim.class_weights)
+    else:
+        class_weights.of_classes(config.optim.class_weights, classes)
 
 
 def _check_freeze(config):

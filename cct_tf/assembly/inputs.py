@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from cct_tf.assembly import found_broken
+from cct_tf.assembly import found_broken, own
 from cct_tf.augment import simd_resize
 from cct_tf.augment import transform as transform_lib
 from cct_tf.augment.mix import Mix
@@ -89,7 +89,8 @@ def make_transform(config, images, model):
 
 def make_sampling(config):
     """The `pipeline.Sampling` of a config's training images."""
-    return Sampling(config.run.seed, config.optim.batch_size, config.augment.repeated_augmentation)
+    return Sampling(config.run.seed, config.optim.batch_size, config.augment.repeated_augmentation,
+                    config.data.sampler)
 
 
 def training_stages(config, images, transform):
@@ -102,5 +103,6 @@ def training_stages(config, images, transform):
         images_in = augment.mix_off_epoch * images.source.splits["train"].num_examples
         mixing = Mixing(mix, config.run.seed, config.optim.batch_size, -(-images_in // config.optim.batch_size),
                         augment.mix_off_epoch)
+    transform = dataclasses.replace(transform, own=own.stages(config))
     return transform.training_stages(images.source.num_classes, label_smoothing=config.optim.label_smoothing,
                                      mixing=mixing, seed=config.run.seed)

@@ -11,6 +11,7 @@ from cct_tf.optim import freezing
 from cct_tf.optim.ema import Ema
 from cct_tf.optim.optimizers import make_optimizer
 from cct_tf.runs import checkpoint
+from cct_tf.settings import class_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,9 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
     chosen = tuning.choose(config, devices, model.variant, num_classes, total_steps, resolved)
     train_step = TrainStep(
         devices, model, optimizer, state, batch_size=optim.batch_size, accumulate_steps=chosen.accumulate_steps.value,
-        clip_norm=optim.clip_norm, example_loss=losses.make_loss(optim, train_split, num_classes, config.data.task),
+        clip_norm=optim.clip_norm, weighted=train_split.weights is not None,
+        example_loss=losses.make_loss(optim, train_split, num_classes, config.data.task,
+                                      class_weights.of_classes(optim.class_weights, classes)),
         max_skipped_updates=optim.max_skipped_updates, jit=chosen.jit.value, fast_forms=run.fast_forms,
         recompute=run.recompute, ema=ema, prepare=prepare, example_accuracy=losses.make_accuracy(config.data.task))
     trackable = checkpoint.make_trackable(model, optimizer, state, averaged)

@@ -5,6 +5,7 @@ from cct_tf.errors import UserError
 from cct_tf.machine.console import listed
 from cct_tf.runs import file_list
 from cct_tf.runs.workdir import Workdir
+from cct_tf.settings import class_weights
 
 _GO_ON = "--accept_config_change goes on with them, another --workdir starts anew"
 _LOOK = ("cct_tf.train goes on with them under --accept_config_change, and --data_dir=DIR names a folder as it was for "
@@ -90,3 +91,24 @@ def check_images(images, start, config, workdir, console, peers):
     check_data(images, resolved, changes, config.run.accept_config_change)
     if peers.is_chief:
         console.say(f"going on with other images: {changes}")
+
+
+def check_class_weights(config, class_names, resolved, peers):
+    """Refuse a file of --class_weights that says other than when the run began, or on another worker.
+
+    Args:
+        config: `config.Config`; class_names: sequence of K strings; resolved: `resolved.Resolved` of the run's
+        checkpoint, or None; peers: `peers.Peers`.
+    """
+    flag = config.optim.class_weights
+    if not class_weights.is_file(flag):
+        return
+    now = class_weights.of_classes(flag, class_names)
+    if any(tuple(found) != now for found in peers.exchange(now)):
+        raise UserError(f"--class_weights: expected the same weights on every worker, found others in {flag}")
+    before = resolved and resolved.class_weights
+    if before and before != now and not config.run.accept_config_change:
+        changed = [f"{name} ({old:g}, now {new:g})" for name, old, new in zip(class_names, before, now, strict=True)
+                   if old != new]
+        raise UserError(f"--class_weights: expected the weights of this run in {flag}, found others of "
+                        f"{listed(changed)}; --accept_config_change goes on under the new ones")

@@ -2,9 +2,10 @@
 
 import dataclasses
 
-from cct_tf.assembly import found_broken
+from cct_tf.assembly import found_broken, own
 from cct_tf.machine import runtime
 from cct_tf.runs.resolved import Resolved
+from cct_tf.settings import class_weights
 
 
 def resolve(config, model, images=None):
@@ -29,8 +30,10 @@ def resolve(config, model, images=None):
         mean=tuple(images.mean), std=tuple(images.std),
         statistics_computed=config.augment.mean is None and source.mean is None,
         fingerprint=source.fingerprint, evaluated_fingerprint=parts[source.evaluated_split],
+        folds_fingerprint=source.folds_fingerprint,
         folder=folder if source.has_files else None, left_out=source.left_out,
-        found_broken=tuple(found_broken.rows(source)), order=source.order, data_rules=dataclasses.asdict(source.rules))
+        found_broken=tuple(found_broken.rows(source)), order=source.order, data_rules=dataclasses.asdict(source.rules),
+        own_code=own.checksums(config))
 
 
 def resolve_run(config, model, images, plan, devices, tuning, before=None, initial=None):
@@ -51,7 +54,9 @@ def resolve_run(config, model, images, plan, devices, tuning, before=None, initi
         changed = (before.fingerprint,) if before.fingerprint != now.fingerprint else ()
         now = dataclasses.replace(now, fingerprints_before=before.fingerprints_before + changed)
     return dataclasses.replace(
-        now, total_steps=plan.total_steps, initial_weights=initial, device=devices.kind,
-        num_replicas=devices.num_replicas, num_workers=devices.num_workers, threads=runtime.num_threads(),
+        now, total_steps=plan.total_steps,
+        class_weights=class_weights.of_classes(config.optim.class_weights, now.classes), initial_weights=initial,
+        device=devices.kind, num_replicas=devices.num_replicas, num_workers=devices.num_workers,
+        threads=runtime.num_threads(),
         jit=tuning.jit.value, accumulate_steps=tuning.accumulate_steps.value, fused_update=config.run.fused_update,
         fast_forms=config.run.fast_forms, recompute=config.run.recompute)

@@ -5,7 +5,7 @@ X = x + 1/2, Y = y + 1/2. NEAREST takes the pixel there, with coordinates in 16.
 b = d = 0); BILINEAR and BICUBIC (Keys' cubic with a = -1 here, not the -1/2 of Pillow's resize) weigh its neighbours,
 the border repeated. A place outside the source gets the fill colour.
 
-Legend: B batch, S image side, n = S S pixels.
+Legend: B batch, H W height and width of the image, n = H W pixels.
 """
 
 import math
@@ -17,13 +17,13 @@ from cct_tf.augment.policies import Op
 OPS = (Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y, Op.ROTATE)
 
 
-def matrices(op, argument, size):
+def matrices(op, argument, sides):
     """Pillow's matrices.
 
     Args:
         op: int32 [B], of OPS; another gives the identity.
         argument: float64 [B], in the units of `policies.Op`.
-        size: int S.
+        sides: (H, W), ints.
 
     Returns:
         float64 [B, 6].
@@ -34,9 +34,9 @@ def matrices(op, argument, size):
     # Image.rotate, in Python's own order of operations.
     angle = -only(Op.ROTATE) * (math.pi / 180.0)
     cosine, sine = _rounded(tf.cos(angle)), _rounded(tf.sin(angle))
-    centre = size / 2.0
-    turned_x = (cosine * -centre + sine * -centre) + centre
-    turned_y = (-sine * -centre + cosine * -centre) + centre
+    centre_y, centre_x = sides[0] / 2.0, sides[1] / 2.0
+    turned_x = (cosine * -centre_x + sine * -centre_y) + centre_x
+    turned_y = (-sine * -centre_x + cosine * -centre_y) + centre_y
     return tf.stack([cosine, only(Op.SHEAR_X) + sine, only(Op.TRANSLATE_X) + turned_x,
                      only(Op.SHEAR_Y) - sine, cosine, only(Op.TRANSLATE_Y) + turned_y], axis=1)
 
@@ -71,35 +71,35 @@ def _columns(values):
 
 
 def _gather(images, rows, columns):
-    """Pixels of each image: uint8 [B, S, S, 3], int32 [B, S, S] twice -> uint8 [B, S, S, 3]."""
-    size = images.shape[1]
-    flat = tf.reshape(images, [-1, size * size, 3])
-    found = tf.gather(flat, tf.reshape(rows * size + columns, [-1, size * size]), axis=1, batch_dims=1)
-    return tf.reshape(found, [-1, size, size, 3])
+    """Pixels of each image: uint8 [B, H, W, 3], int32 [B, H, W] twice -> uint8 [B, H, W, 3]."""
+    height, width, channels = images.shape[1:]
+    flat = tf.reshape(images, [-1, height * width, channels])
+    found = tf.gather(flat, tf.reshape(rows * width + columns, [-1, height * width]), axis=1, batch_dims=1)
+    return tf.reshape(found, [-1, height, width, channels])
 
 
 def nearest(images, steps, fill):
     """Transform with NEAREST, every pixel as Pillow's.
 
     Args:
-        images: uint8 [B, S, S, 3].
+        images: uint8 [B, H, W, 3].
         steps: int32 [B, 6], see `nearest_steps`.
         fill: uint8 [3].
 
     Returns:
-        uint8 [B, S, S, 3].
+        uint8 [B, H, W, 3].
     """
-    size = images.shape[1]
+    height, width = images.shape[1:3]
     a, b, c, d, e, f = _columns(steps)
-    x, y = tf.range(size)[None, None, :], tf.range(size)[None, :, None]
+    x, y = tf.range(width)[None, None, :], tf.range(height)[None, :, None]
     columns = tf.bitwise.right_shift(a * x + b * y + c, 16)
     rows = tf.bitwise.right_shift(d * x + e * y + f, 16)
-    inside = (columns >= 0) & (columns < size) & (rows >= 0) & (rows < size)
-    found = _gather(images, tf.clip_by_value(rows, 0, size - 1), tf.clip_by_value(columns, 0, size - 1))
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    found = _gather(images, tf.clip_by_value(rows, 0, height - 1), tf.clip_by_value(columns, 0, width - 1))
     return tf.where(inside[..., None], found, fill)
 
 
-def smooth_terms(matrix, size):
+def smooth_terms(matrix, sides):
     """The products of the affine map, for BILINEAR and BICUBIC. To be called outside compiled functions.
 
     The last bit of a coordinate decides whether a place on the edge of the source is inside. Pillow rounds after the
@@ -108,12 +108,12 @@ def smooth_terms(matrix, size):
 
     Args:
         matrix: float64 [B, 6], see `matrices`.
-        size: int S.
+        sides: (H, W), ints.
 
     Returns:
-        float64 [B, 6, S]: a X, b Y, c, d X, e Y, f for X, Y = 1/2, 3/2, ...
+        float64 [B, 6, max(H, W)]: a X, b Y, c, d X, e Y, f for X, Y = 1/2, 3/2, ...
     """
-    numbers = tf.range(size, dtype=tf.float64) + 0.5
+    numbers = tf.range(max(sides), dtype=tf.float64) + 0.5
     ones = tf.ones_like(numbers)
     return matrix[:, :, None] * tf.stack([numbers, numbers, ones, numbers, numbers, ones])
 
@@ -139,19 +139,19 @@ def smooth(images, terms, bicubic, fill):
     """Transform with BILINEAR or BICUBIC.
 
     Args:
-        images: uint8 [B, S, S, 3].
-        terms: float64 [B, 6, S], see `smooth_terms`.
+        images: uint8 [B, H, W, 3].
+        terms: float64 [B, 6, max(H, W)], see `smooth_terms`.
         bicubic: bool [B].
         fill: uint8 [3].
 
     Returns:
-        uint8 [B, S, S, 3], truncated to whole levels as Pillow does.
+        uint8 [B, H, W, 3], truncated to whole levels as Pillow does.
     """
-    size = images.shape[1]
-    a_x, b_y, c, d_x, e_y, f = tf.unstack(terms, axis=1)  # [B, S] each
-    place_x = a_x[:, None, :] + b_y[:, :, None] + c[:, :1, None]  # [B, S, S]
-    place_y = d_x[:, None, :] + e_y[:, :, None] + f[:, :1, None]
-    inside = (place_x >= 0.0) & (place_x < size) & (place_y >= 0.0) & (place_y < size)
+    height, width = images.shape[1:3]
+    a_x, b_y, c, d_x, e_y, f = tf.unstack(terms, axis=1)  # [B, max(H, W)] each
+    place_x = a_x[:, None, :width] + b_y[:, :height, None] + c[:, :1, None]  # [B, H, W]
+    place_y = d_x[:, None, :width] + e_y[:, :height, None] + f[:, :1, None]
+    inside = (place_x >= 0.0) & (place_x < width) & (place_y >= 0.0) & (place_y < height)
     place_x, place_y = _on_grid(place_x), _on_grid(place_y)
     left, top = tf.floor(place_x - 0.5), tf.floor(place_y - 0.5)
     weights_x, weights_y = (_weights(share, bicubic[:, None, None])
@@ -159,10 +159,10 @@ def smooth(images, terms, bicubic, fill):
     left, top = tf.cast(left, tf.int32), tf.cast(top, tf.int32)
     total = 0.0
     for j, weight_y in enumerate(weights_y):
-        rows = tf.clip_by_value(top + (j - 1), 0, size - 1)
+        rows = tf.clip_by_value(top + (j - 1), 0, height - 1)
         line = 0.0
         for i, weight_x in enumerate(weights_x):
-            columns = tf.clip_by_value(left + (i - 1), 0, size - 1)
+            columns = tf.clip_by_value(left + (i - 1), 0, width - 1)
             line += weight_x[..., None] * tf.cast(_gather(images, rows, columns), tf.float32)
         total += weight_y[..., None] * line
     # By rounding, what should be a whole level is often just below it, and would be truncated to the level before.

@@ -30,7 +30,7 @@ class AutoAugment:
 
         Args:
             seeds: uint32 [B].
-            size: int, side of the images in pixels.
+            size: of the images in pixels, see `cct_tf.sizes`.
 
         Returns:
             list of dicts, one for each operation of a row: "op" int32 [B] (`policies.Op`), "argument" float64 [B],

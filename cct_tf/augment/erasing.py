@@ -1,6 +1,6 @@
 """Random erasing (arXiv:1708.04896) with timm's rules: a box of a normalised image filled with its mean or with noise.
 
-Legend: B batch, S side.
+Legend: B batch, S S height and width.
 """
 
 import dataclasses

@@ -3,7 +3,7 @@
     params = op.sample(seeds)
     images = op.apply(images, params)
 
-Legend: B batch, H W height and width, S output side, C channels.
+Legend: B batch, H W height and width, h w those of the network's input, C channels.
 """
 
 import dataclasses
@@ -75,18 +75,18 @@ class AlternatingFlip:
 
 @dataclasses.dataclass(frozen=True)
 class RandomResizedCrop:
-    """A random box of the image, resized to a square with antialias (torchvision's and timm's RandomResizedCrop).
+    """A random box of the image, resized with antialias (torchvision's and timm's RandomResizedCrop).
 
     The area is uniform, the aspect ratio log-uniform; the first of ten draws that fits the image is taken, else the
     largest centred box with an allowed ratio. Bilinear or bicubic at random, as in timm's `interpolation="random"`.
 
     Attributes:
-        size: int S, output side.
+        size: the network's, see `cct_tf.sizes`.
         area: (minimum, maximum) share of the image's area.
         ratio: (minimum, maximum) of width / height.
     """
 
-    size: int
+    size: int | tuple
     area: tuple
     ratio: tuple
     tries: int = 10
@@ -126,6 +126,6 @@ class RandomResizedCrop:
                          box_height, box_width])
 
     def apply(self, images, params):
-        """uint8 [B, H, W, C] and what `sample` gave -> uint8 [B, S, S, C]."""
+        """uint8 [B, H, W, C] and what `sample` gave -> uint8 [B, h, w, C]."""
         start, length = params["box"][:, :2], params["box"][:, 2:]
         return image_ops.resample(images, start, length, start, start + length, self.size, params["bicubic"])

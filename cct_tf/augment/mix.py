@@ -5,7 +5,7 @@
 
 Example 2k is mixed with 2k + 1. The share is the part of an example that stays its own: 1 leaves a batch alone.
 
-Legend: B batch (even), S side, K classes.
+Legend: B batch (even), S S height and width, K classes.
 """
 
 import dataclasses

@@ -17,6 +17,7 @@ import re
 
 import numpy as np
 
+from cct_tf import sizes
 from cct_tf.augment import policy_tables
 from cct_tf.errors import UserError, nearest
 
@@ -61,25 +62,31 @@ def linspace32(first, last, count):
     return np.where(index < count // 2, upward, downward).astype(np.float32).astype(np.float64)
 
 
+def side_of(op, size):
+    """The side of an image that a translation is a share of, the height for TRANSLATE_Y, else the width: an int."""
+    height, width = sizes.sides(size)
+    return height if op == Op.TRANSLATE_Y else width
+
+
 def arguments(reading, op, size):
     """What an operation may be given.
 
     Args:
         reading: `policy_tables.Reading`.
         op: `Op`.
-        size: int, side of the image in pixels.
+        size: of the image in pixels, see `cct_tf.sizes`.
 
     Returns:
         float64 [bins, 2]: the arguments by bin of magnitude, with negative and with positive sign.
     """
     steps = linspace32 if reading.float32 else np.linspace
-    centre, signed, distance = 0.0, True, np.zeros(reading.bins)
+    side, centre, signed, distance = side_of(op, size), 0.0, True, np.zeros(reading.bins)
     if op in _SHEARS:
         distance = steps(0.0, reading.shear, reading.bins)
     elif op in _TRANSLATIONS and reading.whole_pixels:
-        distance = np.trunc(steps(0.0, reading.translate_share * size + reading.translate_pixels, reading.bins))
+        distance = np.trunc(steps(0.0, reading.translate_share * side + reading.translate_pixels, reading.bins))
     elif op in _TRANSLATIONS:
-        distance = steps(0.0, reading.translate_share, reading.bins) * size + reading.translate_pixels
+        distance = steps(0.0, reading.translate_share, reading.bins) * side + reading.translate_pixels
     elif op in _ENHANCEMENTS:
         centre, distance = 1.0, steps(0.0, reading.enhance, reading.bins)
     elif op == Op.ROTATE:
@@ -107,7 +114,7 @@ class SubPolicies:
         """The rows as arrays.
 
         Args:
-            size: int, side of the image in pixels.
+            size: of the image in pixels, see `cct_tf.sizes`.
 
         Returns:
             dict, with R rows of n operations: "op" int32 [R, n], "probability" float32 [R, n], "interpolation" int32

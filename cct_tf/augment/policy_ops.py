@@ -12,18 +12,18 @@ def apply(images, operation, fill):
     """Apply one operation to each image.
 
     Args:
-        images: uint8 [B, S, S, 3], of known shape.
+        images: uint8 [B, H, W, 3], of known shape.
         operation: dict {"op": int32 [B], `policies.Op`; "argument": float64 [B], in the op's unit; "interpolation":
             int32 [B], of the geometric operations}.
         fill: three levels, for places where a geometric operation finds no pixel.
 
     Returns:
-        uint8 [B, S, S, 3].
+        uint8 [B, H, W, 3].
     """
-    op, argument, size = operation["op"], operation["argument"], images.shape[1]
-    matrix = affine.matrices(op, argument, size)
+    op, argument, sides = operation["op"], operation["argument"], tuple(images.shape[1:3])
+    matrix = affine.matrices(op, argument, sides)
     return _apply(images, op, argument, operation["interpolation"], affine.nearest_steps(matrix),
-                  affine.smooth_terms(matrix, size), tf.constant(fill, tf.uint8))
+                  affine.smooth_terms(matrix, sides), tf.constant(fill, tf.uint8))
 
 
 def _is_one_of(op, codes):

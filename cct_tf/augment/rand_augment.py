@@ -94,7 +94,8 @@ class RandAugment:
     def _argument(self, row, magnitude, positive, size):
         """Arguments of the operations in rows `row` of the table, in timm's order of computation: float64 [B]."""
         ops, start, sign, reach, whole = (np.array(column) for column in zip(*self.policy.table(), strict=True))
-        scale = np.where(np.isin(ops, (policies.Op.TRANSLATE_X, policies.Op.TRANSLATE_Y)), float(size), 1.0)
+        shifts = policies.Op.TRANSLATE_X, policies.Op.TRANSLATE_Y
+        scale = np.array([float(policies.side_of(op, size)) if op in shifts else 1.0 for op in ops])
         # A plain division by 10 becomes a product with 0.1 in graphs, which rounds otherwise.
         level = tf.math.divide_no_nan(magnitude, 10.0) * tf.gather(reach.astype(np.float64), row)
         level = tf.where(tf.gather(whole, row), tf.floor(level), level) * tf.gather(scale, row)

@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 
+from cct_tf import sizes
 from cct_tf.errors import UserError
 
 _per_thread = threading.local()  # a resizer has buffers of its own
@@ -35,12 +36,12 @@ def resized(pixels, box, bicubic, size):
         _resizer(package).resize(source, target, options)
         return target
 
-    height, width = pixels.shape[:2]
+    (height, width), (down, across) = pixels.shape[:2], sizes.sides(size)
     source = package.ImageData(width, height, package.PixelType.U8x3, pixels.tobytes())
     # Width first, as Pillow, which rounds in between: the package would choose an order by itself.
-    narrow = step(source, (size, height), (left, 0.0, right - left, height))
-    found = step(narrow, (size, size), (0.0, top, size, bottom - top))
-    return np.frombuffer(found.get_buffer(), np.uint8).reshape(size, size, 3)
+    narrow = step(source, (across, height), (left, 0.0, right - left, height))
+    found = step(narrow, (across, down), (0.0, top, across, bottom - top))
+    return np.frombuffer(found.get_buffer(), np.uint8).reshape(down, across, 3)
 
 
 def _resizer(package):

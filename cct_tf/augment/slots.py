@@ -25,7 +25,7 @@ def apply_where(function, images, mask, *params, slot=None):
         tensor like `images`.
     """
     size = images.shape[0]
-    slot = slot or (_SLOT_OF_LARGE if images.shape[1] >= _LARGE else _SLOT)
+    slot = slot or (_SLOT_OF_LARGE if max(images.shape[1:3]) >= _LARGE else _SLOT)
     chosen_first = tf.argsort(tf.cast(~mask, tf.int32), stable=True)
     chosen_first = tf.concat([chosen_first, tf.fill([-size % slot], chosen_first[-1])], 0)
     count = tf.reduce_sum(tf.cast(mask, tf.int32))

@@ -19,7 +19,7 @@ A batch holds, as far as the stages have come: "image"; "index", "epoch", "posit
 its examples (see `data.pipeline`); "class" int32 [B], or uint8 [B, K] of 0 and 1 where an image may have several,
 then "label" float32 [B, K].
 
-Legend: B batch, H W height and width of an image, S side of the network's input, K classes.
+Legend: B batch, H W height and width of an image, S S those of the network's input, which need not be equal, K classes.
 """
 
 import dataclasses
@@ -89,20 +89,22 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Resize(Stage):
-    """Bring whole images to the network's size, the same way each time: `image_ops.center_fit`.
+    """Bring whole images to the network's size, the same way each time: `image_ops.fit`.
 
     Attributes:
-        size: int S.
-        crop_pct: float, see `image_ops.center_fit`.
+        size: the network's, see `cct_tf.sizes`.
+        crop_pct, way, fill: see `image_ops.fit`.
         block: int, held images that are resized in one call, whatever memory it takes: the last bits of the products
             depend on their number, so runs of version 0 keep theirs. None bounds the memory.
         resampler: "matrix" or "pillow", by `image_ops` or `pillow_resize`.
     """
 
-    size: int
+    size: int | tuple
     crop_pct: float = 1.0
     block: int | None = None
     resampler: str = "matrix"
+    way: str = "crop"
+    fill: tuple = ()
 
     name = "resize"
     where = IMAGE
@@ -110,7 +112,7 @@ class Resize(Stage):
 
     def apply(self, batch, params):
         ops = pillow_resize if self.resampler == "pillow" else image_ops
-        return batch | {"image": ops.center_fit(batch["image"], self.size, self.crop_pct)}
+        return batch | {"image": ops.fit(batch["image"], self.size, self.way, self.crop_pct, self.fill)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +228,7 @@ class Policy(Stage):
         return f"policy {self.title}"
 
     def sample(self, batch, shape):
-        return {"operations": self.policy.sample(batch["seed"], shape[0])}
+        return {"operations": self.policy.sample(batch["seed"], shape)}
 
     def apply(self, batch, params):
         images = batch["image"]
@@ -294,6 +296,8 @@ class Mixing(Stage):
     def apply(self, batch, params):
         params = dict(params)
         step, images, labels = params.pop("step"), batch["image"], batch["label"]
+        if "weight" in batch:  # mixed as one more column of the labels
+            labels = tf.concat([labels, batch["weight"][:, None]], axis=1)
 
         def mix():
             return compiled(Mix.apply, images, self.op)(images, labels, params)
@@ -302,6 +306,9 @@ class Mixing(Stage):
             images, labels = tf.cond(step < self.until_step, mix, lambda: (images, labels))
         else:
             images, labels = mix()
+        if "weight" in batch:
+            batch = batch | {"weight": labels[:, -1]}
+            labels = labels[:, :-1]
         return batch | {"image": images, "label": labels}
 
 

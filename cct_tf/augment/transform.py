@@ -10,7 +10,7 @@ From Python it also prepares images by itself, eagerly or in a graph:
 `resize` takes images of any one size (a batch of one, where sizes are mixed); everything random is keyed by the example
 seeds, so an example's pixels do not depend on the rest of the batch.
 
-Legend: B batch, H W height and width of an image, S side of the network's input.
+Legend: B batch, H W height and width of an image, S S those of the network's input, which need not be equal.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Transform:
     """Preparation of images.
 
     Attributes:
-        size: int S, side of the network's input.
+        size: of the network's input, see `cct_tf.sizes`.
         mean, std: tuples of one or three floats, of pixels in [0, 1].
         crop_pct: float, see `image_ops.center_fit`.
         crop_padding: int, 0 = off; not used with `resized_crop`.
@@ -41,9 +41,11 @@ class Transform:
         resampler: "matrix" or "pillow", see `stages.Resize`.
         fast_decoding, fast_resizing: bools, see `fast` and `simd` of `stages.ResizedCrop`.
         multilabel: bool, see `stages.Labels`.
+        own: tuple of `stages.Stage` besides: those of batches on the host come before the labels, others last.
+        fit: "crop", "pad" or "stretch", how whole images come to the network's size, see `image_ops.fit`.
     """
 
-    size: int
+    size: int | tuple
     mean: tuple
     std: tuple
     crop_pct: float = 1.0
@@ -59,6 +61,8 @@ class Transform:
     fast_decoding: bool = False
     fast_resizing: bool = False
     multilabel: bool = False
+    own: tuple = ()
+    fit: str = "crop"
 
     # Lists of stages.
 
@@ -89,7 +93,8 @@ class Transform:
         mixing = () if mixing is None else (mixing,)
         erase = () if self.erasing is None else (stages.Erase(self.erasing),)
         labels = stages.Labels(num_classes, label_smoothing, self.multilabel)
-        return (*images, labels, *mixing, self._normalize, *erase)
+        own = {place: stages.of_place(self.own, place) for place in (stages.BATCH, stages.DEVICE)}
+        return (*images, *own[stages.BATCH], labels, *mixing, self._normalize, *erase, *own[stages.DEVICE])
 
     def evaluation_stages(self, num_classes):
         """The way of an image in evaluation: tuple of `stages.Stage`, none of which is random."""
@@ -97,7 +102,8 @@ class Transform:
 
     @property
     def _resize(self):
-        return stages.Resize(self.size, self.crop_pct, self.resize_block, self.resampler)
+        fill = rand_augment.mean_colour(self.mean) if self.fit == "pad" else ()
+        return stages.Resize(self.size, self.crop_pct, self.resize_block, self.resampler, self.fit, fill)
 
     @property
     def _normalize(self):
@@ -166,9 +172,9 @@ def _shape(images):
 
 
 def from_config(augment, size, mean, std):
-    """Transform from `config.AugmentConfig`, the network's input side and the resolved channel statistics."""
+    """Transform from `config.AugmentConfig`, the network's input size and the resolved channel statistics."""
     policy = rand_augment.make_policy(policies.resolve(augment.auto_augment), mean)
     erasing = RandomErasing(augment.erase_probability, augment.erase_mode) if augment.erase_probability else None
     return Transform(size, tuple(mean), tuple(std), augment.crop_pct, augment.crop_padding,
                      augment.random_resized_crop, augment.crop_ratio, augment.flip, policy, augment.auto_augment,
-                     erasing)
+                     erasing, fit=augment.fit)

@@ -5,6 +5,7 @@ import statistics
 import numpy as np
 import tensorflow as tf
 
+from cct_tf import sizes
 from cct_tf.augment.transform import Transform
 from cct_tf.benchmark import machine, measuring
 from cct_tf.benchmark.step import BareStep, describe
@@ -17,11 +18,11 @@ from cct_tf.readers.held import Held
 _BATCHES = 4  # of one pass over the images
 
 
-def random_split(num_examples, image_size, num_classes):
+def random_split(num_examples, size, num_classes):
     """A `source.Split` of random images, uint8 [n, S, S, 3]."""
     with tf.device("CPU:0"):
-        images = tf.cast(tf.random.stateless_uniform([num_examples, image_size, image_size, 3], [0, 0], 0, 256,
-                                                     tf.int32), tf.uint8)
+        images = tf.cast(tf.random.stateless_uniform([num_examples, *sizes.sides(size), 3], [0, 0], 0, 256, tf.int32),
+                         tf.uint8)
     return Split("test", Held(images, np.arange(num_examples)), num_examples,
                  np.arange(num_examples, dtype=np.int32) % num_classes)
 

@@ -14,6 +14,7 @@ import math
 import keras
 from keras import layers
 
+from cct_tf import sizes
 from cct_tf.layers.position import sine_positions
 
 
@@ -78,7 +79,7 @@ def build(variant, num_classes):
     Returns:
         Functional keras.Model, images float [B, S, S, 3] -> logits [B, K].
     """
-    images = layers.Input((variant.image_size, variant.image_size, 3))
+    images = layers.Input((*sizes.sides(variant.image_size), 3))
     x = _tokenizer(images, variant)
     x = layers.Reshape((-1, variant.embed_dim))(x)  # [B, h, w, D] -> [B, N, D]
     if not variant.seq_pool:
@@ -104,10 +105,10 @@ def _tokenizer(x, variant):
     if variant.tokenizer == "patch":
         return layers.Conv2D(variant.embed_dim, variant.kernel_size, variant.kernel_size)(x)
     for width in variant.conv_widths:
-        frame = _frame(x.shape[1], variant)
-        same = frame == _same_frame(x.shape[1], variant)
-        if any(frame) and not same:
-            x = layers.ZeroPadding2D((frame, frame))(x)
+        frames = tuple(_frame(side, variant) for side in x.shape[1:3])
+        same = frames == tuple(_same_frame(side, variant) for side in x.shape[1:3])
+        if any(map(any, frames)) and not same:
+            x = layers.ZeroPadding2D(frames)(x)
         x = layers.Conv2D(width, variant.kernel_size, variant.stride, padding="same" if same else "valid",
                           use_bias=False, activation="relu")(x)
         if variant.tokenizer == "conv_keras":

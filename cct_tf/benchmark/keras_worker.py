@@ -4,6 +4,7 @@ import json
 import os
 import sys
 
+from cct_tf import sizes
 from cct_tf.benchmark import measuring
 from cct_tf.machine import runtime
 from cct_tf.models.variants import Variant
@@ -21,7 +22,7 @@ def _trainer(task):
     variant, classes, batch = Variant(**task["variant"]), task["num_classes"], task["batch_size"]
     model = keras_network.build(variant, classes)
     keras_network.compile_for(model, task["optim"], task["jit"])
-    images = tf.random.stateless_normal([batch, variant.image_size, variant.image_size, 3], [0, 0])
+    images = tf.random.stateless_normal([batch, *sizes.sides(variant.image_size), 3], [0, 0])
     labels = tf.one_hot(tf.range(batch) % classes, classes)
 
     def advance():

@@ -1,5 +1,7 @@
 """What was measured, as lines for a person. No TensorFlow here."""
 
+from cct_tf import sizes
+
 
 def lines(found):
     """Lines of text of a measurement, the dict that `--json` prints."""
@@ -42,7 +44,7 @@ def _input(found):
     whole, stages, floor = found["microseconds"], found["stages"], found["decoding"]
     total = sum(stage["microseconds"] for stage in stages.values())
     table = [f"input pipeline: {found['images_per_second']:,.0f} images/s ({found['lowest']:,.0f} to "
-             f"{found['highest']:,.0f}), {found['cores']} cores, {found['image_size']} x {found['image_size']}, "
+             f"{found['highest']:,.0f}), {found['cores']} cores, {sizes.shown(found['image_size'])}, "
              f"batch {found['batch_size']}", f"  {found['images']}",
              "  an image:            us    us processor"]
     table += [_time(name, stage) + f"  {100 * stage['microseconds'] / total:5.1f}%" for name, stage in stages.items()]

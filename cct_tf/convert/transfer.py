@@ -153,8 +153,9 @@ def adapt(pretrained, shapes, variant, classes=()):
     Raises:
         UserError: naming what is missing, left over, of another shape, or not finite.
     """
-    if pretrained.variant is not None:
-        check_network(pretrained.name, pretrained.variant, variant)
+    theirs = pretrained.variant
+    if theirs is not None:
+        check_network(pretrained.name, theirs, variant)
     found, arrays, changes, problems = dict(pretrained.arrays), {}, [], {}
     if POSITIONS in shapes and POSITIONS not in found and pretrained.sines is not None:
         found[POSITIONS] = pretrained.sines
@@ -171,8 +172,8 @@ def adapt(pretrained, shapes, variant, classes=()):
             array = array.astype(np.float32, copy=False)
         if not np.isfinite(array).all():
             problems.setdefault("values that are not finite (in float32)", []).append(path)
-        if path == POSITIONS and array.shape != shape:
-            array = _resized(array, shape, variant, changes)
+        if path == POSITIONS:
+            array = _resized(array, shape, variant, theirs, changes)
         if path in _HEAD and (shape is None or array.shape != shape and array.shape[:-1] == shape[:-1]):
             continue
         if array.shape != shape:
@@ -189,13 +190,18 @@ def adapt(pretrained, shapes, variant, classes=()):
     return AdaptedWeights(arrays, *_with_sines_and_head(pretrained, shapes, arrays, variant, classes, changes))
 
 
-def _resized(array, shape, variant, changes):
-    """Positions resized to the network's grid; as they are if they form no square grid of the same width."""
-    class_token = not variant.seq_pool
-    old, new = (grid_side(size, class_token) for size in (array.shape[0], shape[0]))
-    if old is None or array.shape[1] != shape[1]:
+def _resized(array, shape, variant, theirs, changes):
+    """Positions brought to the network's grid; as they are if it is theirs, or theirs is not known, or not their width.
+
+    Args:
+        theirs: `Variant` that they were trained in; None if only their number is known: then their grid is a square.
+    """
+    class_token, new = not variant.seq_pool, variant.grid
+    side = grid_side(array.shape[0], class_token)
+    old = theirs.grid if theirs else side and (side, side)
+    if old in (None, new) or array.shape[1:] != shape[1:]:
         return array
-    changes.append(f"positions of {old} x {old} tokens resized to {new} x {new}")
+    changes.append(f"positions of {old[0]} x {old[1]} tokens resized to {new[0]} x {new[1]}")
     return resize_positions(array, old, new, class_token)
 
 

@@ -6,18 +6,19 @@ A training batch is a function of (config, seed, step) alone:
 
 With R repeats a step takes b = B/R new images, the order indices sb ... sb+b-1; copy r of image j has position
 sB + rb + j and its own example seed. An epoch of the plan is n positions. The order of the images has epochs of its
-own, n order indices each; with repeats they last R times as long.
+own, n order indices each; with repeats they last R times as long. --sampler draws other images, see `sampler`.
 
 A batch is a dict
 
     "image"  uint8 [B, S, S, 3]; `stages.on_device` makes of it what the network takes
     "label"  float32 [B, K], smoothed and mixed in training
     "seed"   uint32 [B], example seeds (zeros in evaluation)
+    "weight" float32 [B], in training alone, of a split whose examples have weights; mixed as the labels are
     "mask"   float32 [B], 0 for padding, and in evaluation for what is broken
     "broken" float32 [B], in evaluation alone, 1 for images that can't be decoded, see `readers.broken`
     "STAGE/PARAMETER"  [B, ...], what the stages on the device have to know
 
-Legend: B batch, S side of the network's input, K classes, n examples.
+Legend: B batch, S S height and width of the network's input, which need not be equal, K classes, n examples.
 """
 
 import dataclasses
@@ -26,9 +27,9 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from cct_tf import rng
+from cct_tf import rng, sizes
 from cct_tf.augment import stages as stages_lib
-from cct_tf.data import label_kinds
+from cct_tf.data import label_kinds, sampler
 from cct_tf.errors import UserError
 from cct_tf.images import decode, parts
 from cct_tf.readers import budget, progress, tensors
@@ -54,11 +55,13 @@ class Sampling:
         seed: int, the run's seed.
         batch_size: int B.
         repeats: int R, draws of each image in a batch; a divisor of B.
+        sampler: "none", each image once an epoch; "balanced" or "sqrt", see `sampler`.
     """
 
     seed: int
     batch_size: int
     repeats: int = 1
+    sampler: str = "none"
 
     @property
     def num_images(self):
@@ -69,7 +72,11 @@ class Sampling:
 def _drawn(split, sampling, start_step, num_steps, share):
     """Batches of b images in the reader's order, each repeated R times, numbered, with example seeds; a worker's share.
     """
-    batches, size = split.reader.order(sampling.seed, sampling.num_images, start_step, num_steps), sampling.batch_size
+    place, size = (sampling.seed, sampling.num_images, start_step, num_steps), sampling.batch_size
+    if sampling.sampler == "none":
+        batches = split.reader.order(*place)
+    else:
+        batches = sampler.order(sampling.sampler, split, *place)
     rows = _rows_of(share, size)
 
     @as_written
@@ -111,10 +118,10 @@ def hold_at_size(split, stages, stream=None):
         return split
     if reader.image_shape is None:
         return _read_once(split, stages, resize, stream) if _has_room(split, resize.size) else split
-    target = (resize.size, resize.size)
+    target = sizes.sides(resize.size)
     if reader.image_shape == target and resize.crop_pct == 1.0:
         return split  # nothing to do, now or later
-    if split.num_examples * resize.size**2 * 3 > _MOST_HELD:
+    if split.num_examples * _pixel_bytes(resize.size) > _MOST_HELD:
         return split
     if resize.resampler == "pillow":
         return _read_once(split, stages, resize, stream)
@@ -140,7 +147,7 @@ def _has_room(split, size):
 
     A training split that streams keeps its order, which one that is held hasn't.
     """
-    image_bytes = size**2 * 3
+    image_bytes = _pixel_bytes(size)
     if image_bytes > split.room or (split.name == "train" and split.reader.own_columns):
         return False
     try:
@@ -154,9 +161,9 @@ def _has_room(split, size):
 def _read_once(split, stages, resize, stream):
     """The split with its images at the network's size, held, and their labels."""
     n, size = split.num_examples, min(split.num_examples, tensors.MOST_IMAGES)
-    images = tensors.empty_images([n, resize.size, resize.size, 3])
+    images = tensors.empty_images([n, *sizes.sides(resize.size), 3])
     labels = np.zeros(n, np.int32) if split.labels is None else np.zeros_like(label_kinds.as_held(split.labels))
-    masked = np.zeros(n, bool)
+    weights, masked = None if split.weights is None else split.weights.copy(), np.zeros(n, bool)
 
     @as_written
     def unseeded(batch):
@@ -170,9 +177,12 @@ def _read_once(split, stages, resize, stream):
             images[start:start + size] = batch["image"][:n - start]
             labels[start:start + size] = batch["class"][:n - start]
             masked[start:start + size] = batch["mask"][:n - start] == 0
+            if weights is not None:  # as the label: those of the image that stands for a broken one
+                weights[start:start + size] = batch["weight"][:n - start]
             advance(min(size, n - start))
     reader = Held(tensors.as_tensor(images), np.arange(n), at_network_size=True)
-    return dataclasses.replace(split, reader=reader, labels=labels, masked=masked if masked.any() else None)
+    return dataclasses.replace(split, reader=reader, labels=labels, masked=masked if masked.any() else None,
+                               weights=weights)
 
 
 def _float_bytes(reader):
@@ -180,21 +190,22 @@ def _float_bytes(reader):
     return _FLOAT * math.prod(reader.image_shape)
 
 
-def _pixel_bytes(side):
-    """Bytes of a square image as uint8."""
-    return 3 * side**2
+def _pixel_bytes(size):
+    """Bytes of an image of a size, see `cct_tf.sizes`, as uint8."""
+    return 3 * math.prod(sizes.sides(size))
 
 
 def _read(batches, split, resize, num_classes):
-    """Add "image" uint8 [B, S, S, 3] and "class", int32 [B] or uint8 [B, K], to batches of examples with "seed".
+    """Add "image" uint8 [B, S, S, 3], "class", int32 [B] or uint8 [B, K], and "weight" to batches with "seed".
 
     Args:
         resize: the stage that brings images to the network's size.
     """
     reader = split.reader
     labels = None if reader.knows_labels else tensors.on_cpu(label_kinds.as_held(split.labels))
+    weights = None if split.weights is None else tensors.on_cpu(split.weights.astype(np.float32))
     if reader.image_shape is not None:
-        return _read_batches(batches, reader, labels, resize)
+        return _read_batches(batches, reader, labels, weights, resize)
 
     def prepared(example, may_fail):
         if resize.takes_a_part:
@@ -211,6 +222,8 @@ def _read(batches, split, resize, num_classes):
                 label = tf.cast(tf.identity(label), tf.int32)
         else:
             label = tf.gather(labels, tf.where(place >= 0, place, example["index"]))
+        if weights is not None:
+            example["weight"] = tf.gather(weights, tf.where(place >= 0, place, example["index"]))
         if reader.broken is not None and "mask" in example:
             example |= _masks(example["mask"], place < 0)
         return example | {"image": image, "class": label}
@@ -241,13 +254,14 @@ def _part(reader, resize, example, may_fail):
     def box(height, width):
         return resize.sample(batch, (height, width))["box"][0]
 
-    pixels, frame, label, place = reader.load_part(example, box, resize.size if resize.fast else None, may_fail)
+    needed = sizes.sides(resize.size) if resize.fast else None
+    pixels, frame, label, place = reader.load_part(example, box, needed, may_fail)
     params = resize.sample(batch, (frame[0], frame[1]))
     params = params | {"box": parts.placed(params["box"][0], frame)[None]}
     return resize.apply({"image": pixels[None]}, params)["image"][0], label, place
 
 
-def _read_batches(batches, reader, labels, resize):
+def _read_batches(batches, reader, labels, weights, resize):
     """`_read` of images of one size: batch by batch, or image by image where these are large."""
     size = batches.element_spec["seed"].shape[0]
     image_bytes = 0 if reader.at_network_size else _float_bytes(reader)
@@ -255,6 +269,8 @@ def _read_batches(batches, reader, labels, resize):
     @as_written
     def sample(batch):
         batch = batch | {"class": tf.gather(labels, batch["index"])}
+        if weights is not None:
+            batch["weight"] = tf.gather(weights, batch["index"])
         return batch, ({} if reader.at_network_size else resize.sample(batch, reader.image_shape))
 
     @as_written
@@ -340,8 +356,7 @@ def staged(batches, stages, finish=lambda batch: batch):
             batch = stage.apply(batch, stage.sample(batch, tuple(shape)))
         return finish(batch)
 
-    size, side = batches.element_spec["image"].shape[:2]
-    calls = _parallel_calls(_STAGING * size * _pixel_bytes(side), budget.staging())
+    calls = _parallel_calls(_STAGING * math.prod(batches.element_spec["image"].shape), budget.staging())
     return tensors.by_reference(batches.map(run, num_parallel_calls=calls))
 
 
@@ -432,7 +447,7 @@ def evaluation_batches(split, stages, *, batch_size, share=_WHOLE, stream=None):
         tf.data.Dataset of batch dicts; padding repeats the last example with mask 0.
     """
     n, rows = split.num_examples, _rows_of(share, batch_size)
-    split = hold_at_size(split, stages, stream)
+    split = hold_at_size(dataclasses.replace(split, weights=None), stages, stream)
     masked = split.masked
 
     @as_written

@@ -23,6 +23,7 @@ class Rules:
             opened: as many as its images need.
         npz_validation: whether the validation arrays of an .npz archive are the validation split.
         resize_block: see `transform.Transform`.
+        table_weights: bool, whether the weights of a table's examples count in training.
         resampler: "matrix" or "pillow", what brings images to the network's size, see `settled`; None, before the set
             is opened.
     """
@@ -30,6 +31,7 @@ class Rules:
     split: int = 2
     bit_depth: int | None = None
     npz_validation: bool = True
+    table_weights: bool = True
     resize_block: int | None = None
     resampler: str | None = None
 
@@ -49,8 +51,10 @@ def rules_of(resolved):
     if resolved is None:
         return Rules()
     if resolved.data_rules is None:  # what version 0 did, without recording
-        return Rules(split=1, bit_depth=16, npz_validation=False, resize_block=256, resampler="matrix")
-    return Rules(**{"resampler": "matrix"} | resolved.data_rules)  # the only one there was
+        return Rules(split=1, bit_depth=16, npz_validation=False, table_weights=False, resize_block=256,
+                     resampler="matrix")
+    # What there was before it was recorded.
+    return Rules(**{"resampler": "matrix", "table_weights": False} | resolved.data_rules)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)  # there may be a million
@@ -78,7 +82,8 @@ class Split:
             None where the reader alone knows them.
         files: `files.Files` in the same order; None where the images are no files.
         room: float, bytes an image that it may be held in at the network's size, see `with_room`.
-        weights: float64 [n] of a table's examples, in the same order; None where it has no such column.
+        weights: float64 [n] of a table's examples, in the same order; None where it has no such column, or where they
+            do not count.
         groups: object [n] of str, likewise.
         masked: bool [n], where an evaluated image is broken, of a reader that holds what was decoded; None: nowhere.
     """
@@ -129,6 +134,7 @@ class Source:
         order: "indexed" or "windowed".
         rules: `Rules` in force, every field known.
         broken: tuple of (path, reason) of the images that --on_bad_image=skip left out.
+        folds_fingerprint: as `fingerprint`, of the set that --fold divides: that of all its folds. None without.
         left_out: rows of the same for the record of an image folder, see `recorded_files`; None where none may be.
     """
 
@@ -143,6 +149,7 @@ class Source:
     rules: Rules
     broken: tuple = ()
     left_out: tuple | None = None
+    folds_fingerprint: str | None = None
 
     @property
     def num_classes(self):

@@ -2,13 +2,14 @@
 
 import collections
 import dataclasses
+import hashlib
 import itertools
 
 import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.data import holding_out, label_kinds, source
+from cct_tf.data import folds, holding_out, label_kinds, source
 from cct_tf.errors import UserError
 
 
@@ -66,15 +67,19 @@ def stratified(labels, fraction, seed, rule, files=None):
 
 
 def _hold_out(subset, config, rule):
-    """Subset -> (training subset, validation subset) by --validation_fraction and --split_seed."""
-    holding_out.check(label_kinds.counts(subset.labels, 0), config.validation_fraction, rule)
+    """Subset -> (training subset, validation subset) by --validation_fraction or --fold, and --split_seed."""
+    groups = getattr(subset.files, "groups", None)
+    folds.check(config, subset.labels, groups, rule=rule)
+    if config.fold:
+        held_out = folds.held_out(config, subset.labels, groups)
+        return subset.of(~held_out), subset.of(held_out)
     kept, held_out = stratified(subset.labels, config.validation_fraction, config.split_seed, rule, subset.files)
     return subset.of(kept), subset.of(held_out)
 
 
 def divided(subsets, config, rule):
     """dict of Subset by split, with the validation split held out if one is asked for; from "train", if it is there."""
-    if not config.validation_fraction or "train" not in subsets:
+    if not config.holds_out or "train" not in subsets:
         return dict(subsets)
     kept, held_out = _hold_out(subsets["train"], config, rule)
     return subsets | {"train": kept, "validation": held_out}
@@ -97,13 +102,51 @@ def _lacking(class_names, splits, limit=3):
     return notes
 
 
-def _splits(subsets):
+def _splits(subsets, rules):
     """dict of `source.Split` of a dict of Subset."""
     return {name: source.Split(name, subsets[name].make_reader(subsets[name].indices), len(subsets[name].indices),
                                label_kinds.as_held(subsets[name].labels), subsets[name].files,
-                               weights=getattr(subsets[name].files, "weights", None),
+                               weights=getattr(subsets[name].files, "weights", None) if rules.table_weights else None,
                                groups=getattr(subsets[name].files, "groups", None))
             for name in ("train", "validation", "test") if name in subsets}
+
+
+def _weights_line(split):
+    """What of the weights of the training examples counts towards the fingerprint: a list of one line, or none."""
+    if split.weights is None:
+        return []
+    return [f"weights {hashlib.sha256(np.ascontiguousarray(split.weights, '<f8').tobytes()).hexdigest()}"]
+
+
+def _of_folds(config, rules, class_names, whole, divided_subsets, extra):
+    """(`Source.folds_fingerprint`, what one of its folds adds to it: a list of lines).
+
+    Args:
+        whole, divided_subsets: dicts of Subset before and after the fold was held out.
+        extra: as for `indexed_source`.
+    """
+    undivided = _splits(whole, rules)
+    found = source.fingerprint(class_names, list(undivided.values()),
+                               itertools.chain(extra, _weights_line(undivided["train"])))
+    places = np.flatnonzero(np.isin(whole["train"].indices, divided_subsets["validation"].indices))
+    digest = hashlib.sha256(places.astype("<i8").tobytes()).hexdigest()
+    return found, [f"fold {config.fold} of {found}, places {digest}"]
+
+
+def _torn(splits, shown=3):
+    """A line for the plan on groups that lie in two splits."""
+    where = {}
+    for split in splits.values():
+        for group in set(() if split.groups is None else split.groups.tolist()) - {""}:
+            where.setdefault(group, []).append(split.name)
+    torn = sorted(group for group, names in where.items() if len(names) > 1)
+    if not torn:
+        return ()
+    named = ", ".join(f"{group} ({', '.join(where[group])})" for group in torn[:shown])
+    more = f" and {len(torn) - shown:,} more" if len(torn) > shown else ""
+    what = "group lies" if len(torn) == 1 else "groups lie"
+    return (f"{len(torn):,} {what} in more than one split: {named}{more}; --fold keeps groups of the training images "
+            "whole",)
 
 
 def part_source(config, rules, class_names, subsets, *, notes=(), broken=(), left_out=None):
@@ -111,7 +154,7 @@ def part_source(config, rules, class_names, subsets, *, notes=(), broken=(), lef
     for name, subset in subsets.items():
         if not len(subset.indices):
             raise UserError(f"--dataset={config.dataset}: expected images in the {name} split, found none")
-    splits = _splits(subsets)
+    splits = _splits(subsets, rules)
     first = splits.get("train", next(iter(splits.values())))  # other parts than "train" come with recorded rules
     return source.Source(
         name=config.dataset, class_names=tuple(class_names), splits=splits, mean=None, std=None, fingerprint=None,
@@ -149,14 +192,20 @@ def indexed_source(config, rules, class_names, subsets, *, notes=(), known=None,
     if config.validation_fraction:
         if rules.split >= 2 and subsets["train"].files is not None:  # of which labels and files alone do not tell
             extra = itertools.chain(extra, [f"held out by rule {rules.split}, seed {config.split_seed}"])
-        subsets = divided(subsets, config, rules.split)
+    whole, subsets = subsets, divided(subsets, config, rules.split)
     if len(subsets) < 2:
-        raise UserError(f"--validation_fraction: expected above 0, for --dataset={config.dataset} has neither a test "
-                        "nor a validation split, found 0")
-    splits = _splits(subsets)
+        raise UserError(f"--validation_fraction: expected above 0, or --fold, for --dataset={config.dataset} has "
+                        "neither a test nor a validation split, found 0")
+    splits, of_folds = _splits(subsets, rules), None
+    if config.fold:
+        of_folds, extra = _of_folds(config, rules, class_names, whole, subsets, extra)
+        if splits["train"].labels.ndim == 2:
+            notes = (*notes, "the folds are not stratified, for images have several labels")
+    else:
+        extra = itertools.chain(extra, _weights_line(splits["train"]))
     mean, std = known or (None, None)
     return source.Source(
         name=config.dataset, class_names=tuple(class_names), splits=splits, mean=mean, std=std,
-        fingerprint=source.fingerprint(class_names, list(splits.values()), extra),
-        notes=(*notes, *_lacking(class_names, splits)), order="indexed",
+        fingerprint=source.fingerprint(class_names, list(splits.values()), extra), folds_fingerprint=of_folds,
+        notes=(*notes, *_lacking(class_names, splits), *_torn(splits)), order="indexed",
         rules=rules.settled(splits["train"].reader.image_shape), broken=tuple(broken), left_out=left_out)

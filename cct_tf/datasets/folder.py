@@ -14,7 +14,7 @@ import numpy as np
 import PIL
 import tensorflow as tf
 
-from cct_tf.data import label_kinds, splits
+from cct_tf.data import label_kinds, splits, twins
 from cct_tf.datasets import files as files_lib
 from cct_tf.datasets import image_files, tree
 from cct_tf.datasets.checked import Checked
@@ -68,9 +68,10 @@ def open_folder(config, rules, stream=None, part=None, cache=None, recorded=None
                                                good)
     found = {"notes": listing.notes + notes} | left_out
     if part is None:
-        return splits.indexed_source(config, rules, listing.class_names, subsets,
-                                     extra=_lines(files_lib.joined(listing.files.values())),
-                                     every_class=listing.every_class, **found)
+        found = splits.indexed_source(config, rules, listing.class_names, subsets,
+                                      extra=_lines(files_lib.joined(listing.files.values())),
+                                      every_class=listing.every_class, **found)
+        return dataclasses.replace(found, notes=found.notes + twins.notes(listing.root, list(found.splits.values())))
     if _is_held_out_late(config):
         subsets = splits.divided(subsets, config, rules.split)
     subsets = {split: subsets[split] for split in part.splits}
@@ -79,7 +80,7 @@ def open_folder(config, rules, stream=None, part=None, cache=None, recorded=None
 
 def _is_held_out_late(config):
     """Whether it can't be told which images are held out before they were looked at: broken ones count for nothing."""
-    return bool(config.validation_fraction) and config.on_bad_image == "skip"
+    return config.holds_out and config.on_bad_image == "skip"
 
 
 def _left_out(opened, subsets, images, good, recorded):

@@ -15,7 +15,14 @@ def scan(config, part=None, stream=None):
 def check(config, part=None, stream=None):
     """As `scan`, and keep the list for the `take` that follows: a large set takes seconds to list."""
     _listed.clear()
-    _listed[_asked(config, part)] = scan(config, part, stream)
+    found = _listed[_asked(config, part)] = scan(config, part, stream)
+    return found
+
+
+def keep(config, tree, part=None):
+    """Keep a list that was made otherwise, for the `take` that follows."""
+    _listed.clear()
+    _listed[_asked(config, part)] = tree
 
 
 def take(config, part=None):
@@ -27,4 +34,4 @@ def take(config, part=None):
 
 def _asked(config, part):
     return (config.dataset, config.data_dir, config.train_split, config.test_split, config.validation_fraction,
-            config.on_bad_image, config.image_root, config.columns, config.class_names, config.task, part)
+            config.fold, config.on_bad_image, config.image_root, config.columns, config.class_names, config.task, part)

@@ -18,7 +18,7 @@ import zlib
 
 import numpy as np
 
-from cct_tf.data import holding_out, label_kinds
+from cct_tf.data import folds, label_kinds
 from cct_tf.errors import UserError, nearest
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -47,12 +47,13 @@ class Contents:
     notes: tuple
 
 
-def check(config, with_validation=True):
+def check(config, with_validation=True, arrays=None):
     """Judge an archive by its labels and the headers of its images.
 
     Args:
         config: DataConfig.
         with_validation: whether its validation split is read.
+        arrays: mapping of arrays that stands for the file; --data_dir is what messages call it.
 
     Returns:
         Contents.
@@ -63,10 +64,10 @@ def check(config, with_validation=True):
     path = config.data_dir
     if not path:
         raise UserError("--data_dir: expected an .npz file with --dataset=npz, found nothing")
-    if not os.path.isfile(path):
+    if arrays is None and not os.path.isfile(path):
         raise UserError(f"--data_dir: expected an .npz file, found "
                         f"{'a folder' if os.path.isdir(path) else 'nothing'} at {path}")
-    with _reading(path), _open(path) as archive:
+    with _reading(path), _open(path, arrays) as archive:
         keys, notes = _keys(path, archive.files, config, with_validation)
         shapes = {split: _image_shape(path, archive, images) for split, (images, _) in keys.items()}
         read = _labels if config.task == "single" else _label_matrix
@@ -82,8 +83,7 @@ def check(config, with_validation=True):
         unknown = () if labels[split].ndim == 2 else np.setdiff1d(labels[split], labels["train"])
         if len(unknown):
             raise UserError(f"{path}: {label_key}: expected the classes of {keys['train'][1]}, found {unknown[0]}")
-    if config.validation_fraction:  # what rule 2 refuses, all do
-        holding_out.check(label_kinds.counts(labels["train"], 0), config.validation_fraction, rule=2)
+    folds.check(config, labels["train"], None, class_names)  # what rule 2 refuses, all do
     number = sum(shape[0] for shape in shapes.values())
     contents = Contents({split: images for split, (images, _) in keys.items()}, labels, class_names,
                         number * shapes["train"][1] * shapes["train"][2] * 3, notes)
@@ -93,17 +93,17 @@ def check(config, with_validation=True):
     return contents
 
 
-def open_npz(config, rules):
+def open_npz(config, rules, arrays=None):
     """Open an archive: source.Source, held. Args and errors: as for `check`; `rules` is source.Rules."""
     from cct_tf.data import splits
     from cct_tf.readers import tensors
     from cct_tf.readers.held import Held
 
-    contents = check(config, rules.npz_validation)
+    contents = check(config, rules.npz_validation, arrays)
     tensors.require_memory(2 * contents.num_bytes, config.data_dir)  # twice: NumPy reads an array as a whole
     subsets = {}
     for split, labels in contents.labels.items():
-        with _reading(config.data_dir), _open(config.data_dir) as archive:
+        with _reading(config.data_dir), _open(config.data_dir, arrays) as archive:
             images = archive[contents.images[split]]
         held = tensors.empty_images([*images.shape[:3], 3])
         held[:] = images[..., None] if images.ndim == 3 else images
@@ -119,6 +119,8 @@ def _keys(path, present, config, with_validation):
     notes, validation = (), keys["validation"]
     if not with_validation or not set(validation) & set(present):
         del keys["validation"]
+    elif config.fold:
+        raise UserError(f"--fold: expected no validation split beside the folds, found {validation[0]} in {path}")
     elif config.validation_fraction:
         notes = (f"{validation[0]} is not used: --validation_fraction holds out training images instead",)
         del keys["validation"]
@@ -129,7 +131,17 @@ def _keys(path, present, config, with_validation):
     return keys, notes
 
 
-def _open(path):
+class _Given(dict):
+    """Arrays by key, as an archive has them."""
+
+    @property
+    def files(self):
+        return list(self)
+
+
+def _open(path, arrays=None):
+    if arrays is not None:
+        return contextlib.nullcontext(_Given({key: np.asarray(value) for key, value in arrays.items()}))
     archive = np.load(path, allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise UserError(f"{path}: expected an .npz archive with the keys {', '.join(KEYS)}, found a single array")
@@ -148,6 +160,8 @@ def _reading(path):
 
 def _header(archive, key):
     """(shape, dtype) of an array without reading it."""
+    if isinstance(archive, _Given):
+        return archive[key].shape, archive[key].dtype
     with archive.zip.open(f"{key}.npy") as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

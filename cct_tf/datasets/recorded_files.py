@@ -32,7 +32,7 @@ class RecordedFiles:
         files, labels = dict(tree.files), dict(tree.labels)
         rows = {split: [] for split in files}
         for row in (*self.left_out, *self.broken):
-            held_out = config.validation_fraction and row["split"] == "validation"
+            held_out = config.holds_out and row["split"] == "validation"
             rows.get("train" if held_out else row["split"], []).append(row)  # or of a split that was not listed
         for split, found in rows.items():
             if found:

@@ -5,9 +5,11 @@ import os
 import re
 
 from cct_tf.errors import UserError, nearest
+from cct_tf.machine import own_code
 from cct_tf.settings.config import PLACES
 
 OURS = ("digits", "folder", "table", "npz")
+_OWN = "FILE.py:FUNCTION"
 SEVERAL_LABELS = ("table", "npz")  # data sets whose images may have several
 _OF_TABLES = ("image_root", "columns", "class_names")
 
@@ -20,6 +22,9 @@ def check_name(config, part=None, stream=None):
         part: `tree.Part` of an image folder or a table that will be opened; None for all.
         stream: text stream for progress, or None.
 
+    Returns:
+        Sequence of the names of its classes; None where only opening it tells.
+
     Raises:
         UserError: an unknown name; a folder, a table or an archive that is not there or not as it must be; flags that
             the data set has no use for.
@@ -29,13 +34,17 @@ def check_name(config, part=None, stream=None):
     if config.dataset in ("folder", "table"):
         from cct_tf.datasets import image_files
 
-        image_files.check(config, part, stream)
-    elif config.dataset == "npz":
+        return image_files.check(config, part, stream).class_names
+    if config.dataset == "npz":
         from cct_tf.datasets import npz
 
-        npz.check(config, with_validation=False)  # which runs of version 0 ignore; `open_npz` judges it
+        # Without the validation arrays, which runs of version 0 ignore; `open_npz` judges them.
+        return npz.check(config, with_validation=False).class_names
+    if own_code.is_named(config.dataset):
+        own_code.check("dataset", config.dataset)
     elif config.dataset != "digits":
         _check_tfds_name(config)
+    return None
 
 
 def _expanded(config):
@@ -46,10 +55,11 @@ def _expanded(config):
 
 def _check_flags(config):
     """Raise UserError for a task, or flags of splits and tables, that the data set has no use for."""
-    if config.task == "multilabel" and config.dataset not in SEVERAL_LABELS:
+    is_own = own_code.is_named(config.dataset)
+    if config.task == "multilabel" and config.dataset not in SEVERAL_LABELS and not is_own:
         raise UserError(f"--task: expected single with --dataset={config.dataset}, whose images have one label each "
                         f"(several: --dataset={' or '.join(SEVERAL_LABELS)}), found 'multilabel'")
-    for flag in _OF_TABLES if config.dataset != "table" else ():
+    for flag in () if config.dataset == "table" or is_own else _OF_TABLES:
         if getattr(config, flag) is not None:
             raise UserError(f"--{flag}: expected it with --dataset=table, found it with --dataset={config.dataset}")
     if config.dataset in ("digits", "npz"):
@@ -70,7 +80,7 @@ def _check_tfds_name(config):
     known = tfds.list_builders(with_community_datasets=False)
     if name not in known:
         where = f" or a set prepared in {config.data_dir}" if config.data_dir else ""
-        raise UserError(f"--dataset: expected {', '.join(OURS)}, the name of a TFDS set{where}, found "
+        raise UserError(f"--dataset: expected {', '.join(OURS)}, the name of a TFDS set{where}, or {_OWN}, found "
                         f"{config.dataset!r}" + nearest(name, [*OURS, *known]))
 
 
@@ -109,6 +119,10 @@ def _opened(config, rules, stream, part, cache, recorded):
         from cct_tf.datasets import npz
 
         return npz.open_npz(config, rules)
+    if own_code.is_named(config.dataset):
+        from cct_tf.datasets import own
+
+        return own.open_own(config, rules, stream, part, cache, recorded)
     _check_tfds_name(config)
     from cct_tf.datasets import tfds
 

@@ -18,24 +18,26 @@ import stat
 
 import numpy as np
 
-from cct_tf.data import holding_out, label_kinds
-from cct_tf.datasets import class_names as class_names_lib
+from cct_tf.data import folds
 from cct_tf.datasets import files as files_lib
-from cct_tf.datasets import table_file, tree
+from cct_tf.datasets import tree
 from cct_tf.errors import UserError, nearest
 from cct_tf.readers import progress
+from cct_tf.tables import class_names as class_names_lib
+from cct_tf.tables import table_file
 
 _MANY = 10_000  # images whose files take long enough to look for to show a bar
 _BLOCK = 4096  # of them, that a thread looks for at a time
 
 
-def scan(config, part=None, stream=None):
+def scan(config, part=None, stream=None, given=None):
     """Read the table of --data_dir, and look for its images.
 
     Args:
         config: DataConfig.
         part: tree.Part, or None for all of it.
         stream: text stream for progress, or None.
+        given: list of dicts, the rows of a table that is no file; --data_dir is what messages call it.
 
     Returns:
         tree.Tree; its files know their rows, weights and groups.
@@ -47,7 +49,7 @@ def scan(config, part=None, stream=None):
     names = table_file.column_names(config.columns)
     _check_places(config)
     known = class_names_lib.read(config.class_names) if config.class_names else None
-    numbers, columns, declared = _read(config, names, known)
+    numbers, columns, declared = _read(config, names, known, given)
     root = config.image_root or os.path.dirname(config.data_dir) or os.curdir
     root, columns["path"] = _located(root, columns["path"])
     numbers, columns, notes = _once(config.data_dir, numbers, columns)
@@ -62,11 +64,15 @@ def scan(config, part=None, stream=None):
     orders = {split: np.argsort(found.paths, kind="stable") for split, found in files.items()}
     files = {split: found[orders[split]] for split, found in files.items()}
     labels = {split: labels[list(members[split])][orders[split]] for split in files}
-    if config.validation_fraction and "train" in named:
-        counts = label_kinds.counts(labels["train"], 0)
-        holding_out.check(counts.tolist(), config.validation_fraction, rule=2)  # as all rules do
+    if "train" in files and files["train"].weights is not None and not files["train"].weights.any():
+        raise UserError(f"{config.data_dir}: expected a training row of a weight above 0, found none; "
+                        "--columns=weight: leaves the column unread")
+    if "validation" in named:
+        tree.refuse_validation(config, f"the split {named['validation']} in {config.data_dir}")
+    if "train" in named:
+        folds.check(config, labels["train"], files["train"].groups, tuple(known.values()))  # as all rules do
     notes += _notes(config, present, named, known)
-    if config.validation_fraction and "validation" in named:
+    if config.holds_out and "validation" in named:
         del files["validation"], labels["validation"]
     return tree.Tree(root, tuple(known.values()), files, labels, collections.Counter(), notes,
                      every_class=not config.class_names)
@@ -81,7 +87,7 @@ def _check_places(config):
         raise UserError(f"--image_root: expected a folder of images, found {found} at {config.image_root}")
 
 
-def _read(config, names, known):
+def _read(config, names, known, given):
     """(list of n row numbers, {column: list of n values}) of a table, each value judged, and the classes that have a
     column of their own, a list; `known`: {label: name} of --class_names, or None."""
     table, numbers, columns, declared = config.data_dir, [], {}, []
@@ -89,7 +95,8 @@ def _read(config, names, known):
     if table_file.PATTERN in names and config.task != "multilabel":
         raise UserError(f"--columns: expected label: with --task=single, found {table_file.PATTERN}:, which is for "
                         "--task=multilabel")
-    for number, values in table_file.rows(table, names):
+    rows = table_file.rows(table, names) if given is None else table_file.given_rows(table, given, names)
+    for number, values in rows:
         if table_file.PATTERN in names:
             declared = declared or _declared(table, values, known)
             values = _gathered(table, number, values, declared)
@@ -216,9 +223,9 @@ def _unsplit(config):
     for flag in ("train_split", "test_split"):
         if getattr(config, flag) != flag.removesuffix("_split"):
             raise UserError(f"--{flag}: expected a column of splits in {config.data_dir}, found none")
-    if not config.validation_fraction:
-        raise UserError(f"--validation_fraction: expected above 0, for {config.data_dir} has no column of splits, "
-                        "found 0")
+    if not config.holds_out:
+        raise UserError(f"--validation_fraction: expected above 0, or --fold, for {config.data_dir} has no column "
+                        "of splits, found 0")
     return {"train": None}
 
 
@@ -233,9 +240,9 @@ def _assigned(config, present, with_train):
     if "test" not in named and test != "test":
         raise UserError(f"--test_split: expected rows of the split {test!r} in {table}, found {found}"
                         + nearest(test, present))
-    if "test" not in named and not config.validation_fraction:
+    if "test" not in named and not config.holds_out:
         raise UserError(f"--data_dir: expected rows of the split test or val beside {train} in {table}, or "
-                        f"--validation_fraction above 0, found {found}")
+                        f"--validation_fraction above 0, or --fold, found {found}")
     if test == train:
         raise UserError(f"--test_split: expected another split than --train_split, found {test!r}")
     return named
@@ -332,7 +339,7 @@ def _notes(config, present, named, known):
     """Lines for the plan."""
     notes = tuple(f"left out: {number:,} row{'s' * (number > 1)} of the split {name}"
                   for name, number in (present or {}).items() if name not in named.values())
-    if config.validation_fraction and "validation" in named:
+    if config.holds_out and "validation" in named:
         notes += (f"the split {named['validation']} is not used: --validation_fraction holds out training images "
                   "instead",)
     elif named.get("test") in tree.VALIDATION_NAMES and config.test_split == "test":

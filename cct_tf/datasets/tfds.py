@@ -98,10 +98,13 @@ def _split_specs(config, info):
         specs["test"] = "validation"
         kind = "labelled test" if unlabelled else "test"
         notes += (f"the set's validation split is the test split, for there is no {kind} split",)
-    elif not config.validation_fraction:
+    elif not config.holds_out:
         raise UserError(f"--test_split: expected one of {', '.join(info.splits)}, or --validation_fraction above 0, "
                         f"found {wanted!r}")
     if own and "validation" not in _base_names(specs["train"]) | _base_names(specs.get("test", "")):
+        if config.fold:
+            raise UserError("--fold: expected no validation split beside the folds, found that of the set; "
+                            "--train_split=train+validation takes its images too")
         if config.validation_fraction:
             notes += ("the set's own validation split is not used: --validation_fraction holds out training images "
                       "instead",)
@@ -190,6 +193,9 @@ def _size(readers, shape):
 
 def _from_shards(config, rules, class_names, readers, notes, known):
     """A Source of readers of shards; the validation split is the tail of the training records."""
+    if config.fold:
+        raise UserError("--fold: expected none for a TFDS set that is not held in memory, whose labels are not known "
+                        f"beforehand, found {config.fold}")
     if config.validation_fraction:
         total = len(readers["train"])
         number = int(config.validation_fraction * total + 0.5)

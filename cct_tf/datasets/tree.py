@@ -16,7 +16,7 @@ import os
 
 import numpy as np
 
-from cct_tf.data import holding_out
+from cct_tf.data import folds
 from cct_tf.datasets import files as files_lib
 from cct_tf.errors import UserError, nearest
 from cct_tf.readers import progress
@@ -47,7 +47,7 @@ class Part:
         """Names of the splits to be listed, before any image is held out; None for all."""
         if self.classes is None:
             return None
-        from_training = ("train", "validation") if config.validation_fraction else ("train",)
+        from_training = ("train", "validation") if config.holds_out else ("train",)
         return {"train" if split in from_training else split for split in self.splits}
 
 
@@ -110,7 +110,7 @@ def scan(config, part=None, stream=None):
 
     Raises:
         UserError: no such folder; fewer than two classes; a class unknown to training; a split that is not there; one
-            tree without --validation_fraction, or without an image to hold out.
+            tree without --validation_fraction or --fold, or without an image to hold out.
     """
     try:
         return _scan(config.data_dir, config, part.listed(config) if part else None, part, stream)
@@ -152,17 +152,26 @@ def _scan(root, config, wanted, part, stream):
     for split, folder in folders.items():
         files[split], labels[split], skipped = _split_files(root, folder, known, split, stream)
         ignored += skipped
-    if config.validation_fraction and "train" in folders:
-        holding_out.check(np.bincount(labels["train"]).tolist(), config.validation_fraction, rule=2)  # as all rules do
+    if "validation" in folders:
+        refuse_validation(config, f"{os.path.join(root, folders['validation'])}/")
+    if "train" in folders:
+        folds.check(config, labels["train"], None, class_names)  # what rule 2 refuses, all do
     notes = ()
     if ignored:
         notes += (f"left out: {left_out(ignored)}",)
-    if config.validation_fraction and "validation" in folders:
+    if config.holds_out and "validation" in folders:
         notes += (f"{folders['validation']}/ is not used: --validation_fraction holds out training images instead",)
         del files["validation"], labels["validation"]
     elif folders.get("test") in VALIDATION_NAMES and config.test_split == "test":
         notes += (f"{folders['test']}/ is the test split, for there is no test/",)
     return Tree(root, tuple(shown(name) for name in class_names), files, labels, ignored, notes)
+
+
+def refuse_validation(config, found):
+    """Raise UserError if --fold is given beside a validation split, which `found` names."""
+    if config.fold:
+        raise UserError(f"--fold: expected no validation split beside the folds, found {found}; --test_split=... tests "
+                        "on it")
 
 
 def _class_folders(path):
@@ -195,9 +204,9 @@ def _all_folders(root, present, config):
     if "test" not in folders and config.test_split != "test":
         raise UserError(f"--test_split: expected a folder in {root}, found no {config.test_split!r}"
                         + nearest(config.test_split, present))
-    if "test" not in folders and not config.validation_fraction:
+    if "test" not in folders and not config.holds_out:
         raise UserError(f"--data_dir: expected test/ or val/ beside {config.train_split}/ in {root}, or "
-                        "--validation_fraction above 0, found neither")
+                        "--validation_fraction above 0, or --fold, found none of them")
     if config.test_split == config.train_split:
         raise UserError(f"--test_split: expected another folder than --train_split, found {config.test_split!r}")
     return folders
@@ -228,9 +237,9 @@ def _one_tree(root, present, config):
         raise UserError(f"--data_dir: expected train/<class>/ or <class>/ folders in {root}, found none")
     if config.test_split != "test":
         raise UserError(f"--test_split: expected train/ and {config.test_split}/ in {root}, found one tree of classes")
-    if not config.validation_fraction:
-        raise UserError(f"--validation_fraction: expected above 0, for {root} is one tree of classes without train/, "
-                        "found 0")
+    if not config.holds_out:
+        raise UserError(f"--validation_fraction: expected above 0, or --fold, for {root} is one tree of classes "
+                        "without train/, found 0")
     return {"train": ""}
 
 

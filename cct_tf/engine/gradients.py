@@ -14,6 +14,7 @@ import contextlib
 import keras
 import tensorflow as tf
 
+from cct_tf import sizes
 from cct_tf.engine import losses
 from cct_tf.layers.compiling import compiling
 from cct_tf.layers.recompute import recomputing
@@ -31,6 +32,7 @@ class Gradients:
         kind: "CPU" or "GPU", what it is compiled for.
         fast_forms: bool, compile the forms of layers that were written for XLA, where there are such.
         recompute: bool, compute the blocks again in the backward pass, see `layers.recompute`.
+        weighted: bool, whether the examples have weights.
 
     Attributes:
         variables: list of keras.Variable, of the first argument of a call.
@@ -38,7 +40,8 @@ class Gradients:
     """
 
     def __init__(self, model, example_loss, batch_size, jit="off", kind="CPU", fast_forms=True, recompute=False,
-                 example_accuracy=losses.is_first):
+                 example_accuracy=losses.is_first, weighted=False):
+        self._weighted = weighted
         self._model = model
         self._example_loss, self._example_accuracy = example_loss, example_accuracy
         self._batch_size = batch_size
@@ -59,19 +62,21 @@ class Gradients:
 
         Returns:
             ConcreteFunction of (weights: list like `variables`; images float32 [m, S, S, 3]; labels float32 [m, K];
-            seeds uint32 [m]; scale: float32, what the loss is multiplied by before its gradients) -> (list of
-            gradients, times scale; loss; accuracy), sums over the examples divided by the global batch.
+            seeds uint32 [m]; scale: float32, what the loss is multiplied by before its gradients; where examples are
+            weighted, their weights float32 [m], by which their losses are multiplied) -> (list of gradients, times
+            scale; loss; accuracy), sums over the examples divided by the global batch.
         """
         if size not in self._traced:
-            side = self._model.image_size
+            sides = sizes.sides(self._model.image_size)
             weights = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self.variables]
             function = {"off": self._plain, "encoder": self._split, "all": self._compiled}[self._jit]
             # Not inlined: its operations would lose the device of the replica that calls it.
             self._traced[size] = tf.function(
                 function, jit_compile=self._jit == "all" or None, autograph=False,
                 experimental_attributes=None if self._jit == "all" else {"_noinline": True}).get_concrete_function(
-                    weights, tf.TensorSpec([size, side, side, 3]), tf.TensorSpec([size, self._model.num_classes]),
-                    tf.TensorSpec([size], tf.uint32), tf.TensorSpec([]))
+                    weights, tf.TensorSpec([size, *sides, 3]), tf.TensorSpec([size, self._model.num_classes]),
+                    tf.TensorSpec([size], tf.uint32), tf.TensorSpec([]),
+                    *([tf.TensorSpec([size])] if self._weighted else []))
         return self._traced[size]
 
     @contextlib.contextmanager
@@ -80,25 +85,26 @@ class Gradients:
             with recomputing(scope if self._recompute else None):
                 yield
 
-    def _plain(self, weights, images, labels, seeds, scale):
+    def _plain(self, weights, images, labels, seeds, scale, *of_examples):
         """The whole network."""
         trained = weights[:self.num_trainable]
         with self._scope(weights), tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(trained)
-            loss, accuracy, scaled = self._judge(self._model(images, seeds=seeds, training=True), labels, scale)
+            logits = self._model(images, seeds=seeds, training=True)
+            loss, accuracy, scaled = self._judge(logits, labels, scale, *of_examples)
         return tape.gradient(scaled, trained), loss, accuracy
 
     def _compiled(self, *parts):
         with compiling(self._form):
             return self._plain(*parts)
 
-    def _split(self, weights, images, labels, seeds, scale):
+    def _split(self, weights, images, labels, seeds, scale, *of_examples):
         """The tokenizer operation by operation, the rest compiled: forward and backward in one program."""
         own = [weights[index] for index in self._tokenizer_part]
         with self._scope(weights), tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(own)
             tokens = self._model.tokenizer(images)
-        gradients, of_tokens, loss, accuracy = self._encode(weights, tokens, labels, seeds, scale)
+        gradients, of_tokens, loss, accuracy = self._encode(weights, tokens, labels, seeds, scale, *of_examples)
         if not own:
             return gradients, loss, accuracy
         with self._scope(weights):
@@ -107,22 +113,28 @@ class Gradients:
             gradients[index] = gradient
         return gradients, loss, accuracy
 
-    def _of_encoder(self, weights, tokens, labels, seeds, scale):
+    def _of_encoder(self, weights, tokens, labels, seeds, scale, *of_examples):
         """As `_plain` from the tokens on: (gradients, zeros for the tokenizer's; of the tokens; loss; accuracy)."""
         trained = weights[:self.num_trainable]
         with compiling(self._form), self._scope(weights), tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([trained, tokens])
             logits = self._model.classify(tokens, seeds=seeds, training=True)
-            loss, accuracy, scaled = self._judge(logits, labels, scale)
+            loss, accuracy, scaled = self._judge(logits, labels, scale, *of_examples)
             *gradients, of_tokens = tape.gradient(scaled, [*trained, tokens])
         none = tf.zeros([])
         if not self._tokenizer_part:
             of_tokens = none  # a frozen tokenizer wants none, so XLA leaves it out
         return [none if gradient is None else gradient for gradient in gradients], of_tokens, loss, accuracy
 
-    def _judge(self, logits, labels, scale):
-        """(loss, accuracy, scaled loss) of the micro-batch's part, scalars."""
+    def _judge(self, logits, labels, scale, of_examples=None):
+        """(loss, accuracy, scaled loss) of the micro-batch's part, scalars.
+
+        The sum of w * loss is divided by the number of images, never by the sum of w: that of a part is not known.
+        """
         logits = tf.cast(logits, tf.float32)
-        loss = tf.reduce_sum(self._example_loss(labels, logits)) / self._batch_size
+        each = self._example_loss(labels, logits)
+        if of_examples is not None:
+            each *= of_examples
+        loss = tf.reduce_sum(each) / self._batch_size
         accuracy = tf.reduce_sum(self._example_accuracy(labels, logits)) / self._batch_size
         return loss, accuracy, loss * scale

@@ -16,9 +16,15 @@ def confidence(logits):
     return tf.exp(tf.reduce_max(tf.nn.log_softmax(logits), axis=1))  # shares the log-softmax of `cross_entropy`
 
 
-def binary_cross_entropy(labels, logits):
-    """Binary cross-entropy of soft targets, the mean over the classes (arXiv:2110.00476): as `cross_entropy`."""
-    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits), axis=1)
+def binary_cross_entropy(labels, logits, weights=None):
+    """Binary cross-entropy of soft targets, the mean over the classes (arXiv:2110.00476): as `cross_entropy`.
+
+    Args:
+        labels, logits: float32 [B, K].
+        weights: float32 [K], by which the terms of the classes are multiplied, or None.
+    """
+    terms = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
+    return tf.reduce_mean(terms if weights is None else terms * weights, axis=1)
 
 
 def plain_loss(task):
@@ -26,7 +32,7 @@ def plain_loss(task):
     return binary_cross_entropy if task == "multilabel" else cross_entropy
 
 
-def make_loss(optim, train_split, num_classes, task="single"):
+def make_loss(optim, train_split, num_classes, task="single", class_weights=None):
     """The loss of a run, per example. `eval/loss` is plain cross-entropy of the task whatever this is.
 
     Args:
@@ -34,19 +40,24 @@ def make_loss(optim, train_split, num_classes, task="single"):
         train_split: `source.Split`, whose labels balance the classes if they are to be.
         num_classes: int K.
         task: "single" or "multilabel".
+        class_weights: sequence of K floats, where they are given; None: as `optim.class_weights` says, "none" or
+            "balanced".
 
     Returns:
-        Function of (labels float32 [B, K], logits float32 [B, K]) -> float32 [B].
+        Function of (labels float32 [B, K], logits float32 [B, K]) -> float32 [B]. Weights multiply an example's loss;
+        with "multilabel" they multiply the terms of the classes (torch.nn.MultiLabelSoftMarginLoss).
 
     Raises:
         UserError: classes to be balanced whose images can't be counted, or that have none.
     """
-    if task == "multilabel":
-        return plain_loss(task)
     loss = {"cross_entropy": cross_entropy, "bce": binary_cross_entropy}[optim.loss]
-    if optim.class_weights == "none":
+    loss = plain_loss(task) if task == "multilabel" else loss
+    if class_weights is None and optim.class_weights == "none":
         return loss
-    weights = balanced_weights(train_split.labels, num_classes).astype(np.float32)
+    weights = balanced_weights(train_split.labels, num_classes) if class_weights is None else np.array(class_weights)
+    weights = weights.astype(np.float32)
+    if task == "multilabel":
+        return lambda labels, logits: binary_cross_entropy(labels, logits, tf.constant(weights))
     smoothing = optim.label_smoothing
 
     def weighted(labels, logits):
@@ -58,10 +69,11 @@ def make_loss(optim, train_split, num_classes, task="single"):
 
 
 def balanced_weights(labels, num_classes):
-    """n / (K n_k) of each class k with n_k of the n images: the weights of all images have mean 1.
+    """n / (K n_k) of each class k with n_k of the n labels: the weights of all labels have mean 1.
 
     Args:
-        labels: int [n] NumPy array, or None where they are not known beforehand.
+        labels: NumPy array, int [n] of an image each, or [images, K] of 0 and 1, n of them 1; None where they are not
+            known beforehand.
         num_classes: int K.
 
     Returns:
@@ -73,11 +85,11 @@ def balanced_weights(labels, num_classes):
     if labels is None:
         raise UserError("--class_weights: expected none for a TFDS set that is not held in memory, whose labels "
                         "are not counted beforehand, found balanced")
-    counts = np.bincount(labels, minlength=num_classes)
+    counts = np.bincount(labels, minlength=num_classes) if labels.ndim == 1 else labels.sum(axis=0, dtype=np.int64)
     if counts.min() == 0:
         raise UserError("--class_weights: expected a training image of every class, found none of class "
                         f"{counts.argmin()} (from 0)")
-    return len(labels) / (num_classes * counts)
+    return counts.sum() / (num_classes * counts)
 
 
 def is_first(labels, logits):

@@ -42,6 +42,7 @@ class TrainStep:
         ema: `optim.ema.Ema` of the weights, or None.
         prepare: function of a replica's batch dict -> its images as the network takes them, float32 [b, S, S, 3]; None
             where "image" holds them already.
+        weighted: bool, whether batches hold the weights of their examples, "weight".
 
     Attributes:
         wait_seconds: float64 variable, time spent waiting for input since it was last set to zero. Deterministic
@@ -50,7 +51,8 @@ class TrainStep:
 
     def __init__(self, devices, model, optimizer, state, *, batch_size, accumulate_steps=1, clip_norm=None,
                  example_loss=losses.cross_entropy, max_skipped_updates=20, jit="off", fast_forms=True,
-                 recompute=False, ema=None, prepare=None, example_accuracy=losses.is_first):
+                 recompute=False, ema=None, prepare=None, example_accuracy=losses.is_first,
+                 weighted=False):
         self._devices = devices
         self._model = model
         self._variables = model.trainable_variables
@@ -64,7 +66,8 @@ class TrainStep:
         self._prepare = prepare or (lambda batch: batch["image"])
         self.wait_seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="wait_seconds")
         self._gradients = Gradients(model, example_loss, batch_size, jit, devices.kind, fast_forms, recompute,
-                                    example_accuracy)
+                                    example_accuracy, weighted)
+        self._columns = ("label", "seed") + (("weight",) if weighted else ())
         self._micro_size, rest = divmod(batch_size, devices.num_replicas * accumulate_steps)
         if rest:
             raise ValueError(f"batch_size: expected a multiple of {devices.num_replicas} x {accumulate_steps}, found "
@@ -78,9 +81,9 @@ class TrainStep:
             replicas. The gradients are zeros where it is not.
         """
         weights = [tf.convert_to_tensor(variable.value) for variable in self._gradients.variables]
-        parts = (self._prepare(batch), batch["label"], batch["seed"])
+        parts = (self._prepare(batch), *(batch[name] for name in self._columns))
         if self._accumulate_steps == 1:
-            gradients, loss, accuracy = self._micro_batch(weights, *parts, scale)
+            gradients, loss, accuracy = self._micro_batch(weights, parts, scale)
         else:
             gradients, loss, accuracy = self._accumulated(weights, parts, scale)
         # One sum of one long vector, whatever the number of variables.
@@ -99,8 +102,8 @@ class TrainStep:
         summed = [tf.reshape(piece, gradient.shape) for piece, gradient in zip(pieces, gradients, strict=True)]
         return summed, loss, accuracy, norm, applies
 
-    def _micro_batch(self, weights, *parts):
-        return self._gradients.for_size(self._micro_size)(weights, *parts)
+    def _micro_batch(self, weights, parts, scale):
+        return self._gradients.for_size(self._micro_size)(weights, *parts[:3], scale, *parts[3:])
 
     def _accumulated(self, weights, parts, scale):
         """Sum over the micro-batches, one after the other, in a loop of the graph."""
@@ -110,7 +113,7 @@ class TrainStep:
             slices = [part[index * size:(index + 1) * size] for part in parts]
             for part in slices:
                 part.set_shape([size, *part.shape[1:]])
-            return index + 1, tf.nest.map_structure(tf.add, sums, tuple(self._micro_batch(weights, *slices, scale)))
+            return index + 1, tf.nest.map_structure(tf.add, sums, tuple(self._micro_batch(weights, slices, scale)))
 
         zeros = ([tf.zeros(variable.shape, variable.dtype) for variable in self._variables], tf.zeros([]), tf.zeros([]))
         _, sums = tf.while_loop(lambda index, _: index < self._accumulate_steps, add, (0, zeros),

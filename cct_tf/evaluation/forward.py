@@ -14,7 +14,7 @@ class Forward:
         jit: one of `tuning.JIT`, as in training.
 
     Attributes:
-        image_size: int S, of the model.
+        image_size: of the model, see `cct_tf.sizes`.
     """
 
     def __init__(self, model, kind, jit="off"):

@@ -1,6 +1,6 @@
 """The worst mistakes of an evaluation, as a picture for a person: broken labels stand among the first.
 
-Legend: m mistakes shown, S side of the network's input, P side of its picture on the sheet.
+Legend: m mistakes shown, S S height and width of the network's input, P P of its picture on the sheet.
 """
 
 import os
@@ -49,22 +49,22 @@ def sheet(evaluated, rows, heading):
     with tf.device("CPU:0"), decode.broken_images_named():
         images = _images(evaluated.split, evaluated.transform, evaluated.plain.place_of(rows))
     cells = contact_sheet.enlarged(images / np.float32(255.0))  # [m, P, P, 3]
-    side, columns = cells.shape[1], min(_COLUMNS, max(len(rows), 3))
-    step_x, step_y = max(side, _NARROWEST) + GAP, side + 2 * GAP + _CAPTION * LINE
+    (down, across), columns = cells.shape[1:3], min(_COLUMNS, max(len(rows), 3))
+    step_x, step_y = max(across, _NARROWEST) + GAP, down + 2 * GAP + _CAPTION * LINE
     width = columns * step_x + GAP
     lines = textwrap.wrap(heading, round((width - 2 * GAP) / LETTER), break_on_hyphens=False)
     top = 2 * GAP + len(lines) * LINE
     canvas = np.full([top + -(-len(rows) // columns) * step_y, width, 3], 255, np.uint8)
     corners = [(top + number // columns * step_y, GAP + number % columns * step_x) for number in range(len(rows))]
     for image, (y, x) in zip(cells, corners, strict=True):
-        canvas[y:y + side, x:x + side] = image
+        canvas[y:y + down, x:x + across] = image
     axes = contact_sheet.pixel_axes(canvas)
     for line, text in enumerate(lines):
         write(axes, GAP, GAP + (line + 0.5) * LINE, text, 8)
     letters = round((step_x - GAP) / _PIXELS_PER_LETTER)
     for row, (y, x) in zip(rows, corners, strict=True):
         for line, (text, color) in enumerate(_caption(evaluated, row, letters)):
-            write(axes, x, y + side + (line + 0.7) * LINE, text, 7, color=color)
+            write(axes, x, y + down + (line + 0.7) * LINE, text, 7, color=color)
     return axes.figure
 
 

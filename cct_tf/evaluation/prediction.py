@@ -1,6 +1,6 @@
 """Predictions of a trained network for images. The run's data set is not opened.
 
-Legend: B batch, S side of the network's input, K classes, h w tokens of the image.
+Legend: B batch, S S height and width of the network's input, K classes, h w tokens of the image.
 """
 
 import concurrent.futures
@@ -10,6 +10,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from cct_tf import sizes
 from cct_tf.assembly import inputs, networks
 from cct_tf.data.source import rules_of
 from cct_tf.datasets import tree
@@ -68,7 +69,7 @@ class Network:
         self._model, self._transform, self._with_maps = model, transform, with_maps
         self.pools, self.bit_depth = model.pooling is not None, bit_depth
         self._forward = Forward(model, kind)
-        self._batch = np.zeros([batch_size, transform.size, transform.size, 3], np.uint8)
+        self._batch = np.zeros([batch_size, *sizes.sides(transform.size), 3], np.uint8)
         self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)],
                                 autograph=False)
         self._step = tf.function(self._of_batch, input_signature=[tf.TensorSpec(self._batch.shape, tf.uint8)],

@@ -8,24 +8,26 @@ the memory of one view.
 import numpy as np
 import tensorflow as tf
 
+from cct_tf import sizes
+
 
 def views(kind, size, shift=1):
-    """The views of an image of `size` x `size` pixels.
+    """The views of an image.
 
     Args:
         kind: "flip": the image and its mirror image; "shifts": both, each also moved up and left, and down and right.
-        size: int S.
+        size: of the image, see `cct_tf.sizes`.
         shift: int, pixels of the moves.
 
     Returns:
-        (rows, columns), int64 [V, S] each; V is 2 or 6.
+        (rows, columns), int64 [V, height] and [V, width]; V is 2 or 6.
     """
-    straight = np.arange(size)
+    height, width = sizes.sides(size)
     moves = {"flip": (0,), "shifts": (0, shift, -shift)}[kind]
-    places = [np.clip(straight + move, 0, size - 1) for move in moves]
+    down, across = ([np.clip(np.arange(side) + move, 0, side - 1) for move in moves] for side in (height, width))
     # A mirrored view is moved after it was mirrored.
-    return (np.stack(places * 2).astype(np.int64),
-            np.stack(places + [size - 1 - place for place in places]).astype(np.int64))
+    return (np.stack(down * 2).astype(np.int64),
+            np.stack(across + [width - 1 - place for place in across]).astype(np.int64))
 
 
 class AveragedViews:

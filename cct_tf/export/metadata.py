@@ -14,6 +14,7 @@ import math
 import pathlib
 import zipfile
 
+from cct_tf import sizes
 from cct_tf.errors import UserError
 
 NAME = "cct_tf.json"
@@ -27,7 +28,7 @@ class Metadata:
 
     Attributes:
         classes: list of K names, in the order of the probabilities.
-        image_size: int S, side of the network's input.
+        image_size: int, side of the network's input, or (height, width), see `cct_tf.sizes`.
         crop_pct: float, see `image_ops.center_fit`.
         mean, std: lists of one or three floats, of pixels in [0, 1].
         model: name of the network.
@@ -42,10 +43,11 @@ class Metadata:
         task: "single", or "multilabel": the probability of each class is by itself, and an image has those that reach
             their thresholds. Not written for "single".
         thresholds: list of K floats with "multilabel"; else None.
+        fit: "crop", "pad" or "stretch", how images come to size, see `image_ops.fit`. Not written for "crop".
     """
 
     classes: list
-    image_size: int
+    image_size: int | tuple
     crop_pct: float
     mean: list
     std: list
@@ -59,6 +61,7 @@ class Metadata:
     resampler: str = "matrix"
     task: str = "single"
     thresholds: list | None = None
+    fit: str = "crop"
 
     @property
     def is_multilabel(self):
@@ -68,6 +71,8 @@ class Metadata:
         values = dataclasses.asdict(self)
         if not self.is_multilabel:
             del values["task"], values["thresholds"]
+        if self.fit == "crop":
+            del values["fit"]
         return json.dumps({"format": 1} | values, indent=1)
 
 
@@ -76,6 +81,7 @@ def parse(text):
     values = json.loads(text)
     if not isinstance(values, dict) or values.pop("format", None) != 1:
         raise ValueError("not of format 1")
+    values["image_size"] = sizes.as_size(values.get("image_size"))
     found = Metadata(**values)
     strings = (*found.classes, found.model, found.checkpoint, found.weights, found.quantize)
     numbers = (found.crop_pct, *found.mean, *found.std)
@@ -85,12 +91,17 @@ def parse(text):
         raise ValueError("no depth of images")
     if found.resampler not in ("matrix", "pillow"):
         raise ValueError("no resampler of images")
+    if found.fit not in ("crop", "pad", "stretch"):
+        raise ValueError("no way of images to their size")
     if found.task not in ("single", "multilabel") or found.is_multilabel and (
             len(found.thresholds) != len(found.classes) or not all(0 <= each <= 1 for each in found.thresholds)):
         raise ValueError("no thresholds of the classes")
-    if not isinstance(found.image_size, int) or not all(map(math.isfinite, numbers)) or found.crop_pct > 1:
+    sides = sizes.sides(found.image_size)
+    if len(sides) != 2 or not all(type(side) is int for side in sides):
+        raise ValueError("no size of images")
+    if not all(map(math.isfinite, numbers)) or found.crop_pct > 1:
         raise ValueError("no preparation of images")
-    if not min(found.image_size, found.crop_pct, *found.std) > 0 or not len(found.mean) == len(found.std) in (1, 3):
+    if not min(*sides, found.crop_pct, *found.std) > 0 or not len(found.mean) == len(found.std) in (1, 3):
         raise ValueError("no preparation of images")
     return found
 

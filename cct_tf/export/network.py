@@ -1,12 +1,14 @@
 """The functions that are exported, of a float32 network on one device, traced without XLA.
 
-Legend: B batch, H W image, S side of the network's input, K classes.
+Legend: B batch, H W image, S S height and width of the network's input, K classes.
 """
 
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from cct_tf import sizes
 from cct_tf.augment import image_ops
+from cct_tf.augment.rand_augment import mean_colour
 
 OUTPUT = "probabilities"
 
@@ -35,7 +37,8 @@ def of_raw_images(model, metadata):
     names, classify = tf.constant(metadata.classes), of_prepared_images(model, metadata)
 
     def run(images):
-        found = classify(image_ops.center_fit(images, metadata.image_size, metadata.crop_pct))
+        found = classify(image_ops.fit(images, metadata.image_size, metadata.fit, metadata.crop_pct,
+                                       mean_colour(metadata.mean)))
         if metadata.is_multilabel:
             said = {"above": found[OUTPUT] >= tf.constant(metadata.thresholds, tf.float32)}
         else:
@@ -45,8 +48,8 @@ def of_raw_images(model, metadata):
     return _traced(run, None)
 
 
-def _traced(run, side):
-    signature = [tf.TensorSpec([None, side, side, 3], tf.uint8, name="images")]
+def _traced(run, size):
+    signature = [tf.TensorSpec([None, *sizes.sides(size), 3], tf.uint8, name="images")]
     return tf.function(run, input_signature=signature, autograph=False)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
+from cct_tf import sizes
 from cct_tf.assembly import keras_file
 from cct_tf.augment.transform import Transform
 from cct_tf.errors import UserError
@@ -26,7 +27,7 @@ class Export:
         self.metadata, self.bit_depth = metadata, metadata.bit_depth
         self._runner, self._prepares = runner, prepares
         transform = Transform(metadata.image_size, tuple(metadata.mean), tuple(metadata.std), metadata.crop_pct,
-                              resampler=metadata.resampler)
+                              resampler=metadata.resampler, fit=metadata.fit)
         self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)],
                                 autograph=False)
 
@@ -49,7 +50,7 @@ class _Keras:
         self._model = keras_file.load(path)
         if self._model.image_size != metadata.image_size or self._model.num_classes != len(metadata.classes):
             raise UserError(f"{path}: expected the network that its {len(metadata.classes)} classes and "
-                            f"{metadata.image_size} pixels belong to, found another")
+                            f"{sizes.shown(metadata.image_size)} pixels belong to, found another")
         self._function = network.of_prepared_images(self._model, metadata)
 
     def __call__(self, images):
@@ -60,7 +61,7 @@ def _tried(flag, path, kind, metadata):
     """The runner of an export, tried on one black image."""
     try:
         runner = running.RUNNERS[kind.name](str(path))
-        found = runner([np.zeros([metadata.image_size, metadata.image_size, 3], np.uint8)])["probabilities"].shape
+        found = runner([np.zeros([*sizes.sides(metadata.image_size), 3], np.uint8)])["probabilities"].shape
         if found != (1, len(metadata.classes)):
             raise ValueError(f"probabilities {list(found)} for {len(metadata.classes)} classes")
     except Exception as error:  # each library raises its own

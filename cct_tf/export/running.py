@@ -4,7 +4,7 @@ It is also a program, `python -P running.py KIND PATH`, which reads pickled list
 pickled outputs to stdout, until stdin ends. So an export is tried in a process without cct_tf; if it aborts that
 process, as LiteRT does with some files, nothing else ends.
 
-Legend: B batch, H W image, S side of the network's input, K classes.
+Legend: B batch, H W image, S S height and width of the network's input, K classes.
 """
 
 import os

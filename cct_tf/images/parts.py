@@ -42,14 +42,14 @@ def of_jpeg(contents, size, box, fast):
         contents: string scalar tensor.
         size: int32 [2], height and width of the image.
         box: float32 [4], the part (top, left, height, width), whole numbers.
-        fast: int, pixels that each side of the part needs; None decodes at full size.
+        fast: (height, width) that the part needs, pixels; None decodes at full size.
 
     Returns:
         (uint8 [H, W, 3], frame).
     """
     scale = tf.constant(1)
     if fast is not None:
-        least = tf.reduce_min(box[2:]) / fast
+        least = tf.reduce_min(box[2:] / fast)
         scale = tf.reduce_max(tf.where(least >= _SCALES, _SCALES, 1))
     whole = (size + scale - 1) // scale
     box /= tf.cast(scale, tf.float32)

@@ -12,29 +12,29 @@ def grid_side(num_tokens, class_token):
     return side if side and side**2 == tokens else None
 
 
-def resize_positions(grid, old_side, new_side, class_token):
+def resize_positions(rows, old, new, class_token):
     """Positions for another image size: bilinear, pixel centres at half-integers, no antialiasing, edges repeated.
 
     Args:
-        grid: array [old_side^2 (+ 1), D], row by row; the class token's row, if any, comes first.
-        old_side, new_side: tokens along a side, before and after.
+        rows: array [h w (+ 1), D], row by row of the image; the class token's row, if any, comes first.
+        old, new: (h, w), tokens down and across the image, before and after.
         class_token: True if the first row belongs to a class token; it is kept.
 
     Returns:
-        NumPy array [new_side^2 (+ 1), D] of the grid's type.
+        NumPy array [h w (+ 1), D] of the new grid and the rows' type.
 
     Raises:
         ValueError: the number of rows doesn't fit.
     """
-    grid = np.asarray(grid)
+    rows = np.asarray(rows)
     first = 1 if class_token else 0
-    if grid.ndim != 2 or grid.shape[0] != old_side**2 + first:
-        raise ValueError(f"positions: expected {old_side**2 + first} rows for a side of {old_side}, "
-                         f"found shape {grid.shape}")
-    weights = _bilinear(old_side, new_side)  # [new, old]
-    square = grid[first:].reshape(old_side, old_side, -1).astype(np.float64)  # [N, D] -> [h, w, D]
-    square = np.einsum("ah,bw,hwd->abd", weights, weights, square)
-    return np.concatenate([grid[:first], square.reshape(new_side**2, -1).astype(grid.dtype)])
+    if rows.ndim != 2 or rows.shape[0] != math.prod(old) + first:
+        raise ValueError(f"positions: expected {math.prod(old) + first} rows for {old[0]} x {old[1]} tokens, "
+                         f"found shape {rows.shape}")
+    down, across = map(_bilinear, old, new)  # [new, old] each
+    grid = rows[first:].reshape(*old, -1).astype(np.float64)  # [N, D] -> [h, w, D]
+    grid = np.einsum("ah,bw,hwd->abd", down, across, grid)
+    return np.concatenate([rows[:first], grid.reshape(math.prod(new), -1).astype(rows.dtype)])
 
 
 def _bilinear(old, new):

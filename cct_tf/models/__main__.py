@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 
+from cct_tf import sizes
 from cct_tf.errors import FINISHED, WRONG_INPUT, UserError, nearest
 from cct_tf.machine import streams
 from cct_tf.models import cost, variants
@@ -51,7 +52,7 @@ def describe(name, num_classes):
         "parameters": cost.count_parameters(variant, num_classes),
         "macs": cost.count_macs(variant, num_classes),
         "macs_published": cost.count_macs(variant, num_classes, attention_products=False),
-        "input_size": [variant.image_size, variant.image_size, 3],
+        "input_size": [*sizes.sides(variant.image_size), 3],
         "num_tokens": variant.num_tokens,
         "positional_embedding": variant.positional_embedding,
     }

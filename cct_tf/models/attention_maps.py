@@ -1,7 +1,7 @@
 """Where a network looks: the pooling's attention and attention rollout, as maps over the image.
 
-Legend: B batch, S side of the image, h w = side x side tokens of it, N tokens the encoder sees (with a class token
-1 + h w), I the unit matrix.
+Legend: B batch, H W image, h w tokens down and across it, N tokens the encoder sees (with a class token 1 + h w), I the
+unit matrix.
 """
 
 import tensorflow as tf
@@ -17,10 +17,10 @@ def attention_maps(model, images):
 
     Args:
         model: `CCT` or `ViT`, built. It is called as in evaluation, and left as it is.
-        images: float [B, S, S, 3], normalised.
+        images: float [B, H, W, 3], normalised.
 
     Returns:
-        dict of float32 [B, h, w], h = w = model.variant.grid_side, rows from the top of the image. Every map has
+        dict of float32 [B, h, w], (h, w) = model.variant.grid, rows from the top of the image. Every map has
         sum 1:
 
         "pooling": of a network that pools the sequence, the weights of the pooling (arXiv:2104.05704 Section 3.2). Of
@@ -46,7 +46,6 @@ def attention_maps(model, images):
 
 def _on_grid(shares, model):
     """Shares of the tokens [B, N] -> of the places [B, h, w], with sum 1."""
-    side = model.variant.grid_side
     if model.class_token:
         shares = shares[:, 1:] / tf.reduce_sum(shares[:, 1:], axis=1, keepdims=True)
-    return tf.reshape(shares, [-1, side, side])
+    return tf.reshape(shares, [-1, *model.variant.grid])

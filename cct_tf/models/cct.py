@@ -18,9 +18,9 @@ class CCT(TransformerClassifier):
         """How much each token counts in the pooled vector.
 
         Args:
-            images: float [B, S, S, 3], normalised.
+            images: float [B, H, W, 3], normalised.
 
         Returns:
-            float32 [B, N], each row with sum 1; N = side x side tokens, row by row of the image.
+            float32 [B, N], each row with sum 1; N tokens, row by row of the image.
         """
         return self.pooling.attention(self.norm(self._encode(images, training=False)))

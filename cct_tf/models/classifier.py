@@ -1,10 +1,11 @@
 """What CCT, CVT, ViT-Lite and ViT share: tokens, positions, blocks, head, and the seeds of their dropout."""
 
 import dataclasses
+import math
 
 import tensorflow as tf
 
-from cct_tf import rng
+from cct_tf import rng, sizes
 from cct_tf.layers import drop, features_first, recompute
 from cct_tf.layers.compiling import is_compiling
 from cct_tf.layers.encoder import TransformerBlock
@@ -65,9 +66,9 @@ class TransformerClassifier(keras.Model):
         if self.built:
             return
         batch, width = input_shape[0], self.variant.embed_dim
-        patches = (batch, self.variant.grid_side**2, width)
+        patches = (batch, math.prod(self.variant.grid), width)
         tokens = (batch, self.variant.num_tokens, width)
-        self.tokenizer.build((batch, self.image_size, self.image_size, 3))
+        self.tokenizer.build((batch, *sizes.sides(self.image_size), 3))
         if self.class_token:
             self.class_token.build(patches)
         for layer in (self.positions, self.token_dropout, *self.blocks, self.norm, self.pooling):
@@ -79,7 +80,7 @@ class TransformerClassifier(keras.Model):
         """Logits of a batch.
 
         Args:
-            images: float [B, S, S, 3], normalised, S = image_size.
+            images: float [B, H, W, 3], normalised, of the size `image_size`.
             seeds: uint32 [B], example seeds that key dropout and stochastic depth in training. Without them the
                 model draws its own, other ones at each call.
             training: whether dropout and stochastic depth act.
@@ -101,17 +102,17 @@ class TransformerClassifier(keras.Model):
         return self._pool(self._encode(images, seeds, training))
 
     def _encode(self, images, seeds=None, training=None):
-        """Images [B, S, S, 3] -> tokens [B, N, D], class token included, before the final LayerNorm."""
+        """Images [B, H, W, 3] -> tokens [B, N, D], class token included, before the final LayerNorm."""
         if training and seeds is None:
             seeds = self._draw_seeds(tf.shape(images)[0])
         return self._encode_tokens(self.tokenizer(self._checked(images)), seeds, training)
 
     def classify(self, tokens, seeds=None, training=None):
-        """The second part of `call`: what `tokenizer` makes of the images, [B, side * side, D] -> [B, num_classes]."""
+        """The second part of `call`: what `tokenizer` makes of the images, [B, h w, D] -> [B, num_classes]."""
         return self.head(self._pool(self._encode_tokens(tokens, seeds, training)))
 
     def embed(self, images):
-        """What the first block gets in evaluation: images [B, S, S, 3] -> tokens [B, N, D], class token included."""
+        """What the first block gets in evaluation: images [B, H, W, 3] -> tokens [B, N, D], class token included."""
         return self._place_tokens(self.tokenizer(self._checked(images)), None, False)
 
     def _place_tokens(self, tokens, seeds, training):
@@ -136,9 +137,9 @@ class TransformerClassifier(keras.Model):
         return tokens
 
     def _checked(self, images):
-        """The images, checked to be [B, S, S, 3]: from another size, tokens of several images would be mixed."""
+        """The images, checked to be [B, H, W, 3]: from another size, tokens of several images would be mixed."""
         images = tf.convert_to_tensor(images)  # `features` takes arrays too
-        expected = [None, self.image_size, self.image_size, 3]
+        expected = [None, *sizes.sides(self.image_size), 3]
         if not images.shape.is_compatible_with(expected):
             raise ValueError(f"images: expected shape {expected}, found {images.shape.as_list()}")
         return tf.ensure_shape(images, expected)
@@ -150,8 +151,10 @@ class TransformerClassifier(keras.Model):
         return rng.bits(key, 0, [batch])[0]
 
     def get_config(self):
-        return {**super().get_config(), "variant": dataclasses.asdict(self.variant), "num_classes": self.num_classes,
-                "seed": self.seed}
+        variant = dataclasses.asdict(self.variant)
+        if isinstance(variant["image_size"], tuple):  # Keras writes tuples in a notation of its own
+            variant["image_size"] = list(variant["image_size"])
+        return {**super().get_config(), "variant": variant, "num_classes": self.num_classes, "seed": self.seed}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

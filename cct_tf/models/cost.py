@@ -44,7 +44,7 @@ def count_macs(variant, num_classes, attention_products=True):
     """
     D, K, M, N = (variant.embed_dim, variant.inner_dim, variant.embed_dim * variant.mlp_ratio,
                   variant.num_tokens)
-    tokenizer = sum(kernel * side * side for kernel, side in _convolutions(variant))
+    tokenizer = sum(kernel * height * width for kernel, (height, width) in _convolutions(variant))
     block = N * (3 * D * K + K * D + 2 * D * M)
     products = 2 * N * N * K if attention_products else 0
     return tokenizer + variant.depth * (block + products) + D * num_classes
@@ -57,7 +57,7 @@ def largest_activation(variant):
 
 
 def _convolutions(variant):
-    """(elements of the kernel, side of the output) of each convolution of the tokenizer."""
+    """(elements of the kernel, (height, width) of the output) of each convolution of the tokenizer."""
     widths = [3, *variant.conv_widths]
-    return [(variant.kernel_size**2 * before * after, side)
-            for (before, after), side in zip(itertools.pairwise(widths), variant.conv_sides(), strict=True)]
+    return [(variant.kernel_size**2 * before * after, sides)
+            for (before, after), sides in zip(itertools.pairwise(widths), variant.conv_sides(), strict=True)]

@@ -1,5 +1,6 @@
 """From a network's name to a built model."""
 
+from cct_tf import sizes
 from cct_tf.errors import UserError
 from cct_tf.models import variants
 from cct_tf.models.cct import CCT
@@ -10,14 +11,15 @@ def create_model(name, num_classes=10, image_size=None, positional_embedding=Non
                  attention_dropout_rate=None, drop_path_rate=None, seed=0, dtype=None):
     """A network by name, built, with initial weights.
 
-    The model maps images float [B, S, S, 3], normalised, to logits float32 [B, num_classes], and is an ordinary Keras
+    The model maps images float [B, H, W, 3], normalised, to logits float32 [B, num_classes], and is an ordinary Keras
     model: compile, fit, save, summary. Initial weights depend on the seed and the variables' paths alone. Under a
     tf.distribute strategy, create it inside `strategy.scope()`.
 
     Args:
         name: a name of `list_models()` or of the grammar of `cct_tf.models.variants`, such as "cct_2_3x1_32".
         num_classes: width of the logits.
-        image_size: side S of the input in pixels, at least 8. None, here and below: the variant's own.
+        image_size: side of the input in pixels, at least 8, or (height, width). None, here and below: the variant's
+            own.
         positional_embedding: "learnable", "sine" (frozen) or "none".
         norm_order: "authors" (the residual stream is replaced by the second LayerNorm) or "pre" (usual pre-norm).
         dropout_rate: of tokens, attention's projection and MLP (of the MLP alone in cct_2_3x2_32_keras), in [0, 1).
@@ -45,5 +47,5 @@ def create_model(name, num_classes=10, image_size=None, positional_embedding=Non
 def build(variant, num_classes, seed=0, dtype=None):
     """The network of a checked `Variant`; arguments and result as `create_model`."""
     model = (CCT if variant.seq_pool else ViT)(variant, num_classes=num_classes, seed=seed, dtype=dtype)
-    model.build((None, variant.image_size, variant.image_size, 3))
+    model.build((None, *sizes.sides(variant.image_size), 3))
     return model

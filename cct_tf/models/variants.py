@@ -12,8 +12,10 @@ the Keras tutorial (keras.io/examples/vision/cct); arXiv:2010.11929 Table 1 for 
 """
 
 import dataclasses
+import math
 import re
 
+from cct_tf import sizes
 from cct_tf.errors import UserError, nearest
 from cct_tf.layers import spec
 
@@ -30,7 +32,7 @@ class Variant:
 
     name: str
     family: str  # "cct" and "cvt" pool the sequence, "vit" has a class token
-    image_size: int  # side of the square input, pixels
+    image_size: int | tuple  # side of the square input in pixels, or (height, width), see `cct_tf.sizes`
     depth: int  # transformer blocks
     num_heads: int
     mlp_ratio: int  # hidden width of the MLP / embed_dim
@@ -50,6 +52,9 @@ class Variant:
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.1
     drop_path_rate: float = 0.1  # of the last block; it grows linearly from 0 in the first
+
+    def __post_init__(self):
+        object.__setattr__(self, "image_size", sizes.as_size(self.image_size))
 
     @property
     def seq_pool(self):
@@ -84,25 +89,28 @@ class Variant:
         return spec.conv_widths(self.num_convs, self.embed_dim)
 
     def conv_sides(self):
-        """Side of the output of each convolution of the tokenizer, before pooling; below 1: the input is too small."""
-        sides, side = [], self.image_size
+        """(height, width) of the output of each convolution of the tokenizer, before pooling, a list.
+
+        Below 1: the input is too small.
+        """
+        found, current = [], sizes.sides(self.image_size)
         for _ in range(self.num_convs):
-            sides.append(spec.conv_side(side, self.kernel_size, self.stride, self.padding))
-            side = self._pooled(sides[-1])
-        return sides
+            found.append(tuple(spec.conv_side(side, self.kernel_size, self.stride, self.padding) for side in current))
+            current = tuple(map(self._pooled, found[-1]))
+        return found
 
     def _pooled(self, side):
         return spec.pool_side(side, self.pool_padding) if self.pool_padding else side
 
     @property
-    def grid_side(self):
-        """Tokens along one side of the image."""
-        return self._pooled(self.conv_sides()[-1])
+    def grid(self):
+        """Tokens down and across the image, two ints."""
+        return tuple(map(self._pooled, self.conv_sides()[-1]))
 
     @property
     def num_tokens(self):
         """Tokens the encoder sees, the class token included."""
-        return self.grid_side**2 + (0 if self.seq_pool else 1)
+        return math.prod(self.grid) + (0 if self.seq_pool else 1)
 
     @property
     def drop_path_rates(self):
@@ -217,14 +225,15 @@ def _check_choices(variant):
 
 
 def _large_enough(variant):
-    return min(variant.conv_sides()) >= 1 and variant.grid_side >= 2
+    return min(map(min, variant.conv_sides())) >= 1 and min(variant.grid) >= 2
 
 
 def _check_size(variant):
-    size = variant.image_size
-    if isinstance(size, bool) or not isinstance(size, int) or size < MIN_IMAGE_SIZE:
-        raise UserError(f"image_size: expected an integer of at least {MIN_IMAGE_SIZE}, found {size!r}")
-    if variant.tokenizer == "patch" and size % variant.kernel_size:
+    size, pair = variant.image_size, sizes.sides(variant.image_size)
+    if len(pair) != 2 or not all(type(side) is int and side >= MIN_IMAGE_SIZE for side in pair):
+        what = "two integers" if isinstance(size, tuple) else "an integer"
+        raise UserError(f"image_size: expected {what} of at least {MIN_IMAGE_SIZE}, found {size!r}")
+    if variant.tokenizer == "patch" and any(side % variant.kernel_size for side in pair):
         raise UserError(f"image_size: expected a multiple of the patch side {variant.kernel_size} of {variant.name}, "
                         f"found {size}")
     if not _large_enough(variant):

@@ -1,6 +1,6 @@
 """Contact sheets: what the network will see, and what each operation of the policies does, as pictures for a person.
 
-Legend: R rows (images), C columns (draws), S side of the network's input, n training images, B batch.
+Legend: R rows (images), C columns (draws), S S height and width of the network's input, n training images, B batch.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.augment import policy_ops
+from cct_tf.augment import policies, policy_ops
 from cct_tf.augment.policies import BICUBIC, BILINEAR, NEAREST, Op
 from cct_tf.augment.rand_augment import mean_colour
 from cct_tf.augment.stages import on_device
@@ -19,7 +19,8 @@ from cct_tf.data import label_kinds, pipeline
 from cct_tf.images import decode
 from cct_tf.pictures import fonts
 
-_CELL, _LARGEST_CELL = 96, 192  # pixels of the sheet that an image is enlarged to at least, or reduced to
+_CELL, _LARGEST_CELL = 96, 192  # pixels of the sheet that an image's longer side is enlarged to, or reduced to
+_NARROWEST = 64  # pixels of a column, for the words
 GAP, LINE = 8, 13
 _TITLE_LETTERS, LETTER = 18, 7.5
 
@@ -154,11 +155,12 @@ def operations(image, mean):
     Returns:
         Sheet, a row for each operation.
     """
-    size = image.shape[0]
+    size = tuple(image.shape[:2])
     cells = [(row, column, op, *what) for row, (op, shown) in enumerate(SHOWN.items())
              for column, what in enumerate(shown)]
     shifts = (Op.TRANSLATE_X, Op.TRANSLATE_Y)
-    argument = [round(value * size) if op in shifts else value for _, _, op, value, _, _ in cells]
+    argument = [round(value * policies.side_of(op, size)) if op in shifts else value
+                for _, _, op, value, _, _ in cells]
     stage = {"op": tf.constant([int(cell[2]) for cell in cells]), "argument": tf.constant(argument, tf.float64),
              "interpolation": tf.constant([cell[5] for cell in cells])}
     done = policy_ops.apply(tf.tile(image[None], [len(cells), 1, 1, 1]), stage, mean_colour(mean)).numpy()
@@ -174,11 +176,13 @@ def operations(image, mean):
 
 def enlarged(images):
     """As on the sheet, with whole pixels enlarged: float32 [N, S, S, 3] in [0, 1] or NaN -> uint8 [N, P, P, 3]."""
-    side, images = images.shape[1], np.nan_to_num(images, nan=1.0)
-    if side > _LARGEST_CELL:
-        images = tf.image.resize(images, [_LARGEST_CELL, _LARGEST_CELL], method="area").numpy()
-    images = np.rint(images * 255.0).astype(np.uint8)
-    return images.repeat(max(_CELL // side, 1), axis=1).repeat(max(_CELL // side, 1), axis=2)
+    sides, images = images.shape[1:3], np.nan_to_num(images, nan=1.0)
+    longest = max(sides)
+    if longest > _LARGEST_CELL:
+        reduced = [max(1, round(side * _LARGEST_CELL / longest)) for side in sides]
+        images = tf.image.resize(images, reduced, method="area").numpy()
+    images, times = np.rint(images * 255.0).astype(np.uint8), max(_CELL // longest, 1)
+    return images.repeat(times, axis=1).repeat(times, axis=2)
 
 
 def _short(text, letters):
@@ -198,15 +202,15 @@ def figure(sheet, heading=""):
         heading: words for the top, broken into lines.
 
     Returns:
-        matplotlib Figure. One pixel of an image is a whole number of pixels of the figure, up to S = 192.
+        matplotlib Figure. One pixel of an image is a whole number of pixels of the figure, up to sides of 192.
     """
-    rows, columns, side = sheet.draws.shape[:3]
+    rows, columns, *sides = sheet.draws.shape[:4]
     cells = np.concatenate([sheet.originals[:, None] / np.float32(255.0), sheet.draws], axis=1)  # [R, C + 1, S, S, 3]
-    cells = enlarged(cells.reshape(-1, side, side, 3))
-    cell = cells.shape[1]
+    cells = enlarged(cells.reshape(-1, *sides, 3))
+    cell_y, cell_x = cells.shape[1:3]
     lines = max((text.count("\n") + 1 for row in sheet.captions for text in row if text), default=0)
     left = round(max(_columns(_short(title, _TITLE_LETTERS)) for title in sheet.titles) * LETTER) + 2 * GAP
-    step_x, step_y = cell + GAP, cell + GAP + lines * LINE
+    step_x, step_y = max(cell_x, _NARROWEST) + GAP, cell_y + GAP + lines * LINE
     width = left + (columns + 1) * step_x + GAP
     heading = textwrap.wrap(heading, round((width - 2 * GAP) / LETTER), break_on_hyphens=False)
     top = GAP + (2 + len(heading)) * LINE
@@ -215,7 +219,7 @@ def figure(sheet, heading=""):
     corners = [(top + row * step_y, left + column * step_x + (GAP if column else 0))
                for row in range(rows) for column in range(columns + 1)]  # a little more room behind the originals
     for image, (y, x) in zip(cells, corners, strict=True):
-        canvas[y:y + cell, x:x + cell] = image
+        canvas[y:y + cell_y, x:x + cell_x] = image
     axes = pixel_axes(canvas)
     for line, text in enumerate(heading):
         write(axes, GAP, GAP + (line + 0.5) * LINE, text, 8)
@@ -223,11 +227,11 @@ def figure(sheet, heading=""):
         write(axes, corners[column][1], top - LINE, text, 8)
     for row, title in enumerate(sheet.titles):
         y = corners[row * (columns + 1)][0]
-        write(axes, left - GAP, y + cell // 2, _short(title, _TITLE_LETTERS), 9, ha="right")
+        write(axes, left - GAP, y + cell_y // 2, _short(title, _TITLE_LETTERS), 9, ha="right")
         for column, text in enumerate(sheet.captions[row] if sheet.captions else ()):
             x = corners[row * (columns + 1) + column + 1][1]
             for line, part in enumerate(text.split("\n")):
-                write(axes, x, y + cell + (line + 0.5) * LINE, _short(part, round(cell / 5.5)), 7)
+                write(axes, x, y + cell_y + (line + 0.5) * LINE, _short(part, round((step_x - GAP) / 5.5)), 7)
     return axes.figure
 
 

@@ -1,6 +1,6 @@
 """What a run shows of its network on images of the evaluated split: attention maps, and the pooled features.
 
-Legend: n images of the sample, S side of the network's input, D width of the features, K classes.
+Legend: n images of the sample, S S height and width of the network's input, D width of the features, K classes.
 """
 
 import numpy as np

@@ -165,7 +165,7 @@ def attention_figure(images, maps, captions, pools):
     """Images beside the maps of `attention_maps`, a row for each.
 
     Args:
-        images: uint8 [R, S, S, 3].
+        images: uint8 [R, H, W, 3].
         maps: dict {"pooling", "rollout"} of [R, h, w], each map with sum 1; enlarged bilinearly, its largest value in
             the brightest colour.
         captions: R strings, above the images; long lines are cut.
@@ -174,7 +174,7 @@ def attention_figure(images, maps, captions, pools):
     Returns:
         matplotlib Figure.
     """
-    rows, side = images.shape[:2]
+    rows, height, width = images.shape[:3]
     titles = {"pooling": "sequence pooling" if pools else "class token, last block", "rollout": "attention rollout"}
     figure = _figure(2.6 * (1 + len(maps)), 3.1 * rows)
     panels = figure.subplots(rows, 1 + len(maps), squeeze=False)
@@ -187,7 +187,7 @@ def attention_figure(images, maps, captions, pools):
             shares = values[row]
             axes.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=400, interpolation="nearest")  # dim, or it blinds
             axes.imshow(shares, cmap="inferno", alpha=0.65, vmin=0, vmax=shares.max(), interpolation="bilinear",
-                        extent=(-0.5, side - 0.5, side - 0.5, -0.5))
+                        extent=(-0.5, width - 0.5, height - 0.5, -0.5))
             axes.set_title(titles[name], fontsize=9)
             axes.set_xlabel(f"at most {100 * shares.max():.2g}%, even {100 / shares.size:.2g}%", fontsize=8)
     for axes in panels.flat:

@@ -1,6 +1,6 @@
 """Files of TensorBoard's embedding projector, which looks for them beside an event file.
 
-Legend: n points, D their dimension, P side of a thumbnail.
+Legend: n points, D their dimension, P side of a thumbnail, which is a square as the projector wants them.
 """
 
 import math
@@ -26,10 +26,16 @@ _CONFIG = """embeddings {{
 
 
 def reduced(images):
-    """Thumbnails: uint8 [n, S, S, 3] -> uint8 [n, P, P, 3], P = min(S, 32)."""
-    if images.shape[1] <= _LARGEST:
-        return images
-    return np.rint(tf.image.resize(images, [_LARGEST, _LARGEST], method="area")).astype(np.uint8)
+    """Thumbnails: uint8 [n, H, W, 3] -> uint8 [n, P, P, 3], P = min(max(H, W), 32), with white beside the shorter side.
+    """
+    longest = max(images.shape[1:3])
+    if longest > _LARGEST:
+        sides = [max(1, round(side * _LARGEST / longest)) for side in images.shape[1:3]]
+        images = np.rint(tf.image.resize(images, sides, method="area")).astype(np.uint8)
+    height, width = images.shape[1:3]
+    side = max(height, width)
+    frame = [(0, 0), *(((side - each) // 2, side - each - (side - each) // 2) for each in (height, width)), (0, 0)]
+    return np.pad(images, frame, constant_values=255) if height != width else images
 
 
 def write(folder, features, columns, thumbnails):

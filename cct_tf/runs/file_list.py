@@ -91,4 +91,5 @@ def changes(workdir, resolved, source, splits=None):
              "of another size": [name for name in both if before[name][2] != now[name][2]],
              "of another class": [name for name in both if before[name][1] != now[name][1]],
              "in another split": [name for name in both if before[name][0] != now[name][0]]}
-    return ", ".join(_named(what, names) for what, names in kinds.items() if names) or "the same files, split anew"
+    return ", ".join(_named(what, names) for what, names in kinds.items() if names) or (
+        "the same files, split or weighted anew")

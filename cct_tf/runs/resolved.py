@@ -6,6 +6,8 @@ version are read: `from_json` gives what a version did where it did not record i
 
 import dataclasses
 
+from cct_tf import sizes
+
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
@@ -14,7 +16,7 @@ class Resolved:
     Of the network:
 
     Attributes:
-        image_size: int, side of its input in pixels.
+        image_size: int, side of its input in pixels, or (height, width), see `cct_tf.sizes`.
         classes: tuple of K names; empty for weights converted without a data set.
         num_classes: int K. None, given to the constructor: as many as `classes`.
 
@@ -24,6 +26,7 @@ class Resolved:
         mean, std: tuples of floats, one a channel, of pixels in [0, 1].
         statistics_computed: bool, whether mean and std were computed from the training images, and stay.
         fingerprint, evaluated_fingerprint: text, of all images and of those that are evaluated, see `source.Source`.
+        folds_fingerprint: text, of the set that --fold divides, see `source.Source`.
         fingerprints_before: tuple of text, of images that the run had before it went on with others.
         folder: dict of an image folder: "held", bool, whether its images are held decoded, and "fingerprints", dict by
             split of text, see `source.Source.split_fingerprint`. Whoever needs one split opens no file of the others.
@@ -32,6 +35,7 @@ class Resolved:
             see `datasets.recorded_files`. None: not recorded, or none may be.
         found_broken: tuple of dicts of the images found broken since, see `assembly.found_broken`.
         data_rules: dict of the fields of `source.Rules`. None: recorded by version 0, see `source.rules_of`.
+        own_code: dict of the CRC-32 of the files of --dataset and --augment, hex digits, by what names them; or None.
 
     Of the run (converted weights have none of it):
 
@@ -40,10 +44,11 @@ class Resolved:
             from; None where they were random.
         device: "CPU" or "GPU"; num_replicas, num_workers: int; threads: int, within an operation.
         jit: "off", "encoder" or "all", what XLA compiles; accumulate_steps: int, micro-batches of a replica.
+        class_weights: tuple of K floats, where the file or flag --class_weights gives them.
         fused_update, fast_forms, recompute: bool, as the flags of these names.
     """
 
-    image_size: int
+    image_size: int | tuple
     classes: tuple
     num_examples: dict
     num_classes: int | None = None
@@ -52,14 +57,17 @@ class Resolved:
     statistics_computed: bool = False
     fingerprint: str | None = None
     evaluated_fingerprint: str | None = None
+    folds_fingerprint: str | None = None
     fingerprints_before: tuple = ()
     folder: dict | None = None
     left_out: tuple | None = None
     found_broken: tuple = ()
     order: str | None = None
     data_rules: dict | None = None
+    own_code: dict | None = None
     total_steps: int | None = None
     initial_weights: dict | None = None
+    class_weights: tuple | None = None
     device: str | None = None
     num_replicas: int | None = None
     num_workers: int | None = None
@@ -88,9 +96,10 @@ class Resolved:
             found = {"num_workers": 1, "accumulate_steps": 1} | found
         known = {field.name: found[field.name] for field in dataclasses.fields(cls)
                  if field.name in found or field.default is dataclasses.MISSING}
-        for name in ("classes", "mean", "std", "fingerprints_before", "left_out", "found_broken"):
+        for name in ("classes", "mean", "std", "fingerprints_before", "left_out", "found_broken", "class_weights"):
             if known.get(name) is not None:
                 known[name] = tuple(known[name])
+        known["image_size"] = sizes.as_size(known["image_size"])
         if isinstance(known.get("jit"), bool):  # before XLA compiled parts of the network
             known["jit"] = "all" if known["jit"] else "off"
         return cls(**known)

@@ -9,7 +9,7 @@ from cct_tf.runs import inventory
 from cct_tf.runs.resolved import Resolved
 from cct_tf.runs.workdir import MetricsFile, Workdir
 from cct_tf.settings import config as config_lib
-from cct_tf.settings import flags, measure
+from cct_tf.settings import flags, folds, measure
 
 _NO_SETTING = ("workdir", *config_lib.PLACES, "seed")  # fields that tell two runs of one recipe apart
 
@@ -67,6 +67,16 @@ class Run:
         return self.resolved and self.resolved.fingerprint
 
     @property
+    def fold(self):
+        """The value of --fold, or None."""
+        return self.config and self.config["fold"]
+
+    @property
+    def data(self):
+        """What stands for its images where runs are compared: as `fingerprint`, of all folds where it is of one."""
+        return self.resolved and (self.resolved.folds_fingerprint or self.resolved.fingerprint)
+
+    @property
     def _num_examples(self):
         return self.resolved.num_examples if self.resolved else {}
 
@@ -82,7 +92,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ by the seed alone, and by what changes no result.
+    """Runs that differ by the seed or the fold alone, and by what changes no result.
 
     Attributes:
         runs: list of Run.
@@ -101,6 +111,14 @@ class Group:
         values = [value for run in self.runs if run.state == "finished" and (value := get(run)) is not None]
         return {"mean": statistics.fmean(values) if values else None,
                 "std": statistics.stdev(values) if len(values) > 1 else None, "count": len(values)}
+
+
+    @property
+    def missing_folds(self):
+        """(numbers of the folds that no finished run is of, how many there are); ([], 0) where the runs have none."""
+        found = [folds.parse(run.fold) for run in self.runs if run.state == "finished" and run.fold]
+        count = found[0][1] if found else 0
+        return [number for number in range(1, count + 1) if (number, count) not in found], count
 
 
 def _is_number(value):
@@ -205,7 +223,7 @@ def read(path):
 
 
 def differing(runs, how):
-    """Fields in which runs of known config differ, seed and folders aside: list of names.
+    """Fields in which runs of known config differ, seed, fold and folders aside: list of names.
 
     Args:
         runs: list of Run.
@@ -214,18 +232,23 @@ def differing(runs, how):
     known = [run.config for run in runs if run.config]
     return [name for name, field in config_lib.FIELDS.items()
             if field.how == how and not field.transient and name not in _NO_SETTING
-            and len({config[name] for config in known}) > 1]
+            and len({_setting(config, name) for config in known}) > 1]
+
+
+def _setting(config, name):
+    """What a run's value of a field is to others: of a fold, how many there are."""
+    return folds.any_of(config[name]) if name == "fold" else config[name]
 
 
 def group(runs):
-    """Groups of runs that differ by the seed alone: list of Group, in the order of their first runs."""
+    """Groups of runs that differ by seed or fold alone: list of Group, in the order of their first runs."""
     names, groups, data = differing(runs, how=False), {}, {}
     for run in runs:
         if run.config and run.resolved:
-            data.setdefault(tuple(run.config[name] for name in names), run.fingerprint)
+            data.setdefault(tuple(_setting(run.config, name) for name in names), run.data)
     for run in runs:
-        settings = tuple(run.config[name] for name in names) if run.config else None
+        settings = tuple(_setting(run.config, name) for name in names) if run.config else None
         # A run without a checkpoint joins those of its flags. Nobody knows what one without flags is the same as.
-        key = run.workdir if settings is None else (settings, run.fingerprint or data.get(settings))
+        key = run.workdir if settings is None else (settings, run.data or data.get(settings))
         groups.setdefault(key, Group([], dict(zip(names, settings or (), strict=False)))).runs.append(run)
     return list(groups.values())

@@ -3,6 +3,7 @@
 import numbers
 import os
 
+from cct_tf import sizes
 from cct_tf.errors import UserError, nearest
 from cct_tf.settings import flags
 from cct_tf.settings.fields import is_remote
@@ -53,6 +54,8 @@ def _converted(field, value):
     if field.kind is tuple:
         parts = value if isinstance(value, (list, tuple)) else (value,)
         return tuple(map(float, parts)) if all(map(_is_number, parts)) else ...
+    if field.pair and isinstance(value, (list, tuple)):
+        return sizes.as_size(tuple(value)) if all(isinstance(part, int) and _is_number(part) for part in value) else ...
     if field.path and isinstance(value, os.PathLike):
         value = os.fspath(value)
     if field.path and isinstance(value, str):

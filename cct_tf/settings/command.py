@@ -51,7 +51,7 @@ def _status(main, argv, usage, fields, positional, debug):
         status, line = exit_status(error)
         if line is None:
             raise
-        return _complain(line, status, debug)
+        return _complain(line, status, debug, getattr(error, "details", ""))
     return 0
 
 
@@ -77,11 +77,13 @@ def _in_one_line(message):
     return " ".join(str(message).split())
 
 
-def _complain(message, status, debug):
+def _complain(message, status, debug, details):
     if debug:
         traceback.print_exc()
     label = "error" if status == WRONG_INPUT else "stopped"
     with streams.watched(lambda: None):  # the status tells it too
         sys.stdout.flush()
+        if details:
+            print(details, file=sys.stderr)
         print(f"{label}: {_in_one_line(message)}", file=sys.stderr, flush=True)
     return status

@@ -13,8 +13,9 @@ set's own" or "off", as the help says.
 import dataclasses
 import typing
 
+from cct_tf import sizes
 from cct_tf.errors import UserError
-from cct_tf.settings import measure
+from cct_tf.settings import class_weights, folds, measure
 from cct_tf.settings.fields import Field, option
 
 PLACES = ("data_dir", "image_root", "class_names")  # where the data of a run is on this machine
@@ -40,10 +41,12 @@ class DataConfig:
     train_split: str = option("train", "TFDS split, split of a table, or folder to train on")
     validation_fraction: float = option(0.0, "share of the training images held out for validation; stratified by "
                                         "class where the set is indexed", minimum=0.0, below=1.0)
+    fold: str | None = option(None, "2/5: the second of five parts of the training images is the validation split; "
+                              "stratified by class, and the images of a table's group in one part")
     test_split: str = option("test", "TFDS split, split of a table, or folder to test on; the set's own "
                              "validation split where it has no test split")
-    split_seed: int = option(0, "seed of the validation split; not the run's seed, so that runs stay comparable",
-                             minimum=0, maximum=2**63 - 1)
+    split_seed: int = option(0, "seed of the validation split or the folds; not the run's seed, so that runs stay "
+                             "comparable", minimum=0, maximum=2**63 - 1)
     on_bad_image: str = option("stop", "what a broken image does: end the run; or be left out when the run begins, "
                                "and later replaced by the next image (in evaluation masked), and counted",
                                choices=("stop", "skip"))
@@ -59,13 +62,22 @@ class DataConfig:
                          "training alone, by SIMD instructions in a fifth of the time, where some pixels differ by a "
                          "level (needs cykooz-resizer)", choices=("exact", "fast"))
     shuffle_window: int = option(8192, "records shuffled at a time when a data set is streamed", minimum=1)
+    sampler: str = option("none", "which images an epoch trains on: none, each once; balanced, as many draws with "
+                          "replacement, each class equally often; sqrt, by the square root of its images (sets whose "
+                          "labels are known beforehand)", choices=("none", "balanced", "sqrt"))
+
+    @property
+    def holds_out(self):
+        """Whether the validation split is taken from the training images."""
+        return bool(self.validation_fraction or self.fold)
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
     """Image preparation and augmentation."""
 
-    image_size: int | None = option(None, "side of the network's input in pixels; default: the model's own", minimum=8)
+    image_size: int | tuple[int, int] | None = option(None, "side of the network's input in pixels, or H,W, its height "
+                                                      "and width; default: the model's own", minimum=8, pair=True)
     crop_padding: int = option(0, "random crop after padding with this many pixels of zeros on each side; 0 = off",
                                minimum=0)
     random_resized_crop: tuple[float, ...] | None = option(
@@ -78,6 +90,8 @@ class AugmentConfig:
                        choices=("random", "alternating", "none"))
     auto_augment: str = option("none", "policy of augmentation: cifar10 (the authors' reading), cifar10_torchvision, "
                                "imagenet, svhn, trivial, or RandAugment such as rand-m9-mstd0.5-inc1; or none")
+    augment: str | None = option(None, "stages of your own, such as ./mine.py:Stage, with commas between them: they "
+                                 "come before mixing, or last on the device")
     repeated_augmentation: int = option(1, "draws of each image in a batch (arXiv:1902.05509); 1 = off", minimum=1)
     mixup_alpha: float = option(0.0, "mixup with a share from Beta(alpha, alpha) (arXiv:1710.09412); 0 = off",
                                 minimum=0.0)
@@ -92,6 +106,10 @@ class AugmentConfig:
                                       minimum=0.0, maximum=1.0)
     erase_mode: str = option("pixel", "what is put into the box: the mean, or normal noise of each channel or pixel",
                              choices=("constant", "channel", "pixel"))
+    fit: str = option("crop", "how whole images come to the network's size, in evaluation and in training without a "
+                      "random resized crop: crop, resized to cover it and its centre cut out; pad, all of the image, "
+                      "with the mean beside it; stretch, each side to its own length",
+                      choices=("crop", "pad", "stretch"))
     crop_pct: float = option(1.0, "evaluation: the shorter side is resized to image_size / crop_pct before the centre "
                              "crop", above=0.0, maximum=1.0)
     mean: tuple[float, ...] | None = option(None, "mean of the pixels in [0, 1], one value or three; default: the "
@@ -165,8 +183,9 @@ class OptimConfig:
     loss: str = option("cross_entropy", "cross_entropy of soft targets, or bce: binary cross-entropy of each class, "
                        "averaged over the classes (arXiv:2110.00476), as always with --task=multilabel",
                        choices=("cross_entropy", "bce"))
-    class_weights: str = option("none", "balanced: an example counts n / (classes x images of its class)",
-                                choices=("none", "balanced"))
+    class_weights: str = option("none", "what an example counts by its class: balanced, n / (classes x images of its "
+                                "class); or cat=2,dog=1, or FILE.json such as {\"cat\": 2}, where others count 1; with "
+                                "--task=multilabel the terms of the classes count so")
     label_smoothing: float = option(0.0, "share of the label spread over all classes; with --task=multilabel over yes "
                                     "and no of each", minimum=0.0, below=1.0)
     clip_norm: float | None = option(None, "largest global norm of the gradient; default: no clipping", above=0.0)
@@ -299,6 +318,8 @@ def from_dict(values):
         field = FIELDS[name]
         if isinstance(value, list):
             value = tuple(value)
+        if field.pair:
+            value = sizes.as_size(value)
         if field.problem(value):
             raise UserError(f"--{name}: expected {field.expectation()}, found {value!r}")
         parts[field.part][name] = value
@@ -320,12 +341,19 @@ def _check_together(config):
     if augment.crop_padding and augment.random_resized_crop:
         raise UserError("--crop_padding: expected 0 with --random_resized_crop (one crop or the other), found "
                         f"{augment.crop_padding}")
+    if augment.fit != "crop" and augment.crop_pct != 1.0:
+        raise UserError(f"--crop_pct: expected 1 with --fit={augment.fit}, which keeps the whole image, found "
+                        f"{augment.crop_pct:g}")
     if config.data.decode == "fast" and not augment.random_resized_crop:
         raise UserError("--decode: expected exact without --random_resized_crop, for nothing else is decoded at a part "
                         "of its size, found 'fast'")
     if config.data.resize == "fast" and not augment.random_resized_crop:
         raise UserError("--resize: expected exact without --random_resized_crop, for nothing else is resized the fast "
                         "way, found 'fast'")
+    if config.data.fold is not None:
+        folds.parse(config.data.fold)
+        if config.data.validation_fraction:
+            raise UserError("--fold: expected it without --validation_fraction, which holds out images too, found both")
     if config.model.init_weights != "auto" and not config.model.init_from:
         raise UserError(f"--init_weights: expected auto without --init_from, found {config.model.init_weights!r}")
     if optim.optimizer == "lion" and optim.beta_1 == 0.0:
@@ -344,8 +372,11 @@ def _check_task(config):
     if best is not None and best not in measure.TASKS[task]:
         raise UserError(f"--best_metric: expected one of {', '.join(measure.TASKS[task])} with --task={task}, found "
                         f"{best!r}")
-    if task == "multilabel" and config.optim.class_weights != "none":
-        raise UserError(f"--class_weights: expected none with --task=multilabel, found {config.optim.class_weights!r}")
+    if task == "multilabel" and config.data.sampler != "none":
+        raise UserError("--sampler: expected none with --task=multilabel, where an image is of several classes, found "
+                        f"{config.data.sampler!r}")
+    if not class_weights.is_file(config.optim.class_weights):
+        class_weights.read(config.optim.class_weights)
 
 
 def _check_warmup(optim):

@@ -5,7 +5,7 @@ import math
 
 
 def option(default, help, *, minimum=None, maximum=None, above=None, below=None, choices=None, how=False,
-           transient=False, length=None, path=False):
+           transient=False, length=None, path=False, pair=False):
     """Declare a config field.
 
     Args:
@@ -18,10 +18,11 @@ def option(default, help, *, minimum=None, maximum=None, above=None, below=None,
         transient: True if it belongs to one call of the command and not to the run (never written down).
         length: allowed lengths of a tuple.
         path: True of a string that names a file or folder of this machine, or several with commas.
+        pair: True of an integer that may be two, HEIGHT,WIDTH: a size, see `cct_tf.sizes`.
     """
     metadata = {"help": help, "minimum": minimum, "maximum": maximum, "above": above, "below": below,
                 "choices": choices, "how": how or transient, "transient": transient, "length": length,
-                "path": path}
+                "path": path, "pair": pair}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -38,7 +39,7 @@ class Field:
     """One field as declared: what `flags`, `plan` and the checkpoint need to know of it.
 
     `kind` is int, float, str, bool or tuple (of floats); `optional` says whether None is allowed; `bare` is the text
-    that a flag without `=` stands for, None where it needs a value; `path` is as in `option`.
+    that a flag without `=` stands for, None where it needs a value; `path` and `pair` are as in `option`.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Field:
     transient: bool
     length: tuple | None
     path: bool = False
+    pair: bool = False
     bare: str | None = None
 
     def expectation(self):
@@ -70,7 +72,7 @@ class Field:
         bounds = [f"{words} {bound:g}" for words, bound in (
             ("of at least", self.minimum), ("above", self.above), ("of at most", self.maximum), ("below", self.below))
             if bound is not None]
-        return " ".join([noun, " and ".join(bounds)]).strip()
+        return " ".join([noun, " and ".join(bounds)]).strip() + (", or two of them, H,W" if self.pair else "")
 
     def problem(self, value):
         """None if `value` (of the right type) is allowed, else True."""
@@ -80,7 +82,9 @@ class Field:
             return value not in self.choices
         if self.kind is tuple and self.length and len(value) not in self.length:
             return True
-        for number in value if self.kind is tuple else (value,):
+        if self.pair and isinstance(value, tuple) and len(value) != 2:
+            return True
+        for number in value if isinstance(value, tuple) else (value,):
             if self.kind in (int, float, tuple) and not self._within(number):
                 return True
         return False

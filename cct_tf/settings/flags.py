@@ -18,6 +18,7 @@ import textwrap
 
 from absl import flags as absl_flags
 
+from cct_tf import sizes
 from cct_tf.errors import UserError, nearest
 from cct_tf.settings import config as config_lib
 from cct_tf.settings.fields import LOCAL_PATH, Field, is_remote
@@ -75,6 +76,8 @@ class _FieldParser(absl_flags.ArgumentParser):
             raise ValueError(text)
         if kind is tuple:
             return tuple(float(part) for part in text.split(","))
+        if self.field.pair and "," in text:
+            return sizes.as_size(tuple(int(part) for part in text.split(",")))
         return kind(text)
 
 

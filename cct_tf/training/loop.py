@@ -69,8 +69,10 @@ class Training:
 
     def plan_lines(self):
         """The plan as lines of text."""
-        sizes = self.images.source.splits["train"].reader.sizes()
-        kept = image_ops.kept_area(sizes, self.transform.size, self.transform.crop_pct)
+        kept = ()
+        if self.transform.fit == "crop":
+            sizes = self.images.source.splits["train"].reader.sizes()
+            kept = image_ops.kept_area(sizes, self.transform.size, self.transform.crop_pct)
         return report.plan_lines(self.config, self.images, self.stages, self.sampling, self.plan, self.network.model,
                                  self.devices, self.network.tuning, self.start, self.resolved.initial_weights, kept)
 

@@ -7,11 +7,11 @@ of their protocol.
 import dataclasses
 import functools
 
-from cct_tf.assembly import inputs, recorded_data, resolving
+from cct_tf.assembly import inputs, own, recorded_data, resolving
 from cct_tf.assembly.devices import check_batch, make_devices
 from cct_tf.assembly.parts import Assembly, assemble
 from cct_tf.augment.stages import on_device, resize_stage
-from cct_tf.data import pipeline
+from cct_tf.data import pipeline, sampler
 from cct_tf.errors import UserError
 from cct_tf.machine import memory
 from cct_tf.models import variants
@@ -96,7 +96,11 @@ def prepare(config, workdir, start, console, devices=None, peers=None):
     before = coordination.take_known_broken(start, config, workdir, peers)
     images = coordination.open_images(lambda: inputs.open_images(config, console, before), config, peers)
     recorded_data.check_images(images, start, config, workdir, console, peers)
+    changed = start.resolved and own.changes(config, start.resolved)
+    if changed and peers.is_chief:
+        console.say(f"code has changed since this run's last checkpoint: {changed}")
     source = images.source
+    recorded_data.check_class_weights(config, source.class_names, before, peers)
     check_batch(config, devices)
     plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
     _check_length(config, plan, start.step, console)
@@ -120,6 +124,7 @@ def _make_data(config, images, console):
     transform = inputs.make_transform(config, images, variant)
     stages = inputs.training_stages(config, images, transform)
     train_split = images.source.splits["train"]
+    sampler.check(config.data.sampler, train_split)
     if not resize_stage(stages).is_random:
         with console.phase("preparing the training images", with_progress=True), \
                 memory.data_named_when_out(config.data):

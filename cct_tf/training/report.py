@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cct_tf import sizes
 from cct_tf.augment.stages import describe
 from cct_tf.machine.console import duration, listed
 from cct_tf.optim import schedules
@@ -16,9 +17,13 @@ def _numbers(values):
     return " ".join(f"{value:.4f}" for value in values)
 
 
+_SAMPLERS = {"none": "", "balanced": "classes drawn equally often, ",
+             "sqrt": "classes drawn by the square roots of their images, "}
+
+
 def _augmentation(stages, sampling):
     repeated = f"each image {sampling.repeats} times in a batch, " if sampling.repeats > 1 else ""
-    return repeated + describe(stages)
+    return repeated + _SAMPLERS[sampling.sampler] + describe(stages)
 
 
 _OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD (Nesterov)", "lion": "Lion", "lamb": "LAMB",
@@ -41,7 +46,21 @@ def _schedule(optim, plan):
     return text
 
 
-def _optimiser(optim, plan, task):
+def _weights(optim, train_split):
+    """What the examples count, in words: a list, empty where each counts 1."""
+    parts = []
+    if optim.class_weights == "balanced":
+        parts.append("classes balanced")
+    elif optim.class_weights != "none":
+        parts.append(f"classes weighted ({optim.class_weights})")
+    if train_split.weights is not None:
+        weights = train_split.weights
+        parts.append(f"examples weighted by the table, {weights.min():g} to {weights.max():g}, mean "
+                     f"{weights.mean():.3g}")
+    return parts
+
+
+def _optimiser(optim, plan, task, train_split):
     rate = f"{optim.learning_rate:g}"
     if optim.learning_rate_scaling == "linear":
         rate += f" per 256 images = {optim.learning_rate * schedules.rate_scale(optim):g}"
@@ -52,8 +71,7 @@ def _optimiser(optim, plan, task):
         parts.append(f"gradients clipped at {optim.clip_norm:g}")
     if optim.loss == "bce" or task == "multilabel":
         parts.append("binary cross-entropy")
-    if optim.class_weights == "balanced":
-        parts.append("classes balanced")
+    parts += _weights(optim, train_split)
     return (f"{_OPTIMIZERS[optim.optimizer]} {rate}, {_schedule(optim, plan)}; weight decay {optim.weight_decay:g} "
             f"on {optim.weight_decay_mask}, {', '.join(parts)}")
 
@@ -171,8 +189,11 @@ def _kept(shares):
     median = float(np.median(shares)) if len(shares) else 1.0
     if median >= 1 - _MOST_CUT_OFF:
         return []
-    return [f"the network takes squares: evaluation keeps the centre of an image, {100 * median:.0f}% of its area "
-            "(median)"]
+    return [f"evaluation keeps the centre of an image, {100 * median:.0f}% of its area (median); --fit=pad or stretch "
+            "keeps all of it, and --image_size=H,W changes the network's shape"]
+
+
+_FITS = {"crop": "", "pad": " (whole images, with the mean beside them)", "stretch": " (whole images, stretched)"}
 
 
 def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, start, initial_weights, kept_area=()):
@@ -190,12 +211,12 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
         ("data set", f"{config.data.dataset}: {counts}; {source.splits['train'].reader.describe()}"),
         ("input", budget.describe()),
         ("classes", f"{source.num_classes}: {listed(source.class_names)}" + _several(config, source)),
-        ("images", f"{model.image_size} x {model.image_size}, mean {_numbers(images.mean)}, std {_numbers(images.std)} "
-                   f"({images.statistics_from})"),
+        ("images", f"{sizes.shown(model.image_size)}{_FITS[config.augment.fit]}, mean {_numbers(images.mean)}, "
+                   f"std {_numbers(images.std)} ({images.statistics_from})"),
         ("augmentation", _augmentation(stages, sampling)),
         ("model", f"{config.model.model}, {_size(config, model)}"),
         *_initial_weights(initial_weights),
-        ("optimiser", _optimiser(optim, plan, config.data.task)),
+        ("optimiser", _optimiser(optim, plan, config.data.task, source.splits["train"])),
         ("steps", _steps(plan)),
         *_average(optim),
         ("evaluation", _evaluation(config, plan, source)),

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
+from cct_tf import sizes
 from cct_tf.augment import geometric, image_ops, pillow_resize, simd_resize
 from cct_tf.augment.transform import Transform
 from cct_tf.errors import UserError
@@ -36,19 +37,67 @@ def test_a_long_image_keeps_its_middle(photo, height, width):
     assert _levels(pillow_resize.center_fit(long, 48, 0.9), image_ops.center_fit(long, 48, 0.9)).max() <= 1
 
 
+@pytest.mark.parametrize(("size", "crop_pct", "resized"), [
+    ((24, 40), 1.0, (29, 40)), ((40, 24), 0.8, (50, 66)), ((60, 80), 1.0, (60, 80)), ((60, 300), 1.0, (224, 300))])
+def test_center_fit_of_a_rectangle_just_covers_it(photo, size, crop_pct, resized):
+    """301 x 403 pixels: the sides are those of the smallest image of this shape that the rectangle fits into."""
+    whole = Image.fromarray(photo).resize(resized[::-1], Image.BICUBIC)
+    top, left = (round((resized[axis] - size[axis]) / 2) for axis in (0, 1))
+    expected = np.asarray(whole.crop((left, top, left + size[1], top + size[0])))
+    assert np.array_equal(pillow_resize.center_fit(photo[None], size, crop_pct)[0], expected)
+    found = image_ops.center_fit(photo[None], size, crop_pct)[0]
+    assert found.shape == (*size, 3) and _levels(found, expected).max() <= 1
+    kept = (size[0] * 301 / resized[0]) * (size[1] * 403 / resized[1]) / (301 * 403)
+    assert image_ops.kept_area(np.array([[301, 403]]), size, crop_pct)[0] == pytest.approx(kept, rel=0.04)
+
+
+@pytest.mark.parametrize("size", [48, (24, 40), (40, 24), (31, 200), 350])
+@pytest.mark.parametrize("shape", [(301, 403), (300, 20), (11, 400), (8, 300), (24, 40), (64, 64)])
+def test_padding_and_stretching_are_pillows(photo, shape, size):
+    image, sides, fill = photo[:shape[0], :shape[1]], sizes.sides(size), (120, 7, 255)
+    small = Image.fromarray(image)
+    expected = {"stretch": small.resize(sides[::-1], Image.BICUBIC),
+                "pad": ImageOps.pad(small, sides[::-1], Image.BICUBIC, fill)}
+    graph = tf.function(image_ops.fit, autograph=False)
+    for way, picture in expected.items():
+        assert np.array_equal(pillow_resize.fit(image[None], size, way, fill=fill)[0], picture), way
+        found = graph(tf.constant(image[None]), size, way, fill=fill)[0]
+        assert found.shape == (*sides, 3) and _levels(found, picture).max() <= 2, way
+
+
+def test_of_the_flattest_image_a_row_is_left(photo):
+    flat = photo[None, :2, :300]
+    for ops in (pillow_resize, image_ops):
+        found = np.asarray(ops.fit(flat, 48, "pad", fill=(0, 0, 0)))[0]
+        assert found[24].any() and not np.delete(found, 24, axis=0).any()
+
+
+def test_what_lies_beside_a_padded_image_is_the_mean_of_the_data(photo):
+    transform = Transform((16, 40), (0.1, 0.5, 0.9), (0.2, 0.2, 0.2), fit="pad", resampler="pillow")
+    found = transform.finish(transform.resize(photo[None, :32, :16]))[0].numpy()
+    assert np.abs(found[:, [0, 15, 24, 39]]).max() <= 0.5 / 255 / 0.2 + 1e-6 < np.abs(found[:, 16:24]).mean()
+
+
 def test_images_of_the_right_size_pass_untouched(photo):
+    wide = photo[None, :24, :40]
+    assert all(ops.center_fit(wide, (24, 40)) is wide or np.array_equal(ops.center_fit(wide, (24, 40)), wide)
+               for ops in (pillow_resize, image_ops))
     assert np.array_equal(pillow_resize.center_fit(photo[None, :64, :64], 64), photo[None, :64, :64])
 
 
 @pytest.mark.parametrize("bicubic", [False, True])
 @pytest.mark.parametrize("box", [(10, 20, 200, 301), (0, 0, 15, 20), (57, 111, 33, 32), (0, 0, 301, 403)])
-def test_a_crop_is_pillows_crop_and_resize(photo, box, bicubic):
+@pytest.mark.parametrize("size", [32, (24, 40)])
+def test_a_crop_is_pillows_crop_and_resize(photo, size, box, bicubic):
     top, left, height, width = box
     expected = Image.fromarray(photo).crop((left, top, left + width, top + height)).resize(
-        (32, 32), Image.BICUBIC if bicubic else Image.BILINEAR)
+        sizes.sides(size)[::-1], Image.BICUBIC if bicubic else Image.BILINEAR)
     boxes = tf.constant([box], tf.float32)
-    found = pillow_resize.crop(photo[None], boxes, tf.constant([bicubic]), 32, pillow_resize.resized)[0]
+    found = pillow_resize.crop(photo[None], boxes, tf.constant([bicubic]), size, pillow_resize.resized)[0]
     assert np.array_equal(found, expected)
+    by_matrices = geometric.RandomResizedCrop(size, (0.1, 1.0), (3 / 4, 4 / 3)).apply(
+        photo[None], {"box": boxes, "bicubic": tf.constant([bicubic])})[0]
+    assert _levels(by_matrices, expected).max() <= 1
 
 
 @pytest.mark.parametrize("bicubic", [False, True])

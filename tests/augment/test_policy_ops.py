@@ -116,6 +116,20 @@ def test_geometry_is_pillows(op, interpolation, most):
     assert (difference > 0).mean() < 0.01
 
 
+@pytest.mark.parametrize("shape", [(20, 32), (32, 13)])
+def test_all_operations_of_rectangles_are_pillows(shape):
+    images, ops = patches()[:160, :shape[0], :shape[1]], np.arange(160) % len(Op)
+    argument = np.array([arguments(Op(op), 20)[index // len(Op)] for index, op in enumerate(ops)])
+    smooth = np.where(np.arange(160) % 3 == 0, BICUBIC, np.where(np.arange(160) % 3 == 1, BILINEAR, NEAREST))
+    stage = {"op": tf.constant(ops, tf.int32), "argument": tf.constant(argument, tf.float64),
+             "interpolation": tf.constant(smooth, tf.int32)}
+    found = _compiled(tf.constant(images), stage, FILL).numpy().astype(int)
+    for index, op in enumerate(ops):
+        expected = pillows(images[[index]], Op(op), argument[[index]], int(smooth[index]))[0]
+        most = 1 if Op(op) in affine.OPS and smooth[index] != NEAREST else 0
+        assert np.abs(found[index] - expected).max() <= most, (Op(op).name, argument[index], smooth[index])
+
+
 @pytest.mark.parametrize("area", [(0.8, 1.0), (0.08, 1.0)])
 def test_resized_crops_are_pillows_within_one_level(area):
     images = patches()

@@ -15,10 +15,12 @@ from PIL import Image
 
 from cct_tf import tabulate
 from cct_tf.assembly import found_broken
-from cct_tf.datasets import class_names, image_files, registry, table_file, tree
+from cct_tf.data.source import Rules
+from cct_tf.datasets import image_files, registry, tree
 from cct_tf.datasets.recorded_files import RecordedFiles
 from cct_tf.errors import UserError
 from cct_tf.settings.config import DataConfig
+from cct_tf.tables import class_names, table_file
 
 LAYOUT = {"train/cat": 6, "train/Zebu": 5, "train/ant": 4, "val/cat": 2, "val/Zebu": 1, "test/ant": 3}
 
@@ -138,6 +140,10 @@ def test_renamed_columns_weights_and_groups_follow_their_images(photos, tmp_path
                 assert list(zip(each.weights.tolist(), each.groups, strict=True)) == [said[p] for p in _paths(each)]
     unread = _open(table, image_root=str(photos), columns=columns.replace("patient", "") + ",weight:")
     assert unread.splits["train"].weights is None and unread.splits["train"].groups is None
+    config = _config(table, image_root=str(photos), columns=columns)
+    old = registry.open_source(config, rules=Rules(table_weights=False))  # of a run that began before they counted
+    assert old.splits["train"].weights is None
+    assert old.fingerprint == unread.fingerprint != registry.open_source(config).fingerprint
 
 
 def test_what_a_table_says_of_a_file_holds_when_the_record_brings_others_back(photos, tmp_path):

@@ -31,12 +31,16 @@ def _bce(labels, logits):
     return -(labels * np.log(p) + (1 - labels) * np.log(1 - p)).mean(1)
 
 
-@pytest.mark.parametrize("balanced", [False, True])
+GIVEN = (2.0, 0.0, 0.5)
+
+
+@pytest.mark.parametrize(("flag", "given", "of_classes"), [
+    ("none", None, np.ones(3)), ("balanced", None, 20 / (3 * np.array(COUNTS))), ("a=2,b=0", GIVEN, np.array(GIVEN))])
 @pytest.mark.parametrize(("name", "formula"), [("cross_entropy", _cross_entropy), ("bce", _bce)])
-def test_loss_of_soft_targets_by_formula(name, formula, balanced):
-    optim = config.OptimConfig(loss=name, class_weights="balanced" if balanced else "none")
-    found = losses.make_loss(optim, SPLIT, 3)(tf.constant(LABELS), tf.constant(LOGITS))
-    weights = LABELS @ (20 / (3 * np.array(COUNTS))) if balanced else 1.0
+def test_loss_of_soft_targets_by_formula(name, formula, flag, given, of_classes):
+    optim = config.OptimConfig(loss=name, class_weights=flag)
+    found = losses.make_loss(optim, SPLIT, 3, class_weights=given)(tf.constant(LABELS), tf.constant(LOGITS))
+    weights = LABELS @ of_classes
     np.testing.assert_allclose(found, weights * formula(LABELS, LOGITS), rtol=1e-5, atol=1e-6)
 
 
@@ -47,6 +51,19 @@ def test_several_labels_have_binary_cross_entropy_and_a_share_that_is_right():
     assert losses.make_accuracy("multilabel")(tf.constant([[0.95, 0.05, 0.6, 0.4]]), logits).numpy() == [0.5]
     first = losses.make_accuracy("single")(tf.constant([[0.9, 0.1], [0.9, 0.1]]), tf.constant([[2.0, 1.0], [1.0, 2.0]]))
     assert first.numpy().tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("given", [None, GIVEN])
+def test_weights_of_several_labels_multiply_the_terms_of_their_classes(given):
+    """sum_k w_k BCE_k / K; balanced w_k: L / (K n_k) of L labels, so that the weights of all labels have mean 1."""
+    matrix = np.uint8([[1, 1, 0], [1, 0, 0], [1, 0, 1], [0, 0, 0]])
+    weights = np.array([5 / 9, 5 / 3, 5 / 3] if given is None else given)
+    optim = config.OptimConfig(class_weights="balanced")
+    loss = losses.make_loss(optim, Split("train", None, 4, matrix), 3, "multilabel", given)
+    p = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
+    terms = -(LABELS * np.log(p) + (1 - LABELS) * np.log(1 - p))
+    np.testing.assert_allclose(loss(tf.constant(LABELS), tf.constant(LOGITS)), terms @ weights / 3, rtol=1e-5,
+                               atol=1e-6)
 
 
 def test_balanced_classes_count_the_same_with_smoothing_too():

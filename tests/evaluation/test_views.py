@@ -16,10 +16,10 @@ from tests.training import tiny
 
 
 def _moved(images, down, right):
-    """Images moved by whole pixels, edge pixels repeated: float [B, S, S, C]."""
-    size, reach = images.shape[1], max(abs(down), abs(right), 1)
+    """Images moved by whole pixels, edge pixels repeated: float [B, H, W, C]."""
+    (height, width), reach = images.shape[1:3], max(abs(down), abs(right), 1)
     padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-    return padded[:, reach - down:reach - down + size, reach - right:reach - right + size]
+    return padded[:, reach - down:reach - down + height, reach - right:reach - right + width]
 
 
 def _views(images, kind, shift):
@@ -38,8 +38,8 @@ def _probabilities(model, images):
 
 @pytest.mark.parametrize(("kind", "shift"), [("flip", 1), ("shifts", 1), ("shifts", 3)])
 def test_views_are_the_images_that_numpy_moves_and_mirrors(kind, shift):
-    images = np.random.default_rng(0).normal(size=[2, 6, 6, 3]).astype(np.float32)
-    rows, columns = views.views(kind, 6, shift)
+    images = np.random.default_rng(0).normal(size=[2, 6, 9, 3]).astype(np.float32)
+    rows, columns = views.views(kind, (6, 9), shift)
     found = [images[:, row][:, :, column] for row, column in zip(rows, columns, strict=True)]
     expected = _views(images, kind, shift)
     assert len(found) == len(expected) == {"flip": 2, "shifts": 6}[kind]

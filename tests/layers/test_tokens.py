@@ -73,22 +73,25 @@ def test_resized_positions_are_bilinear_between_pixel_centres():
     # Centres of 4 points over 2: -0.25, 0.25, 0.75, 1.25, held inside 0 .. 1.
     axis = np.array([0.0, 0.25, 0.75, 1.0])
     expected = 2 * axis[:, None] + axis[None, :]
-    np.testing.assert_allclose(resize_positions(grid, 2, 4, class_token=False)[:, 0], expected.ravel(), atol=1e-6)
+    found = resize_positions(grid, (2, 2), (4, 4), class_token=False)[:, 0]
+    np.testing.assert_allclose(found, expected.ravel(), atol=1e-6)
+    wide = resize_positions(grid, (2, 2), (2, 4), class_token=False)[:, 0]
+    np.testing.assert_allclose(wide, (np.array([[0.0], [2.0]]) + axis).ravel(), atol=1e-6)
 
 
 def test_shrunk_positions_are_not_antialiased():
     grid = np.arange(16.0, dtype="float32")[:, None]  # 4 x 4 -> 2 x 2: centres 0.5 and 2.5
-    np.testing.assert_allclose(resize_positions(grid, 4, 2, class_token=False)[:, 0], [2.5, 4.5, 10.5, 12.5])
+    np.testing.assert_allclose(resize_positions(grid, (4, 4), (2, 2), class_token=False)[:, 0], [2.5, 4.5, 10.5, 12.5])
 
 
 def test_resizing_keeps_the_class_row_and_the_same_size():
     grid = np.random.default_rng(0).normal(size=(10, 3)).astype("float32")
-    np.testing.assert_array_equal(resize_positions(grid, 3, 3, class_token=True), grid)
-    larger = resize_positions(grid, 3, 5, class_token=True)
+    np.testing.assert_array_equal(resize_positions(grid, (3, 3), (3, 3), class_token=True), grid)
+    larger = resize_positions(grid, (3, 3), (5, 5), class_token=True)
     assert larger.shape == (26, 3) and larger.dtype == np.float32
     np.testing.assert_array_equal(larger[0], grid[0])
     with pytest.raises(ValueError, match="expected 9 rows"):
-        resize_positions(grid, 3, 5, class_token=False)
+        resize_positions(grid, (3, 3), (5, 5), class_token=False)
 
 
 def test_sequence_pooling_weighs_tokens_by_their_softmax():

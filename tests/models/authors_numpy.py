@@ -54,9 +54,8 @@ def _softmax(x, axis=-1):
 def _windows(x, size, stride, padding, value):
     """[B, C, H, W] -> list over the size x size places of the window, each [B, C, h, w]."""
     x = np.pad(x, [(0, 0), (0, 0), (padding, padding), (padding, padding)], constant_values=value)
-    out = (x.shape[2] - size) // stride + 1
-    span = stride * (out - 1) + 1
-    return [x[:, :, i:i + span:stride, j:j + span:stride] for i in range(size) for j in range(size)]
+    down, across = (stride * ((side - size) // stride) + 1 for side in x.shape[2:])
+    return [x[:, :, i:i + down:stride, j:j + across:stride] for i in range(size) for j in range(size)]
 
 
 def _conv(x, kernel, stride, padding):

@@ -19,17 +19,18 @@ def seen_by_numpy(images, weights, variant):
     return [attention.mean(1) for attention in seen[:2]], (seen[2] if variant.seq_pool else None)
 
 
-@pytest.mark.parametrize("name", ["cct_2_3x2_32", "cct_2_7x2_32", "cct_2_3x1_16_sine", "cvt_2_4_16"])
-def test_maps_of_sequence_pooling_are_its_weights_times_both_blocks(name):
-    _, images, weights, model = our_logits_and_weights(name)
+@pytest.mark.parametrize(("name", "size"), [("cct_2_3x2_32", None), ("cct_2_7x2_32", None), ("cct_2_3x1_16_sine", None),
+                                            ("cvt_2_4_16", None), ("cct_2_3x1_16", (8, 14))])
+def test_maps_of_sequence_pooling_are_its_weights_times_both_blocks(name, size):
+    _, images, weights, model = our_logits_and_weights(name, size)
     (first, second), pooling = seen_by_numpy(images, weights, model.variant)
     unit = np.eye(first.shape[-1])
     rollout = np.einsum("bn,bnm->bm", pooling, (second + unit) / 2 @ ((first + unit) / 2))
     maps = attention_maps(model, images)
-    side = model.variant.grid_side
+    grid = (4, 7) if size else (round(pooling.shape[1]**0.5),) * 2
     for found, expected in ((maps["pooling"], pooling), (maps["rollout"], rollout)):
-        assert found.shape == (2, side, side)
-        np.testing.assert_allclose(found, expected.reshape(2, side, side), atol=1e-6)
+        assert found.shape == (2, *grid)
+        np.testing.assert_allclose(found, expected.reshape(2, *grid), atol=1e-6)
         np.testing.assert_allclose(np.sum(found, axis=(1, 2)), 1.0, atol=1e-5)
 
 
@@ -39,7 +40,7 @@ def test_maps_of_a_class_token_are_its_row_without_itself(name):
     (first, second), _ = seen_by_numpy(images, weights, model.variant)
     unit = np.eye(first.shape[-1])
     row = ((second + unit) / 2 @ ((first + unit) / 2))[:, 0, 1:]
-    side = model.variant.grid_side
+    side = model.variant.grid[0]
     maps = attention_maps(model, images)
     for found, expected in ((maps["pooling"], second[:, 0, 1:]), (maps["rollout"], row)):
         expected = expected / expected.sum(1, keepdims=True)

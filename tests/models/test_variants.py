@@ -50,6 +50,18 @@ def test_macs_with_attention_products_add_two_products_per_block():
     assert with_products - cost.count_macs(variant, 10, attention_products=False) == 7 * 2 * 256 * 256 * 256
 
 
+def test_costs_of_a_rectangle_by_hand():
+    """A 3 x 3 convolution of 24 x 40 pixels, pooled to 12 x 20 = 240 tokens of width 128."""
+    variant = variants.resolve("cct_2_3x1_32", (24, 40))
+    assert (variant.grid, variant.num_tokens, variant.conv_sides()) == ((12, 20), 240, [(24, 40)])
+    macs = 24 * 40 * 9 * 3 * 128 + 2 * 240 * 6 * 128 * 128 + 128 * 10
+    assert cost.count_macs(variant, 10, attention_products=False) == macs
+    square = variants.resolve("cct_2_3x1_32", (32, 32))
+    assert square.image_size == 32 and square == variants.resolve("cct_2_3x1_32")
+    learned = cost.count_parameters(variant, 10) - cost.count_parameters(square, 10)
+    assert learned == (240 - 256) * 128
+
+
 @pytest.mark.parametrize(("name", "facts"), [
     ("cct_2_3x1_32", ("cct", 2, 128, 3, 1, 256)), ("cct_14_7x2_384_sine", ("cct", 14, 384, 7, 2, 576)),
     ("cvt_7_8_64", ("cvt", 7, 256, 8, 1, 64)), ("vit_4_2_16_sine", ("vit", 4, 128, 2, 1, 65)),
@@ -79,6 +91,9 @@ def test_unknown_name_is_answered_with_the_nearest():
 @pytest.mark.parametrize(("name", "fields", "message"), [
     ("cct_2_3x2_32", {"image_size": 7}, "image_size: expected an integer of at least 8, found 7"),
     ("cct_2_3x2_32", {"image_size": 32.0}, "image_size: expected an integer"),
+    ("cct_2_3x2_32", {"image_size": (32, 7)}, "image_size: expected two integers of at least 8, found .32, 7."),
+    ("cct_2_3x2_32", {"image_size": (32, 32, 3)}, "image_size: expected two integers"),
+    ("cct_14_7x2_224", {"image_size": (224, 16)}, "image_size: .* at least 2 x 2 tokens, found .224, 16."),
     ("cct_14_7x2_224", {"image_size": 16}, "image_size: .* at least 2 x 2 tokens, found 16"),
     ("cvt_2_4_32", {"image_size": 30}, "image_size: expected a multiple of the patch side 4"),
     ("vit_2_32_32", {}, "at least 2 x 2 tokens"),

@@ -254,7 +254,7 @@ def test_every_kind_of_change_is_named_whatever_the_bytes_of_a_name(tmp_path):
     file_list.write(workdir, before)
     assert len(workdir.files.read_text().split("\n")) == 1 + len(train) + 1
     resolved = Resolved(8, (), {}, fingerprint=before.fingerprint)
-    assert file_list.changes(workdir, resolved, before) == "the same files, split anew"
+    assert file_list.changes(workdir, resolved, before) == "the same files, split or weighted anew"
     after = dict.fromkeys(train, 3) | {b"longer": 4} | {b"%d" % number: 3 for number in range(1200)}
     del after[b"gone"], after[b"moved"], after[b"a/\n"]
     now = _source({"train": after, "test": {b"moved": 3}}, ("\ta",))

@@ -72,6 +72,15 @@ def rows(path, names):
                         ) from None
 
 
+def given_rows(source, given, names):
+    """As `rows`, of a list of dicts; `source` is what messages call it. Values that are NumPy's become Python's."""
+    found = {key for row in given for key in row}
+    wanted = _present(source, sorted(map(str, found)), names)
+    for number, row in enumerate(given, 1):
+        yield number, {column: getattr(value, "tolist", lambda value=value: value)()
+                       for column, value in ((column, row.get(name)) for column, name in wanted.items())}
+
+
 def _other_encoding(path):
     """What the first line that is no UTF-8 has in it, in words."""
     with open(path, "rb") as file:
