@@ -74,6 +74,7 @@ def _train(settings, workdir, peers, interrupts, console, began, choosing_device
     """The part that the workers of a run do in step."""
     from cct_tf.machine import memory
     from cct_tf.training import coordination, resume
+    backup = _restored_backup(settings, workdir, peers, console)
     start = coordination.find_start(settings, workdir, console, peers)
     if resume.is_finished(settings, start):
         if peers.is_chief:
@@ -88,7 +89,8 @@ def _train(settings, workdir, peers, interrupts, console, began, choosing_device
     with memory.named_when_out(memory.TRAINING, settings.optim.batch_size):
         with choosing_devices():
             devices = make_devices(settings, peers, interrupts)
-        training = loop.Training(preparation.prepare(settings, workdir, start, console, devices, peers))
+        prepared = preparation.prepare(settings, workdir, start, console, devices, peers)
+        training = loop.Training(prepared, backup.changed) if backup else loop.Training(prepared)
         if peers.is_chief:
             console.say("\n".join(training.plan_lines()))
         if settings.run.dry_run:
@@ -97,11 +99,28 @@ def _train(settings, workdir, peers, interrupts, console, began, choosing_device
         if peers.is_chief:
             workdir.write_text(workdir.config, flags.as_flagfile(settings))
             workdir.describe_data(training.images.source, training.broken.named())
-        test = training.run(interrupts)
+        with backup or contextlib.nullcontext():
+            test = training.run(interrupts)
         if peers.is_chief:
             console.say("\n".join(training.result_lines(test, time.perf_counter() - began)))
         else:
             console.say("done; worker 0 says what came out")
+
+
+def _restored_backup(settings, workdir, peers, console):
+    """The `Backup` of --backup_dir, from which an empty work folder was filled; None without one, or elsewhere."""
+    if not settings.run.backup_dir or not peers.is_chief or settings.run.dry_run:
+        return None
+    from cct_tf.runs import run_record
+    with console.phase("starting TensorFlow"):
+        runtime.start_tensorflow(settings.run.compile_cache, console.warn)
+        from cct_tf.training import backup
+    backup.check(settings.run.backup_dir)
+    if not run_record.list_checkpoints(workdir.checkpoints):
+        number = backup.restore(workdir, settings.run.backup_dir)
+        if number:
+            console.say(f"{workdir.path} goes on from its copy in {settings.run.backup_dir}, {number} files")
+    return backup.Backup(workdir, settings.run.backup_dir, console.warn)
 
 
 def run():

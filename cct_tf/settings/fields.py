@@ -66,7 +66,7 @@ class Field:
         if self.choices:
             return "one of " + ", ".join(self.choices)
         if self.path:
-            return LOCAL_PATH
+            return LOCAL_PATH + ("; --backup_dir keeps a copy elsewhere" if self.name == "workdir" else "")
         noun = {int: "an integer", float: "a number", str: "a text", bool: "true or false",
                 tuple: " or ".join(str(n) for n in self.length or ()) + " numbers separated by commas"}[self.kind]
         bounds = [f"{words} {bound:g}" for words, bound in (

@@ -52,7 +52,7 @@ class Training:
         last: dict of the newest evaluation, "step" and what the config's `measure` keeps; or None.
     """
 
-    def __init__(self, prepared):
+    def __init__(self, prepared, saved=lambda: None):
         self.config, self.workdir, self.console = prepared.config, prepared.workdir, prepared.console
         self.devices, self.peers, self.plan = prepared.devices, prepared.peers, prepared.plan
         data, self.network = prepared.data, prepared.network
@@ -63,7 +63,7 @@ class Training:
         self.broken = BrokenImages(prepared)
         self._save = saver.Saver(self.config, self.workdir, self.plan, self.network.trackable, self.network.state,
                                  self.resolved, self.start.step if self.start.record else None, self.peers.is_chief,
-                                 self.broken)
+                                 self.broken, saved)
 
     # For people.
 

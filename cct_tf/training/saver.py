@@ -19,10 +19,11 @@ class Saver:
         saved_step: int, of the checkpoint that the run goes on from; None at the start.
         is_chief: bool, False saves nothing: another worker does.
         broken: `broken_images.BrokenImages` of the run, or None.
+        saved: function without arguments, called when something was saved.
     """
 
     def __init__(self, config, workdir, plan, trackable, state, resolved, saved_step, is_chief=True,
-                 broken=None):
+                 broken=None, saved=lambda: None):
         self._config = config
         self._workdir = workdir
         self._plan = plan
@@ -31,7 +32,7 @@ class Saver:
         self._resolved = resolved
         self._saved_step = saved_step
         self._is_chief = is_chief
-        self._broken = broken
+        self._broken, self._saved = broken, saved
 
     def __call__(self, step, status, finished=False):
         """Save the state of `step`, or bring the record of the checkpoint just saved up to date.
@@ -61,6 +62,7 @@ class Saver:
         best = self._workdir.best / path.name
         if best.exists():
             run_record.write_record(best, record)
+        self._saved()
 
     def take_images(self, source, start, status):
         """Keep the list of the files; where a run goes on with others, its checkpoint says so from now on.
