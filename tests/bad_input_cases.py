@@ -307,6 +307,8 @@ OTHERS = [
      "{scene}/other (", "aaaa", "bbbb"),
     ("compare on other validation images", "evaluate", "--compare={scene}/one_split,{scene}/other_split", "--compare",
      "--split_seed=0", "--split_seed=1"),
+    ("compare on other folds", "evaluate", "--compare={scene}/fold_1,{scene}/fold_2", "--compare", "--fold=1/5",
+     "--fold=2/5"),
     ("pictures where there can be none", "evaluate", "--workdir={scene}/done --output_dir=/proc/cct_tf",
      "--output_dir", "/proc/cct_tf"),
     ("pictures in a file", "evaluate", "--workdir={scene}/done --output_dir={scene}/binary.cfg", "--output_dir",

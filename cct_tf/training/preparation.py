@@ -97,7 +97,7 @@ def prepare(config, workdir, start, console, devices=None, peers=None):
     images = coordination.open_images(lambda: inputs.open_images(config, console, before), config, peers)
     recorded_data.check_images(images, start, config, workdir, console, peers)
     source = images.source
-    recorded_data.check_class_weights(config, source.class_names, before, peers)
+    recorded_data.check_class_weights(config, source.class_names, before, peers, console)
     check_batch(config, devices)
     plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
     _check_length(config, plan, start.step, console)
