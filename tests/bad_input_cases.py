@@ -216,7 +216,7 @@ TABLES = [
     ("file that is no Parquet", "parquet path,label", "", "{table}: ", "Parquet"),
     ("negative weight", "csv path,label,weight|1.png,cat,-1", "", "{table}: row 2: ", "weight", "'-1'"),
     ("fold beside a validation split", "csv path,label,split|single/cat/1.png,cat,train|single/dog/1.png,dog,train|"
-     "single/owl/1.png,dog,test|one/cat/1.png,cat,val", "--fold=1/2", "--fold", "the split val in {table}"),
+     "single/owl/1.png,dog,test|one/cat/1.png,cat,val", "--fold=1/2", "--fold", "val in {table}", "--test_split=val"),
     ("folds of too few groups", "csv path,label,group|single/cat/1.png,cat,x|single/dog/1.png,dog,y|"
      "one/cat/1.png,cat,y|untested/train/dog/1.png,dog,x", "--fold=1/3", "--fold", "3 groups", "found 2"),
     ("folds of a class of one group", "csv path,label,group|single/cat/1.png,cat,x|single/dog/1.png,dog,y|"
@@ -319,6 +319,8 @@ OTHERS = [
      "{scene}/other (", "aaaa", "bbbb"),
     ("compare on other validation images", "evaluate", "--compare={scene}/one_split,{scene}/other_split", "--compare",
      "--split_seed=0", "--split_seed=1"),
+    ("compare on other folds", "evaluate", "--compare={scene}/fold_1,{scene}/fold_2", "--compare", "--fold=1/5",
+     "--fold=2/5"),
     ("pictures where there can be none", "evaluate", "--workdir={scene}/done --output_dir=/proc/cct_tf",
      "--output_dir", "/proc/cct_tf"),
     ("pictures in a file", "evaluate", "--workdir={scene}/done --output_dir={scene}/binary.cfg", "--output_dir",

@@ -119,6 +119,8 @@ def scene(tmp_path_factory):
     _write_run(folder / "folder", dataset="folder", data_dir=str(folder / "surprise"))
     for name, seed in (("one_split", 0), ("other_split", 1)):
         _write_run(folder / name, validation_fraction=0.1, split_seed=seed)
+    for number in (1, 2):
+        _write_run(folder / f"fold_{number}", fold=f"{number}/5")
     (folder / "damaged/checkpoints/step_00000004/weights.index").write_bytes(b"inDex")
     (folder / "damaged/checkpoints/step_00000002/run.json").write_text('{"format": 1, "con')
     return folder

@@ -93,12 +93,12 @@ def check_images(images, start, config, workdir, console, peers):
         console.say(f"going on with other images: {changes}")
 
 
-def check_class_weights(config, class_names, resolved, peers):
+def check_class_weights(config, class_names, resolved, peers, console):
     """Refuse a file of --class_weights that says other than when the run began, or on another worker.
 
     Args:
         config: `config.Config`; class_names: sequence of K strings; resolved: `resolved.Resolved` of the run's
-        checkpoint, or None; peers: `peers.Peers`.
+        checkpoint, or None; peers: `peers.Peers`; console: `console.Console`.
     """
     flag = config.optim.class_weights
     if not class_weights.is_file(flag):
@@ -107,8 +107,11 @@ def check_class_weights(config, class_names, resolved, peers):
     if any(tuple(found) != now for found in peers.exchange(now)):
         raise UserError(f"--class_weights: expected the same weights on every worker, found others in {flag}")
     before = resolved and resolved.class_weights
-    if before and before != now and not config.run.accept_config_change:
-        changed = [f"{name} ({old:g}, now {new:g})" for name, old, new in zip(class_names, before, now, strict=True)
-                   if old != new]
+    if not before or before == now:
+        return
+    changed = [f"{name} ({old:g}, now {new:g})" for name, old, new in zip(class_names, before, now, strict=True)
+               if old != new]
+    if not config.run.accept_config_change:
         raise UserError(f"--class_weights: expected the weights of this run in {flag}, found others of "
                         f"{listed(changed)}; --accept_config_change goes on under the new ones")
+    console.say(f"going on under other class weights: {listed(changed)}")

@@ -32,19 +32,21 @@ def check(config, labels, groups=None, class_names=None, rule=2):
     if not config.fold:
         return
     number = folds.parse(config.fold)[1]
-    units, noun = (len(labels), "images") if groups is None else (len(set(groups.tolist())), "groups")
+    names, codes = (labels, None) if groups is None else np.unique(groups, return_inverse=True)
+    units, noun = len(names), "images" if groups is None else "groups"
     if units < number:
         raise UserError(f"--fold: expected at least {number} {noun} to train on for {number} folds, found {units}")
     if labels.ndim == 2:
         return
-    for label in np.flatnonzero(counts):
+    pairs = () if groups is None else np.unique(labels.astype(np.int64) * units + codes)  # a class in a group
+    of_class = counts if groups is None else np.bincount(pairs // units, minlength=len(counts))
+    for label in np.flatnonzero((counts > 0) & ((counts < number) | (of_class < 2))):
         name = f"class {label}" if class_names is None else repr(class_names[label])
         if counts[label] < number:
             raise UserError(f"--fold: expected at least {number} training images of every class for {number} folds, "
                             f"found {counts[label]} of {name}")
-        if groups is not None and len(set(groups[labels == label].tolist())) < 2:
-            raise UserError(f"--fold: expected every class in two groups or more, so that each fold leaves some of it "
-                            f"to train on, found {name} in {groups[labels == label][0]!r} alone")
+        raise UserError(f"--fold: expected every class in two groups or more, so that each fold leaves some of it to "
+                        f"train on, found {name} in {groups[labels == label][0]!r} alone")
 
 
 def held_out(config, labels, groups=None):

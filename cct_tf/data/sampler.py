@@ -1,10 +1,10 @@
 """--sampler: training images drawn class by class, with replacement.
 
     balanced    a class k with n_k > 0 images is drawn with probability 1 / K
-    sqrt        with sqrt(n_k) / sum_j sqrt(n_j) (arXiv:1805.00932)
+    sqrt        with sqrt(n_k) / sum_j sqrt(n_j)
 
-and of its images each alike. The draw of a place of the endless order is two hashes of (seed, place): whatever runs
-before it, beside it or after a stop, it is the same. An epoch is n draws.
+and of its images each alike (arXiv:1910.09217). The draw of a place of the endless order is two hashes of (seed,
+place): whatever runs before it, beside it or after a stop, it is the same. An epoch is n draws.
 
 Legend: n images of the split, K classes with images, b images of a batch.
 """

@@ -68,7 +68,7 @@ def scan(config, part=None, stream=None, given=None):
         raise UserError(f"{config.data_dir}: expected a training row of a weight above 0, found none; "
                         "--columns=weight: leaves the column unread")
     if "validation" in named:
-        tree.refuse_validation(config, f"the split {named['validation']} in {config.data_dir}")
+        tree.refuse_validation(config, named["validation"], config.data_dir)
     if "train" in named:
         folds.check(config, labels["train"], files["train"].groups, tuple(known.values()))  # as all rules do
     notes += _notes(config, present, named, known)

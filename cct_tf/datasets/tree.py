@@ -153,7 +153,7 @@ def _scan(root, config, wanted, part, stream):
         files[split], labels[split], skipped = _split_files(root, folder, known, split, stream)
         ignored += skipped
     if "validation" in folders:
-        refuse_validation(config, f"{os.path.join(root, folders['validation'])}/")
+        refuse_validation(config, folders["validation"], root)
     if "train" in folders:
         folds.check(config, labels["train"], None, class_names)  # what rule 2 refuses, all do
     notes = ()
@@ -167,11 +167,11 @@ def _scan(root, config, wanted, part, stream):
     return Tree(root, tuple(shown(name) for name in class_names), files, labels, ignored, notes)
 
 
-def refuse_validation(config, found):
-    """Raise UserError if --fold is given beside a validation split, which `found` names."""
+def refuse_validation(config, name, where):
+    """Raise UserError if --fold is given beside a validation split of that name."""
     if config.fold:
-        raise UserError(f"--fold: expected no validation split beside the folds, found {found}; --test_split=... tests "
-                        "on it")
+        raise UserError(f"--fold: expected no validation split beside the folds, found {name} in {where}; "
+                        f"--test_split={name} tests on it")
 
 
 def _class_folders(path):

@@ -100,7 +100,7 @@ def prepare(config, workdir, start, console, devices=None, peers=None):
     if changed and peers.is_chief:
         console.say(f"code has changed since this run's last checkpoint: {changed}")
     source = images.source
-    recorded_data.check_class_weights(config, source.class_names, before, peers)
+    recorded_data.check_class_weights(config, source.class_names, before, peers, console)
     check_batch(config, devices)
     plan = make_plan(config.optim, config.run, source.splits["train"].num_examples)
     _check_length(config, plan, start.step, console)

@@ -219,23 +219,25 @@ def test_a_part_opens_and_lists_its_split_alone(folder, monkeypatch, limit, on_b
         assert one[1] == other[1]
 
 
-@pytest.mark.parametrize("rule", [1, 2])
-def test_a_part_held_out_of_the_training_images_is_that_of_the_whole(folder, monkeypatch, rule):
+@pytest.mark.parametrize(("rule", "fields"), [
+    (1, {"validation_fraction": 0.4}), (2, {"validation_fraction": 0.4}), (2, {"fold": "2/3", "test_split": "val"})])
+def test_a_part_held_out_of_the_training_images_is_that_of_the_whole(folder, monkeypatch, rule, fields):
     rules = source.Rules(split=rule, bit_depth=16)
-    whole = _open(folder, rules=rules, validation_fraction=0.4)
+    whole = _open(folder, rules=rules, **fields)
     held_out = [file.path for file in whole.splits["validation"].files]
     for path in folder.rglob("*.*"):
         if os.fsencode(path.relative_to(folder)) not in held_out:
             path.write_bytes(b"0" * path.stat().st_size)
-    opened = _open(folder, part=tree.Part(("validation",), ("ant", "bee"), False), rules=rules, validation_fraction=0.4)
+    opened = _open(folder, part=tree.Part(("validation",), ("ant", "bee"), False), rules=rules, **fields)
     assert [file.path for file in opened.splits["validation"].files] == held_out
     assert opened.split_fingerprint("validation") == whole.split_fingerprint("validation")
 
 
-def test_with_skip_what_is_held_out_depends_on_what_is_broken(folder):
+@pytest.mark.parametrize("held_out", [{"validation_fraction": 0.4}, {"fold": "1/2", "test_split": "val"}])
+def test_with_skip_what_is_held_out_depends_on_what_is_broken(folder, held_out):
     """So a part of such a run looks at all that its images were chosen from."""
     (folder / "train/ant/1.png").write_bytes(b"")
-    fields = {"validation_fraction": 0.4, "on_bad_image": "skip"}
+    fields = held_out | {"on_bad_image": "skip"}
     whole = _open(folder, **fields)
     opened = _open(folder, part=tree.Part(("validation",), ("ant", "bee"), False), **fields)
     assert opened.split_fingerprint("validation") == whole.split_fingerprint("validation")

@@ -69,6 +69,11 @@ def test_validation_arrays_give_way_to_a_share_of_the_training_images(tmp_path):
     assert opened.notes == ("x_val is not used: --validation_fraction holds out training images instead",)
 
 
+def test_folds_beside_validation_arrays_are_refused(tmp_path):
+    with pytest.raises(UserError, match="^--fold: expected no validation split beside the folds, found x_val in "):
+        registry.open_source(_config(tmp_path, _val(), fold="1/2"))
+
+
 def test_runs_begun_without_validation_arrays_go_on_without(tmp_path):
     plain = registry.open_source(_config(tmp_path, _arrays())).fingerprint
     rules = source.rules_of(Resolved(8, (), {}, fingerprint=plain))

@@ -116,6 +116,10 @@ def test_a_validation_split_of_its_own_is_used_unless_a_share_is_held_out(data_d
     opened = _open(data_dir, "three", validation_fraction=0.2)
     assert opened.splits["validation"].num_examples == 20 and "not used" in opened.notes[0]
     joined = _open(data_dir, "three", train_split="train+validation")
+    with pytest.raises(UserError, match="^--fold: expected no validation split .* --train_split=train.validation"):
+        _open(data_dir, "three", fold="1/2")
+    folded = _open(data_dir, "three", train_split="train+validation", fold="1/2")
+    assert set(folded.splits) == {"train", "validation", "test"}
     assert set(joined.splits) == {"train", "test"} and joined.splits["train"].num_examples == NUM_TRAIN + NUM_TEST
 
 
@@ -146,6 +150,11 @@ def test_a_set_without_classes_is_refused(tmp_path):
     _write(tmp_path, "plain", None, {"train": [_example(i) for i in range(6)]}, features)
     with pytest.raises(UserError, match=r"^--dataset: expected an image-classification set .* label \(Tensor\)"):
         _open(str(tmp_path), "plain")
+
+
+def test_streamed_sets_have_no_folds(data_dir):
+    with pytest.raises(UserError, match="^--fold: expected none for a TFDS set that is not held .* found 1/2"):
+        _streamed(data_dir, fold="1/2")
 
 
 def test_streamed_sets_keep_their_order_unread(data_dir):

@@ -18,7 +18,8 @@ from tests.training.test_resume import _same
 
 RUN = {"dataset": "npz", "task": "multilabel", "model": "cct_2_3x1_16", "image_size": 16, "mixup_alpha": 0.8,
        "cutmix_alpha": 1.0, "ema_decay": 0.9, "train_steps": 9, "log_every_steps": 2, "eval_every_steps": 4,
-       "checkpoint_every_steps": 3, "eval_batch_size": 64, "best_metric": "f1"}  # 90 images: padding
+       "checkpoint_every_steps": 3, "eval_batch_size": 64, "best_metric": "f1",  # 90 images: padding
+       "class_weights": "balanced"}
 
 
 @pytest.fixture(scope="module")
