@@ -54,6 +54,19 @@ class RandomFlip:
 
 
 @dataclasses.dataclass(frozen=True)
+class RandomVerticalFlip:
+    """Mirror top and bottom with probability one half."""
+
+    def sample(self, seeds):
+        """uint32 [B] -> bool [B]."""
+        return rng.draw(seeds, sites.RANDOM_VERTICAL_FLIP) >= rng.threshold(0.5)
+
+    def apply(self, images, flipped):
+        """uint8 [B, H, W, C], bool [B] -> uint8 [B, H, W, C]."""
+        return tf.where(flipped[:, None, None, None], tf.reverse(images, axis=[1]), images)
+
+
+@dataclasses.dataclass(frozen=True)
 class AlternatingFlip:
     """Mirror an image in every second epoch, beginning with the first or the second at random (arXiv:2404.00498)."""
 

@@ -9,6 +9,9 @@ RANDOM_CROP = BASE + 1
 RANDOM_FLIP = BASE + 2
 RANDOM_RESIZED_CROP = BASE + 3
 RANDOM_INTERPOLATION = BASE + 4
+RANDOM_VERTICAL_FLIP = BASE + 5
+JITTER_ORDER = BASE + 6
+JITTER_AMOUNT = BASE + 7
 
 # Policies: the choice of a sub-policy, then 16 numbers for each operation in a row (`policy_stage`).
 POLICY = BASE + 16

@@ -30,6 +30,7 @@ import tensorflow as tf
 from cct_tf import rng
 from cct_tf.augment import geometric, image_ops, pillow_resize, policy_ops, simd_resize
 from cct_tf.augment.erasing import RandomErasing
+from cct_tf.augment.jitter import ColorJitter
 from cct_tf.augment.mix import Mix
 
 IMAGE, BATCH, DEVICE = "per image on the host", "per batch on the host", "on the device"
@@ -208,6 +209,37 @@ class Flip(Stage):
 
     def apply(self, batch, params):
         return batch | {"image": _apply_op(self.op, batch["image"], params["flipped"])}
+
+
+@dataclasses.dataclass(frozen=True)
+class VerticalFlip(Flip):
+    """Mirror top and bottom at random; `op`: `geometric.RandomVerticalFlip`."""
+
+    name = "vertical flip"
+
+    def describe(self):
+        return "vertical flip"
+
+
+@dataclasses.dataclass(frozen=True)
+class Jitter(Stage):
+    """Colour jitter; `op`: `jitter.ColorJitter`."""
+
+    op: ColorJitter
+
+    name = "jitter"
+
+    def describe(self):
+        return self.op.describe()
+
+    def sample(self, batch, shape):
+        return {"steps": self.op.sample(batch["seed"])}
+
+    def apply(self, batch, params):
+        images = batch["image"]
+        for step in params["steps"]:
+            images = self.op.apply(images, step)
+        return batch | {"image": images}
 
 
 @dataclasses.dataclass(frozen=True)

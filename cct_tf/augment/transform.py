@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from cct_tf.augment import geometric, policies, rand_augment, stages
 from cct_tf.augment.erasing import RandomErasing
+from cct_tf.augment.jitter import ColorJitter, make_jitter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Transform:
         fast_decoding, fast_resizing: bools, see `fast` and `simd` of `stages.ResizedCrop`.
         multilabel: bool, see `stages.Labels`.
         own: tuple of `stages.Stage` besides: those of batches on the host come before the labels, others last.
+        vertical_flip: bool.
+        jitter: `jitter.ColorJitter`, or None.
         fit: "crop", "pad" or "stretch", how whole images come to the network's size, see `image_ops.fit`.
     """
 
@@ -63,6 +66,8 @@ class Transform:
     multilabel: bool = False
     own: tuple = ()
     fit: str = "crop"
+    vertical_flip: bool = False
+    jitter: ColorJitter | None = None
 
     # Lists of stages.
 
@@ -70,7 +75,7 @@ class Transform:
         """The way of a training image.
 
         A policy comes before padding crop and flip, as in the authors' AutoAugment runs, but after random resized crop
-        and flip, as in timm.
+        and flip, as in timm. Colour jitter follows the policy.
 
         Args:
             num_classes: int K.
@@ -82,6 +87,7 @@ class Transform:
             tuple of `stages.Stage`.
         """
         policy = () if self.policy is None else (stages.Policy(self.policy, self.policy_name),)
+        policy += () if self.jitter is None else (stages.Jitter(self.jitter),)
         flip = self._flip(seed)
         if self.resized_crop is not None:
             crop = geometric.RandomResizedCrop(self.size, self.resized_crop, self.crop_ratio)
@@ -111,7 +117,8 @@ class Transform:
 
     def _flip(self, seed):
         ops = {"random": geometric.RandomFlip(), "alternating": geometric.AlternatingFlip()}
-        return () if self.flip == "none" else (stages.Flip(ops[self.flip], seed),)
+        flips = () if self.flip == "none" else (stages.Flip(ops[self.flip], seed),)
+        return flips + ((stages.VerticalFlip(geometric.RandomVerticalFlip()),) if self.vertical_flip else ())
 
     # By itself.
 
@@ -177,4 +184,5 @@ def from_config(augment, size, mean, std):
     erasing = RandomErasing(augment.erase_probability, augment.erase_mode) if augment.erase_probability else None
     return Transform(size, tuple(mean), tuple(std), augment.crop_pct, augment.crop_padding,
                      augment.random_resized_crop, augment.crop_ratio, augment.flip, policy, augment.auto_augment,
-                     erasing, fit=augment.fit)
+                     erasing, fit=augment.fit, vertical_flip=augment.vertical_flip,
+                     jitter=make_jitter(augment.color_jitter))

@@ -88,6 +88,10 @@ class AugmentConfig:
     flip: str = option("none", "horizontal flip: random, half of the draws; alternating, every second epoch of an "
                        "image, the first at random (arXiv:2404.00498); or none",
                        choices=("random", "alternating", "none"))
+    vertical_flip: bool = option(False, "vertical flip of half of the draws")
+    color_jitter: tuple[float, ...] | None = option(
+        None, "torchvision's colour jitter in random order: one number for brightness, contrast and saturation, or "
+        "three, or four with the hue (at most 0.5); empty = off", minimum=0.0, length=(1, 3, 4))
     auto_augment: str = option("none", "policy of augmentation: cifar10 (the authors' reading), cifar10_torchvision, "
                                "imagenet, svhn, trivial, or RandAugment such as rand-m9-mstd0.5-inc1; or none")
     augment: str | None = option(None, "stages of your own, such as ./mine.py:Stage, with commas between them: they "
@@ -340,6 +344,11 @@ def _check_together(config):
     if (augment.mean is None) != (augment.std is None):
         given, missing = ("mean", "std") if augment.std is None else ("std", "mean")
         raise UserError(f"--{missing}: expected together with --{given}, found --{given} alone")
+    if augment.color_jitter and augment.color_jitter[3:] > (0.5,):
+        raise UserError(f"--color_jitter: expected a hue of at most 0.5, half of the circle, found "
+                        f"{augment.color_jitter[3]:g}")
+    if augment.color_jitter and not any(augment.color_jitter):
+        raise UserError("--color_jitter: expected a number above 0, or empty for none, found zeros")
     if augment.crop_padding and augment.random_resized_crop:
         raise UserError("--crop_padding: expected 0 with --random_resized_crop (one crop or the other), found "
                         f"{augment.crop_padding}")

@@ -15,7 +15,8 @@ from tests.training import tiny
 from tests.training.test_resume import _tensors
 
 EVERYTHING = {"dataset": "npz", "image_size": (12, 20), "model": "cct_2_3x1_8", "crop_padding": 0,
-              "random_resized_crop": (0.5, 1.0), "auto_augment": "rand-m9-mstd0.5-inc1", "mixup_alpha": 0.8,
+              "random_resized_crop": (0.5, 1.0), "auto_augment": "rand-m9-mstd0.5-inc1",
+              "vertical_flip": True, "color_jitter": (0.4, 0.4, 0.4, 0.1), "mixup_alpha": 0.8,
               "cutmix_alpha": 1.0, "erase_probability": 0.5, "train_steps": 6, "eval_every_steps": 6}
 
 
