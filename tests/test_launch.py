@@ -383,7 +383,8 @@ def test_requirements_name_every_imported_package():
                 modules = [node.module]
             for top in {m.split(".")[0].lower() for m in modules} - standard:
                 known = names | {"export": extra, "readers": {"array_record"}, "images": heif, "augment": simd,
-                                 "datasets": {"pyarrow"}, "cct_tf": {"pandas"}}.get(path.parent.name, set())
+                                 "tables": {"pyarrow"},
+                                 "cct_tf": {"pandas"}}.get(path.parent.name, set())
                 assert top == "cct_tf" or distributions.get(top, top) in known, f"{path}: {top}"
 
 

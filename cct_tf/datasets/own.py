@@ -2,7 +2,7 @@
 
     a dict of arrays     x_train, y_train, x_test, y_test ..., as an .npz archive has them, see `npz`
     a dict of columns    path, label and, where there are such, split, weight, group: lists, as a table has them
-    a list of rows       dicts of the same
+    a list of rows       or an iterator: dicts of the same. With image, bytes of an encoded image, instead of path
     a `source.Source`    whatever else can be read; it gets a fingerprint of its splits if it has none
 """
 
@@ -10,10 +10,13 @@ import collections.abc
 import dataclasses
 import os
 
+import numpy as np
+
 from cct_tf.datasets import image_files, npz, table
 from cct_tf.errors import UserError
 from cct_tf.machine import own_code
 
+_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 _EXPECTED = ("expected a dict of arrays (x_train, y_train, ...), columns (path, label, ...) or rows of images, or a "
              "Source")
 
@@ -35,6 +38,8 @@ def open_own(config, rules, stream, part, cache, recorded):
     if isinstance(found, collections.abc.Mapping) and set(found) & {"x_train", "train_images"}:
         return npz.open_npz(named, rules, found)
     rows = _rows(config, found)
+    if rows and "image" in rows[0]:
+        return _encoded(named, rules, rows, stream)
     from cct_tf.datasets import folder
 
     named = dataclasses.replace(named, image_root=config.image_root or config.data_dir or os.curdir)
@@ -44,17 +49,57 @@ def open_own(config, rules, stream, part, cache, recorded):
 
 def _rows(config, found):
     """List of dicts, one an image."""
-    if isinstance(found, collections.abc.Mapping) and "path" in found:
+    if isinstance(found, collections.abc.Mapping) and set(found) & {"path", "image"}:
         columns = {name: list(column) for name, column in found.items()}
         lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) != 1:
             raise UserError(f"{config.dataset}: expected columns of one length, found {lengths}")
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if isinstance(found, collections.abc.Iterator):
+        with own_code.errors_shown("dataset", config.dataset):
+            found = list(found)
     if isinstance(found, (list, tuple)) and all(isinstance(row, collections.abc.Mapping) for row in found):
         return [dict(row) for row in found]
     raise UserError(f"--dataset: {_EXPECTED}, found that {config.dataset} returns {type(found).__name__}"
                     + (f" with the keys {', '.join(map(str, list(found)[:6]))}"
                        if isinstance(found, collections.abc.Mapping) else ""))
+
+
+def _encoded(config, rules, rows, stream):
+    """Source of rows that hold encoded images."""
+    from cct_tf.datasets import encoded_images
+
+    if config.task != "single":
+        raise UserError(f"--task: expected single for the encoded images of {config.dataset}, found {config.task!r}")
+    members = {}
+    for number, row in enumerate(rows):
+        members.setdefault(_split_of(config, number + 1, row), []).append(number)
+    if "train" not in members:
+        raise UserError(f"{config.dataset}: expected rows of the split train, found none")
+    notes = ()
+    if config.validation_fraction and members.pop("validation", None):
+        notes = ("the validation rows are not used: --validation_fraction holds out training images instead",)
+    found = [row["label"] for row in rows]
+    classes = sorted(set(found), key=None if all(isinstance(label, int) for label in found) else str)
+    labels = np.array([classes.index(label) for label in found], np.int64)
+    names = [f"row {number} of {config.dataset}" for number in range(1, len(rows) + 1)]
+    return encoded_images.open_encoded(config, rules, [str(name) for name in classes], [row["image"] for row in rows],
+                                       labels, names, {split: np.array(of) for split, of in members.items()}, stream,
+                                       notes=notes)
+
+
+def _split_of(config, number, row):
+    """The split of a row, a dict whose values are judged; NumPy's become Python's."""
+    for column, kinds, expected in (("image", bytes, "the bytes of an image"),
+                                    ("label", (str, int), "a label, text or a whole number")):
+        value = row.get(column)
+        row[column] = value.item() if isinstance(value, np.generic) else value
+        if not isinstance(row[column], kinds):
+            raise UserError(f"{config.dataset}: row {number}: expected {expected}, found {type(value).__name__}")
+    if row.get("split", "train") not in _SPLITS:
+        raise UserError(f"{config.dataset}: row {number}: expected the split train, validation or test, found "
+                        f"{row['split']!r}")
+    return _SPLITS[row.get("split", "train")]
 
 
 def _finished(found, config, rules):

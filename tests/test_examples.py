@@ -1,0 +1,99 @@
+"""The examples, each on a set made for it."""
+
+import io
+import pathlib
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cct_tf.datasets import registry
+from cct_tf.errors import UserError
+from cct_tf.settings.config import DataConfig
+from tests.commands import call
+
+EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples"
+SPLITS = {"train": 8, "test": 4}
+
+
+def _encoded(number):
+    file = io.BytesIO()
+    Image.new("RGB", (20 + number, 16), (20 * number, 0, 0)).save(file, "png")
+    return file.getvalue()
+
+
+ROWS = [{"image": _encoded(number), "label": ("cat", "dog")[number % 2], "split": split}
+        for split, count in SPLITS.items() for number in range(count)]
+
+
+def _huggingface(path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    datasets.DatasetDict({
+        split: datasets.Dataset.from_dict(
+            {"image": [{"bytes": row["image"], "path": None} for row in ROWS if row["split"] == split],
+             "label": [row["label"] for row in ROWS if row["split"] == split]}, features=features)
+        for split in SPLITS}).save_to_disk(path)
+    return path
+
+
+def _shards(path):
+    pytest.importorskip("webdataset")
+    path.mkdir()
+    for split in SPLITS:
+        with tarfile.open(path / f"{split}-000.tar", "w") as tar:
+            for number, row in enumerate(row for row in ROWS if row["split"] == split):
+                for kind, contents in (("png", row["image"]), ("cls", row["label"].encode())):
+                    info = tarfile.TarInfo(f"{number:04d}.{kind}")
+                    info.size = len(contents)
+                    tar.addfile(info, io.BytesIO(contents))
+    return path
+
+
+def _parquet(path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    return path
+
+
+MADE = {"huggingface": _huggingface, "webdataset_shards": _shards, "parquet_images": _parquet}
+
+
+def test_every_example_is_tested():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(MADE)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_an_example_gives_the_images_labels_and_splits(name, tmp_path):
+    place = MADE[name](tmp_path / "set")
+    opened = registry.open_source(DataConfig(dataset=f"{EXAMPLES}/{name}.py:load", data_dir=str(place)))
+    assert opened.class_names == ("cat", "dog") and opened.fingerprint
+    for split, count in SPLITS.items():
+        found = list(opened.splits[split].images(range(count)))
+        assert [image.shape for image, _ in found] == [(16, 20 + number, 3) for number in range(count)]
+        assert [int(image[0, 0, 0]) for image, _ in found] == [20 * number for number in range(count)]
+        assert [label for _, label in found] == [number % 2 for number in range(count)]
+
+
+def test_an_example_trains(tmp_path, capfd):
+    place = _parquet(tmp_path / "set.parquet")
+    status, out, err = call(capfd, "train", f"--dataset={EXAMPLES}/parquet_images.py:load", f"--data_dir={place}",
+                            "--model=cct_2_3x1_16", "--batch_size=4", "--train_steps=2", "--jit=off",
+                            f"--workdir={tmp_path}/run")
+    assert status == 0, err
+    assert "8 train, 4 test" in out
+
+
+@pytest.mark.parametrize(("row", "expected"), [
+    ({"image": "text", "label": "cat"}, "row 3: expected the bytes of an image, found str"),
+    ({"image": b"x", "label": 1.5}, "row 3: expected a label, text or a whole number, found float"),
+    ({"image": b"x", "label": "cat", "split": "dev"}, "row 3: expected the split train, validation or test"),
+    ({"image": b"no image", "label": "cat"}, "broken image: row 3 of "),
+])
+def test_a_wrong_row_is_named(tmp_path, row, expected):
+    (tmp_path / "mine.py").write_text(f"def load(d):\n    rows = {[*ROWS[:2], row]!r}\n    return iter(rows)\n")
+    with pytest.raises(UserError) as caught:
+        registry.open_source(DataConfig(dataset=f"{tmp_path}/mine.py:load", validation_fraction=0.5))
+    assert expected in str(caught.value)
