@@ -327,20 +327,15 @@ class Mixing(Stage):
 
     def apply(self, batch, params):
         params = dict(params)
-        step, images, labels = params.pop("step"), batch["image"], batch["label"]
-        if "weight" in batch:  # mixed as one more column of the labels
-            labels = tf.concat([labels, batch["weight"][:, None]], axis=1)
+        weight = [batch["weight"][:, None]] if "weight" in batch else []  # mixed as one more column of the labels
+        step, images, labels = params.pop("step"), batch["image"], tf.concat([batch["label"], *weight], axis=1)
 
         def mix():
             return compiled(Mix.apply, images, self.op)(images, labels, params)
 
-        if self.until_step:
-            images, labels = tf.cond(step < self.until_step, mix, lambda: (images, labels))
-        else:
-            images, labels = mix()
-        if "weight" in batch:
-            batch = batch | {"weight": labels[:, -1]}
-            labels = labels[:, :-1]
+        images, labels = tf.cond(step < self.until_step, mix, lambda: (images, labels)) if self.until_step else mix()
+        if weight:
+            labels, batch = labels[:, :-1], batch | {"weight": labels[:, -1]}
         return batch | {"image": images, "label": labels}
 
 

@@ -189,6 +189,9 @@ def indexed_source(config, rules, class_names, subsets, *, notes=(), known=None,
     if len(missing) and every_class:
         raise UserError(f"--dataset={config.dataset}: expected at least one training image of every class, found none "
                         f"of {class_names[missing[0]]!r} (class {missing[0]})")
+    if config.fold and "validation" in subsets:
+        raise UserError("--fold: expected no validation split beside the folds, found one of "
+                        f"--dataset={config.dataset}")
     if config.validation_fraction:
         if rules.split >= 2 and subsets["train"].files is not None:  # of which labels and files alone do not tell
             extra = itertools.chain(extra, [f"held out by rule {rules.split}, seed {config.split_seed}"])

@@ -109,6 +109,10 @@ def _finished(found, config, rules):
     if "train" not in found.splits or not set(found.splits) & {"validation", "test"}:
         raise UserError(f"{config.dataset}: expected a Source with the splits train and validation or test, found "
                         f"{', '.join(found.splits) or 'none'}")
+    if config.holds_out:
+        flag = "fold" if config.fold else "validation_fraction"
+        raise UserError(f"--{flag}: expected none with --dataset={config.dataset}, which gives a Source with splits of "
+                        f"its own, found {getattr(config, flag)}")
     fingerprint = found.fingerprint or source_lib.fingerprint(found.class_names, list(found.splits.values()))
     rules = (found.rules or rules).settled(found.splits["train"].reader.image_shape)
     return dataclasses.replace(found, name=config.dataset, fingerprint=fingerprint, rules=rules)

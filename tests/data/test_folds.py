@@ -99,6 +99,12 @@ def test_which_image_is_in_which_fold_is_part_of_the_fingerprint():
     assert [split.num_examples for split in first.splits.values()] == [46, 23, 5]
 
 
+def test_a_validation_split_beside_the_folds_is_refused():
+    parts = {name: splits.Subset(lambda indices: _Reader(), np.arange(69), LABELS) for name in ("train", "validation")}
+    with pytest.raises(UserError, match="^--fold: expected no validation split beside the folds, found one of"):
+        splits.indexed_source(DataConfig(fold="1/3"), source.Rules(), "abc", parts)
+
+
 def test_a_group_in_two_splits_is_a_note_that_folds_do_not_need():
     assert _source(DataConfig(fold="1/3"), GROUPS).notes == ()
     note, = _source(DataConfig(validation_fraction=0.3), GROUPS).notes

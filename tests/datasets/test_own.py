@@ -1,5 +1,7 @@
 """Images of a user's own function, and code of a user's own in general."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -70,6 +72,10 @@ def test_a_source_gets_what_it_leaves_out(tmp_path, monkeypatch):
     opened = registry.open_source(config)
     assert opened.fingerprint and not opened.is_part and opened.rules.resampler == "matrix"
     assert opened.name == config.dataset
+    for fields in ({"fold": "1/2"}, {"validation_fraction": 0.5}):
+        name, = fields
+        with pytest.raises(UserError, match=f"^--{name}: expected none with .* a Source with splits of its own"):
+            registry.open_source(dataclasses.replace(config, **fields))
 
 
 @pytest.mark.parametrize(("text", "expected"), [
