@@ -79,7 +79,8 @@ def test_an_example_gives_the_images_labels_and_splits(name, tmp_path):
 def test_an_example_trains(tmp_path, capfd):
     place = _parquet(tmp_path / "set.parquet")
     status, out, err = call(capfd, "train", f"--dataset={EXAMPLES}/parquet_images.py:load", f"--data_dir={place}",
-                            "--model=cct_2_3x1_16", "--mean=0.5", "--std=0.25", "--batch_size=4", "--train_steps=2", "--jit=off",
+                            "--model=cct_2_3x1_16", "--mean=0.5", "--std=0.25", "--batch_size=4", "--train_steps=2",
+                            "--jit=off",
                             f"--workdir={tmp_path}/run")
     assert status == 0, err
     assert "8 train, 4 test" in out

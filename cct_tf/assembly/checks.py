@@ -22,7 +22,8 @@ def check_workdir(path):
 def variant_of(config):
     """The `Variant` of a config (`config.Config`), with the rates of its table."""
     model = config.model
-    return variants.resolve(model.model, config.augment.image_size, model.positional_embedding, model.norm_order)
+    return variants.resolve(model.model, config.augment.image_size, model.positional_embedding, model.norm_order,
+                            channels=config.augment.channels)
 
 
 def check_model(model, image_size):

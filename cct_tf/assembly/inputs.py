@@ -62,10 +62,11 @@ def _open_images(config, console, resolved, part):
         return Images(source, config.augment.mean, config.augment.std, "flags", source.rules)
     if resolved is not None and resolved.statistics_computed:
         return Images(source, resolved.mean, resolved.std, "an earlier start of this run", source.rules)
-    if source.mean is not None:
+    grey = config.augment.channels == 1
+    if source.mean is not None and not grey:
         return Images(source, source.mean, source.std, "the data set's own", source.rules)
     with console.phase("computing mean and standard deviation", with_progress=True):
-        mean, std = channel_statistics(source.splits["train"], console.stream)
+        mean, std = channel_statistics(source.splits["train"], console.stream, grey)
     return Images(source, mean, std, "computed from the training images", source.rules)
 
 

@@ -42,33 +42,25 @@ class RandomCrop:
 
 @dataclasses.dataclass(frozen=True)
 class RandomFlip:
-    """Mirror left and right with probability one half."""
+    """Mirror left and right, or with axis 1 top and bottom, with probability one half."""
+
+    axis: int = 2
 
     def sample(self, seeds):
         """uint32 [B] -> bool [B]."""
-        return rng.draw(seeds, sites.RANDOM_FLIP) >= rng.threshold(0.5)
+        site = sites.RANDOM_FLIP if self.axis == 2 else sites.RANDOM_VERTICAL_FLIP
+        return rng.draw(seeds, site) >= rng.threshold(0.5)
 
     def apply(self, images, flipped):
         """uint8 [B, H, W, C], bool [B] -> uint8 [B, H, W, C]."""
-        return tf.where(flipped[:, None, None, None], tf.reverse(images, axis=[2]), images)
-
-
-@dataclasses.dataclass(frozen=True)
-class RandomVerticalFlip:
-    """Mirror top and bottom with probability one half."""
-
-    def sample(self, seeds):
-        """uint32 [B] -> bool [B]."""
-        return rng.draw(seeds, sites.RANDOM_VERTICAL_FLIP) >= rng.threshold(0.5)
-
-    def apply(self, images, flipped):
-        """uint8 [B, H, W, C], bool [B] -> uint8 [B, H, W, C]."""
-        return tf.where(flipped[:, None, None, None], tf.reverse(images, axis=[1]), images)
+        return tf.where(flipped[:, None, None, None], tf.reverse(images, axis=[self.axis]), images)
 
 
 @dataclasses.dataclass(frozen=True)
 class AlternatingFlip:
     """Mirror an image in every second epoch, beginning with the first or the second at random (arXiv:2404.00498)."""
+
+    axis = 2
 
     def sample(self, keys, epochs):
         """Which draws are mirrored.

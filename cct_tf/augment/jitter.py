@@ -60,15 +60,11 @@ class ColorJitter:
         """uint8 [B, H, W, 3] and one dict of `sample` -> uint8 [B, H, W, 3], Pillow's pixels."""
         operation = {"op": step["op"], "argument": step["argument"],
                      "interpolation": tf.fill(tf.shape(step["op"]), NEAREST)}
-        images = policy_ops.apply(images, operation, (0, 0, 0))
-        return hue.turn(images, step["turned"], step["shift"]) if self.hue else images
+        images, channels = policy_ops.apply(images, operation, (0,) * images.shape[-1]), images.shape[-1]
+        # Grey has no hue; torchvision leaves it, too.
+        return hue.turn(images, step["turned"], step["shift"]) if self.hue and channels == 3 else images
 
 
 def make_jitter(values):
-    """`ColorJitter` of what --color_jitter holds: one number for brightness, contrast and saturation, three, or four.
-
-    None gives None.
-    """
-    if values is None:
-        return None
-    return ColorJitter(*(values * 3 if len(values) == 1 else values))
+    """`ColorJitter` of --color_jitter: one number for all but the hue, three, or four; None of None."""
+    return None if values is None else ColorJitter(*(values * 3 if len(values) == 1 else values))

@@ -24,6 +24,11 @@ def gray(levels):
     return tf.bitwise.right_shift(total, 16)
 
 
+def grey(images):
+    """Pillow's "L" of every pixel: uint8 [..., 3] -> uint8 [..., 1]; equal channels give themselves."""
+    return tf.cast(gray(tf.cast(images, tf.int32)), tf.uint8)[..., None]
+
+
 def smooth(levels):
     """Pillow's ImageFilter.SMOOTH: int32 [B, H, W, 3] -> the same; the outermost pixels stay."""
     height, width = levels.shape[1:3]
@@ -57,7 +62,7 @@ def level_ops(images, op, argument):
     """INVERT ... SHARPNESS of each image.
 
     Args:
-        images: uint8 [B, H, W, 3].
+        images: uint8 [B, H, W, 3], or [B, H, W, 1], which are Pillow's images of mode "L".
         op: int32 [B], one of LEVEL_OPS.
         argument: float64 [B].
 
@@ -67,7 +72,7 @@ def level_ops(images, op, argument):
     levels = tf.cast(images, tf.int32)
     op, argument = op[:, None, None, None], argument[:, None, None, None]
     whole = tf.cast(argument, tf.int32)
-    gray_levels = gray(levels)[..., None]  # [B, H, W, 1]
+    gray_levels = gray(levels)[..., None] if levels.shape[-1] == 3 else levels  # [B, H, W, 1]
     pixels = images.shape[1] * images.shape[2]
     mean = (2 * tf.reduce_sum(gray_levels, axis=[1, 2, 3], keepdims=True) + pixels) // (2 * pixels)  # rounded
     base = tf.where(op == Op.CONTRAST, mean, tf.where(op == Op.COLOR, gray_levels, 0))
@@ -90,9 +95,11 @@ def auto_contrast(images):
     levels = tf.cast(images, tf.int32)
     first, last = (reduce(levels, axis=[1, 2], keepdims=True) for reduce in (tf.reduce_min, tf.reduce_max))
     scale = 255.0 / tf.cast(tf.maximum(last - first, 1), tf.float64)
-    # The condition always holds; the `tf.where` keeps XLA from contracting product and sum, which Python rounds each.
-    product = tf.where(scale > 0.0, tf.cast(levels, tf.float64) * scale, 0.0)
-    stretched = tf.clip_by_value(product + tf.cast(-first, tf.float64) * scale, 0.0, 255.0)
+    # The condition always holds; the `tf.where` keeps XLA from contracting products and sum, which Python rounds each.
+    # It is of each pixel: LLVM takes one that is of the image alone out of the loop.
+    product, offset = (tf.where(tf.abs(each) < 1e6, each, 0.0) for each in (
+        tf.cast(levels, tf.float64) * scale, tf.cast(-first, tf.float64) * scale))
+    stretched = tf.clip_by_value(product + offset, 0.0, 255.0)
     return tf.cast(tf.where(last > first, tf.cast(stretched, tf.int32), levels), tf.uint8)
 
 

@@ -30,11 +30,6 @@ def fit(images, size, way="crop", crop_pct=1.0, fill=()):
     return _called(lambda images: np.stack([one(image) for image in images]), size, images)
 
 
-def center_fit(images, size, crop_pct=1.0):
-    """`image_ops.center_fit`, with Pillow's pixels: uint8 [B, H, W, 3] -> uint8 [B, h, w, 3]."""
-    return fit(images, size, crop_pct=crop_pct)
-
-
 def crop(images, boxes, bicubic, size, resize):
     """Cut a box out of every image and resize it.
 

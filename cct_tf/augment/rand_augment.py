@@ -104,12 +104,13 @@ class RandAugment:
         return tf.gather(start.astype(np.float64), row) + tf.where(sign == 0.0, drawn, sign) * level
 
 
-def make_policy(resolved, mean):
+def make_policy(resolved, mean, channels=3):
     """The policy that samples.
 
     Args:
         resolved: what `policies.resolve` gave.
         mean: tuple of one or three floats, mean of the pixels in [0, 1]: timm's RandAugment fills with it.
+        channels: int C of the images, 1 or 3.
 
     Returns:
         `AutoAugment`, `RandAugment` or None.
@@ -117,8 +118,8 @@ def make_policy(resolved, mean):
     if resolved is None:
         return None
     if isinstance(resolved, policies.SubPolicies):
-        return AutoAugment(resolved, (resolved.reading.fill,) * 3)
-    return RandAugment(resolved, mean_colour(mean))
+        return AutoAugment(resolved, (resolved.reading.fill,) * channels)
+    return RandAugment(resolved, mean_colour(mean)[:channels])
 
 
 def mean_colour(mean):

@@ -28,7 +28,7 @@ import functools
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.augment import geometric, image_ops, pillow_resize, policy_ops, simd_resize
+from cct_tf.augment import geometric, image_ops, levels, pillow_resize, policy_ops, simd_resize
 from cct_tf.augment.erasing import RandomErasing
 from cct_tf.augment.jitter import ColorJitter
 from cct_tf.augment.mix import Mix
@@ -94,7 +94,7 @@ class Resize(Stage):
 
     Attributes:
         size: the network's, see `cct_tf.sizes`.
-        crop_pct, way, fill: see `image_ops.fit`.
+        crop_pct, way, fill: see `image_ops.fit`; channels: 3, or 1 for grey.
         block: int, held images that are resized in one call, whatever memory it takes: the last bits of the products
             depend on their number, so runs of version 0 keep theirs. None bounds the memory.
         resampler: "matrix" or "pillow", by `image_ops` or `pillow_resize`.
@@ -106,6 +106,7 @@ class Resize(Stage):
     resampler: str = "matrix"
     way: str = "crop"
     fill: tuple = ()
+    channels: int = 3
 
     name = "resize"
     where = IMAGE
@@ -113,7 +114,8 @@ class Resize(Stage):
 
     def apply(self, batch, params):
         ops = pillow_resize if self.resampler == "pillow" else image_ops
-        return batch | {"image": ops.fit(batch["image"], self.size, self.way, self.crop_pct, self.fill)}
+        images = ops.fit(batch["image"], self.size, self.way, self.crop_pct, self.fill)
+        return batch | {"image": images if self.channels == 3 else levels.grey(images)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +126,7 @@ class ResizedCrop(Stage):
         op: `geometric.RandomResizedCrop`.
         block, resampler: as of `Resize`.
         fast: whether JPEGs may be decoded at a part of their size, see `images.parts`.
-        simd: whether `simd_resize` takes Pillow's place.
+        simd: whether `simd_resize` takes Pillow's place. channels: as of `Resize`.
     """
 
     op: geometric.RandomResizedCrop
@@ -132,6 +134,7 @@ class ResizedCrop(Stage):
     resampler: str = "matrix"
     fast: bool = False
     simd: bool = False
+    channels: int = 3
 
     name = "crop"
     where = IMAGE
@@ -158,8 +161,10 @@ class ResizedCrop(Stage):
         images = batch["image"]
         if self.resampler == "pillow":
             resize = simd_resize.resized if self.simd else pillow_resize.resized
-            return batch | {"image": pillow_resize.crop(images, params["box"], params["bicubic"], self.size, resize)}
-        return batch | {"image": _apply_op(self.op, images, params)}
+            images = pillow_resize.crop(images, params["box"], params["bicubic"], self.size, resize)
+        else:
+            images = _apply_op(self.op, images, params)
+        return batch | {"image": images if self.channels == 3 else levels.grey(images)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +218,7 @@ class Flip(Stage):
 
 @dataclasses.dataclass(frozen=True)
 class VerticalFlip(Flip):
-    """Mirror top and bottom at random; `op`: `geometric.RandomVerticalFlip`."""
+    """Mirror top and bottom at random; `op`: `geometric.RandomFlip`, axis 1."""
 
     name = "vertical flip"
 

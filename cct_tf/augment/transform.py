@@ -43,7 +43,7 @@ class Transform:
         fast_decoding, fast_resizing: bools, see `fast` and `simd` of `stages.ResizedCrop`.
         multilabel: bool, see `stages.Labels`.
         own: tuple of `stages.Stage` besides: those of batches on the host come before the labels, others last.
-        vertical_flip: bool.
+        vertical_flip: bool; channels: int, 3, or 1 for grey: then images are Pillow's "L" from the network's size on.
         jitter: `jitter.ColorJitter`, or None.
         fit: "crop", "pad" or "stretch", how whole images come to the network's size, see `image_ops.fit`.
     """
@@ -68,6 +68,7 @@ class Transform:
     fit: str = "crop"
     vertical_flip: bool = False
     jitter: ColorJitter | None = None
+    channels: int = 3
 
     # Lists of stages.
 
@@ -91,7 +92,8 @@ class Transform:
         flip = self._flip(seed)
         if self.resized_crop is not None:
             crop = geometric.RandomResizedCrop(self.size, self.resized_crop, self.crop_ratio)
-            resize = stages.ResizedCrop(crop, self.resize_block, self.resampler, self.fast_decoding, self.fast_resizing)
+            resize = stages.ResizedCrop(crop, self.resize_block, self.resampler, self.fast_decoding, self.fast_resizing,
+                                        self.channels)
             images = (resize, *flip, *policy)
         else:
             crop = (stages.PaddedCrop(geometric.RandomCrop(self.crop_padding)),) if self.crop_padding else ()
@@ -109,7 +111,8 @@ class Transform:
     @property
     def _resize(self):
         fill = rand_augment.mean_colour(self.mean) if self.fit == "pad" else ()
-        return stages.Resize(self.size, self.crop_pct, self.resize_block, self.resampler, self.fit, fill)
+        return stages.Resize(self.size, self.crop_pct, self.resize_block, self.resampler, self.fit, fill,
+                             self.channels)
 
     @property
     def _normalize(self):
@@ -118,7 +121,7 @@ class Transform:
     def _flip(self, seed):
         ops = {"random": geometric.RandomFlip(), "alternating": geometric.AlternatingFlip()}
         flips = () if self.flip == "none" else (stages.Flip(ops[self.flip], seed),)
-        return flips + ((stages.VerticalFlip(geometric.RandomVerticalFlip()),) if self.vertical_flip else ())
+        return flips + ((stages.VerticalFlip(geometric.RandomFlip(axis=1)),) if self.vertical_flip else ())
 
     # By itself.
 
@@ -180,9 +183,9 @@ def _shape(images):
 
 def from_config(augment, size, mean, std):
     """Transform from `config.AugmentConfig`, the network's input size and the resolved channel statistics."""
-    policy = rand_augment.make_policy(policies.resolve(augment.auto_augment), mean)
+    policy = rand_augment.make_policy(policies.resolve(augment.auto_augment), mean, augment.channels)
     erasing = RandomErasing(augment.erase_probability, augment.erase_mode) if augment.erase_probability else None
     return Transform(size, tuple(mean), tuple(std), augment.crop_pct, augment.crop_padding,
                      augment.random_resized_crop, augment.crop_ratio, augment.flip, policy, augment.auto_augment,
                      erasing, fit=augment.fit, vertical_flip=augment.vertical_flip,
-                     jitter=make_jitter(augment.color_jitter))
+                     jitter=make_jitter(augment.color_jitter), channels=augment.channels)

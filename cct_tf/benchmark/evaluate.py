@@ -42,7 +42,7 @@ def measure(config, num_classes, console, repeats, seconds):
                                            bare.devices.num_replicas)
         split = random_split(_BATCHES * batch, bare.model.image_size, num_classes)
         forward = Forward(bare.model, bare.devices.kind, bare.tuning.jit.value)
-        transform = Transform(bare.model.image_size, (0.5,), (0.25,))
+        transform = Transform(bare.model.image_size, (0.5,), (0.25,), channels=bare.model.variant.channels)
         evaluator = Evaluator(bare.devices, {"eval": forward}, split, transform, num_classes=num_classes,
                               batch_size=batch)
 

@@ -79,7 +79,7 @@ def build(variant, num_classes):
     Returns:
         Functional keras.Model, images float [B, S, S, 3] -> logits [B, K].
     """
-    images = layers.Input((*sizes.sides(variant.image_size), 3))
+    images = layers.Input((*sizes.sides(variant.image_size), variant.channels))
     x = _tokenizer(images, variant)
     x = layers.Reshape((-1, variant.embed_dim))(x)  # [B, h, w, D] -> [B, N, D]
     if not variant.seq_pool:

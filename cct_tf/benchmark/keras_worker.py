@@ -22,7 +22,7 @@ def _trainer(task):
     variant, classes, batch = Variant(**task["variant"]), task["num_classes"], task["batch_size"]
     model = keras_network.build(variant, classes)
     keras_network.compile_for(model, task["optim"], task["jit"])
-    images = tf.random.stateless_normal([batch, *sizes.sides(variant.image_size), 3], [0, 0])
+    images = tf.random.stateless_normal([batch, *sizes.sides(variant.image_size), variant.channels], [0, 0])
     labels = tf.one_hot(tf.range(batch) % classes, classes)
 
     def advance():

@@ -85,9 +85,9 @@ class BareStep:
         parts = assemble(config, self.devices, num_classes, Split("train", None, batch_size, labels), _LONG_RUN,
                          prepare=functools.partial(on_device, stages=(Normalize(_MEAN, _STD),)))
         self.model, self.tuning = parts.model, parts.tuning
-        sides = sizes.sides(self.model.image_size)
+        shape = [batch_size, *sizes.sides(self.model.image_size), self.model.variant.channels]
         with tf.device("CPU:0"):
-            levels = tf.random.stateless_uniform([batch_size, *sides, 3], [0, 0], 0, 256, tf.int32)
+            levels = tf.random.stateless_uniform(shape, [0, 0], 0, 256, tf.int32)
             batch = {"image": tf.cast(levels, tf.uint8),
                      "label": tf.one_hot(labels, num_classes), "seed": tf.cast(tf.range(batch_size), tf.uint32),
                      "mask": tf.ones([batch_size])}

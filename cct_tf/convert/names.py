@@ -80,7 +80,7 @@ def weights(variant, num_classes=10):
 
 
 def _tokenizer(variant):
-    widths = [3, *variant.conv_widths]
+    widths = [variant.channels, *variant.conv_widths]
     shapes = [(after, before, variant.kernel_size, variant.kernel_size)
               for before, after in zip(widths, widths[1:], strict=False)]
     if variant.tokenizer == "patch":

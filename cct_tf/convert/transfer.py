@@ -17,10 +17,11 @@ from cct_tf.layers.sines import sine_positions
 from cct_tf.models.variants import Variant
 
 POSITIONS = "positions/embedding"
+_FIRST_KERNELS = ("tokenizer/conv_0_kernel", "tokenizer/kernel")
 _HEAD = ("head/kernel", "head/bias")
 # Fields in which two networks may differ and still take each other's weights.
 _FREE = ("name", "image_size", "positional_embedding", "initializer", "dropout_rate", "attention_dropout_rate",
-         "drop_path_rate", "dropout_places")
+         "drop_path_rate", "dropout_places", "channels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +173,9 @@ def adapt(pretrained, shapes, variant, classes=()):
             array = array.astype(np.float32, copy=False)
         if not np.isfinite(array).all():
             problems.setdefault("values that are not finite (in float32)", []).append(path)
+        if path in _FIRST_KERNELS and array.ndim == 4 and (array.shape[2], shape[2]) == (3, 1):
+            array = array.sum(axis=2, keepdims=True)  # what a grey image in three channels would give
+            changes.append("the first kernel summed over the colours")
         if path == POSITIONS:
             array = _resized(array, shape, variant, theirs, changes)
         if path in _HEAD and (shape is None or array.shape != shape and array.shape[:-1] == shape[:-1]):

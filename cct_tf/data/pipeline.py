@@ -119,14 +119,14 @@ def hold_at_size(split, stages, stream=None):
     if reader.image_shape is None:
         return _read_once(split, stages, resize, stream) if _has_room(split, resize.size) else split
     target = sizes.sides(resize.size)
-    if reader.image_shape == target and resize.crop_pct == 1.0:
+    if reader.image_shape == target and resize.crop_pct == 1.0 and resize.channels == 3:
         return split  # nothing to do, now or later
     if split.num_examples * _pixel_bytes(resize.size) > _MOST_HELD:
         return split
     if resize.resampler == "pillow":
         return _read_once(split, stages, resize, stream)
     apply = tf.function(lambda images: resize.apply({"image": images}, {})["image"], autograph=False)
-    resized = tensors.empty_images([split.num_examples, *target, 3])
+    resized = tensors.empty_images([split.num_examples, *target, resize.channels])
     block = resize.block or tensors.batch_within(_BLOCK_BYTES, _float_bytes(reader))
     with _shown(split, stream) as advance, tf.device("CPU:0"):  # where tf.data resizes too: others round otherwise
         for start in range(0, split.num_examples, block):
@@ -161,7 +161,7 @@ def _has_room(split, size):
 def _read_once(split, stages, resize, stream):
     """The split with its images at the network's size, held, and their labels."""
     n, size = split.num_examples, min(split.num_examples, tensors.MOST_IMAGES)
-    images = tensors.empty_images([n, *sizes.sides(resize.size), 3])
+    images = tensors.empty_images([n, *sizes.sides(resize.size), resize.channels])
     labels = np.zeros(n, np.int32) if split.labels is None else np.zeros_like(label_kinds.as_held(split.labels))
     weights, masked = None if split.weights is None else split.weights.copy(), np.zeros(n, bool)
 

@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import tensorflow as tf
 
+from cct_tf.augment import levels
 from cct_tf.errors import UserError
 from cct_tf.images import decode
 from cct_tf.readers import progress
@@ -21,7 +22,7 @@ KNOWN = {
 _PIECE = 2**17  # pixels summed at a time; as int64, twice, they take 6 MiB
 
 
-def channel_statistics(split, stream=None):
+def channel_statistics(split, stream=None, grey=False):
     """Mean and standard deviation of each channel over all pixels of a split.
 
     Sums are integers, so the result depends on neither order nor threads.
@@ -29,17 +30,19 @@ def channel_statistics(split, stream=None):
     Args:
         split: source.Split.
         stream: text stream for progress, or None.
+        grey: whether of the images as grey ones, Pillow's "L".
 
     Returns:
-        (mean, std): tuples of 3 floats, of pixels in [0, 1]; std is the population's.
+        (mean, std): tuples of 3 floats, or of one of grey images, of pixels in [0, 1]; std is the population's.
 
     Raises:
         UserError: a streamed split; a constant channel, whose deviation is 0; a broken image on disk.
     """
-    count, total, squares = 0, [0, 0, 0], [0, 0, 0]
+    channels = 1 if grey else 3
+    count, total, squares = 0, [0] * channels, [0] * channels
     with progress.count(split.num_examples, "mean and deviation", stream) as advance:
         try:
-            for number, pixels, sums, square_sums in _sums(split.reader).as_numpy_iterator():
+            for number, pixels, sums, square_sums in _sums(split.reader, grey).as_numpy_iterator():
                 count += int(pixels)
                 total = [a + int(b) for a, b in zip(total, sums, strict=True)]
                 squares = [a + int(b) for a, b in zip(squares, square_sums, strict=True)]
@@ -58,24 +61,26 @@ def channel_statistics(split, stream=None):
 
 
 def _moments(pixels):
-    """uint8 [..., 3] -> (number of pixels, sums [3], sums of squares [3]), int64; a piece at a time."""
-    pixels = tf.reshape(pixels, [-1, 3])
+    """uint8 [..., C] -> (number of pixels, sums [C], sums of squares [C]), int64; a piece at a time."""
+    channels = pixels.shape[-1]
+    pixels = tf.reshape(pixels, [-1, channels])
     number = tf.shape(pixels, tf.int64)[0]
 
     def add(start, sums, squares):
         wide = tf.cast(pixels[start:start + _PIECE], tf.int64)
         return start + _PIECE, sums + tf.reduce_sum(wide, 0), squares + tf.reduce_sum(wide * wide, 0)
 
-    zeros = tf.zeros([3], tf.int64)
+    zeros = tf.zeros([channels], tf.int64)
     _, sums, squares = tf.while_loop(lambda start, *_: start < number, add, (tf.constant(0, tf.int64), zeros, zeros),
                                      parallel_iterations=1)
     return number, sums, squares
 
 
-def _sums(reader):
-    """Dataset of (images, pixels, sums [3], sums of squares [3]), of some of a reader's images each."""
+def _sums(reader, grey):
+    """Dataset of (images, pixels, sums [C], sums of squares [C]), of some of a reader's images each."""
     @as_written
     def added(*columns):
         return tuple(tf.reduce_sum(column, axis=0) for column in columns)
 
-    return reader.map_pixels(_moments).batch(16).map(added)
+    moments = (lambda pixels: _moments(levels.grey(pixels))) if grey else _moments
+    return reader.map_pixels(moments).batch(16).map(added)

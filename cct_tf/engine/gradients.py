@@ -67,14 +67,14 @@ class Gradients:
             scale; loss; accuracy), sums over the examples divided by the global batch.
         """
         if size not in self._traced:
-            sides = sizes.sides(self._model.image_size)
+            shape = [size, *sizes.sides(self._model.image_size), self._model.variant.channels]
             weights = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self.variables]
             function = {"off": self._plain, "encoder": self._split, "all": self._compiled}[self._jit]
             # Not inlined: its operations would lose the device of the replica that calls it.
             self._traced[size] = tf.function(
                 function, jit_compile=self._jit == "all" or None, autograph=False,
                 experimental_attributes=None if self._jit == "all" else {"_noinline": True}).get_concrete_function(
-                    weights, tf.TensorSpec([size, *sides, 3]), tf.TensorSpec([size, self._model.num_classes]),
+                    weights, tf.TensorSpec(shape), tf.TensorSpec([size, self._model.num_classes]),
                     tf.TensorSpec([size], tf.uint32), tf.TensorSpec([]),
                     *([tf.TensorSpec([size])] if self._weighted else []))
         return self._traced[size]

@@ -69,7 +69,7 @@ class Network:
         self._model, self._transform, self._with_maps = model, transform, with_maps
         self.pools, self.bit_depth = model.pooling is not None, bit_depth
         self._forward = Forward(model, kind)
-        self._batch = np.zeros([batch_size, *sizes.sides(transform.size), 3], np.uint8)
+        self._batch = np.zeros([batch_size, *sizes.sides(transform.size), transform.channels], np.uint8)
         self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)],
                                 autograph=False)
         self._step = tf.function(self._of_batch, input_signature=[tf.TensorSpec(self._batch.shape, tf.uint8)],

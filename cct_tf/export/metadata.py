@@ -44,6 +44,7 @@ class Metadata:
             their thresholds. Not written for "single".
         thresholds: list of K floats with "multilabel"; else None.
         fit: "crop", "pad" or "stretch", how images come to size, see `image_ops.fit`. Not written for "crop".
+        channels: int, 3, or 1 for grey. Not written for 3.
     """
 
     classes: list
@@ -62,6 +63,7 @@ class Metadata:
     task: str = "single"
     thresholds: list | None = None
     fit: str = "crop"
+    channels: int = 3
 
     @property
     def is_multilabel(self):
@@ -73,6 +75,8 @@ class Metadata:
             del values["task"], values["thresholds"]
         if self.fit == "crop":
             del values["fit"]
+        if self.channels == 3:
+            del values["channels"]
         return json.dumps({"format": 1} | values, indent=1)
 
 
@@ -91,6 +95,8 @@ def parse(text):
         raise ValueError("no depth of images")
     if found.resampler not in ("matrix", "pillow"):
         raise ValueError("no resampler of images")
+    if found.channels not in (1, 3) or len(found.mean) > found.channels:
+        raise ValueError("no channels of images")
     if found.fit not in ("crop", "pad", "stretch"):
         raise ValueError("no way of images to their size")
     if found.task not in ("single", "multilabel") or found.is_multilabel and (

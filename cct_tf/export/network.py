@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from cct_tf import sizes
-from cct_tf.augment import image_ops
+from cct_tf.augment import image_ops, levels
 from cct_tf.augment.rand_augment import mean_colour
 
 OUTPUT = "probabilities"
@@ -24,7 +24,7 @@ def of_prepared_images(model, metadata):
         logits = model(image_ops.normalize(images, metadata.mean, metadata.std), training=False)
         return {OUTPUT: (tf.sigmoid if metadata.is_multilabel else tf.nn.softmax)(logits, name=OUTPUT)}
 
-    return _traced(run, metadata.image_size)
+    return _traced(run, metadata.image_size, metadata.channels)
 
 
 def of_raw_images(model, metadata):
@@ -37,8 +37,8 @@ def of_raw_images(model, metadata):
     names, classify = tf.constant(metadata.classes), of_prepared_images(model, metadata)
 
     def run(images):
-        found = classify(image_ops.fit(images, metadata.image_size, metadata.fit, metadata.crop_pct,
-                                       mean_colour(metadata.mean)))
+        images = image_ops.fit(images, metadata.image_size, metadata.fit, metadata.crop_pct, mean_colour(metadata.mean))
+        found = classify(images if metadata.channels == 3 else levels.grey(images))
         if metadata.is_multilabel:
             said = {"above": found[OUTPUT] >= tf.constant(metadata.thresholds, tf.float32)}
         else:
@@ -48,8 +48,8 @@ def of_raw_images(model, metadata):
     return _traced(run, None)
 
 
-def _traced(run, size):
-    signature = [tf.TensorSpec([None, *sizes.sides(size), 3], tf.uint8, name="images")]
+def _traced(run, size, channels=3):
+    signature = [tf.TensorSpec([None, *sizes.sides(size), channels], tf.uint8, name="images")]
     return tf.function(run, input_signature=signature, autograph=False)
 
 

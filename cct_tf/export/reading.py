@@ -27,7 +27,8 @@ class Export:
         self.metadata, self.bit_depth = metadata, metadata.bit_depth
         self._runner, self._prepares = runner, prepares
         transform = Transform(metadata.image_size, tuple(metadata.mean), tuple(metadata.std), metadata.crop_pct,
-                              resampler=metadata.resampler, fit=metadata.fit)
+                              resampler=metadata.resampler, fit=metadata.fit,
+                              channels=metadata.channels)
         self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)],
                                 autograph=False)
 
@@ -61,7 +62,9 @@ def _tried(flag, path, kind, metadata):
     """The runner of an export, tried on one black image."""
     try:
         runner = running.RUNNERS[kind.name](str(path))
-        found = runner([np.zeros([*sizes.sides(metadata.image_size), 3], np.uint8)])["probabilities"].shape
+        channels = 3 if kind.name == "saved_model" else metadata.channels  # it makes images grey itself
+        black = np.zeros([*sizes.sides(metadata.image_size), channels], np.uint8)
+        found = runner([black])["probabilities"].shape
         if found != (1, len(metadata.classes)):
             raise ValueError(f"probabilities {list(found)} for {len(metadata.classes)} classes")
     except Exception as error:  # each library raises its own

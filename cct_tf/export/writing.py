@@ -118,7 +118,7 @@ def _metadata(config, loaded, quantize, rules):
         thresholds = list(loaded.thresholds or (HALF,) * resolved.num_classes)
     return metadata_lib.Metadata(
         classes=list(resolved.classes), image_size=loaded.model.image_size, crop_pct=config.augment.crop_pct,
-        fit=config.augment.fit,
+        fit=config.augment.fit, channels=config.augment.channels,
         mean=list(resolved.mean), std=list(resolved.std), model=loaded.model.variant.name,
         checkpoint=loaded.path.name, step=loaded.record.step, weights=loaded.weights, quantize=quantize,
         cct_tf=cct_tf.__version__, bit_depth=rules.bit_depth, resampler=rules.resampler, task=config.data.task,

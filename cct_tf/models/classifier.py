@@ -68,7 +68,7 @@ class TransformerClassifier(keras.Model):
         batch, width = input_shape[0], self.variant.embed_dim
         patches = (batch, math.prod(self.variant.grid), width)
         tokens = (batch, self.variant.num_tokens, width)
-        self.tokenizer.build((batch, *sizes.sides(self.image_size), 3))
+        self.tokenizer.build((batch, *sizes.sides(self.image_size), self.variant.channels))
         if self.class_token:
             self.class_token.build(patches)
         for layer in (self.positions, self.token_dropout, *self.blocks, self.norm, self.pooling):
@@ -80,7 +80,7 @@ class TransformerClassifier(keras.Model):
         """Logits of a batch.
 
         Args:
-            images: float [B, H, W, 3], normalised, of the size `image_size`.
+            images: float [B, H, W, C], normalised, of the size `image_size`, with the variant's channels.
             seeds: uint32 [B], example seeds that key dropout and stochastic depth in training. Without them the
                 model draws its own, other ones at each call.
             training: whether dropout and stochastic depth act.
@@ -139,7 +139,7 @@ class TransformerClassifier(keras.Model):
     def _checked(self, images):
         """The images, checked to be [B, H, W, 3]: from another size, tokens of several images would be mixed."""
         images = tf.convert_to_tensor(images)  # `features` takes arrays too
-        expected = [None, *sizes.sides(self.image_size), 3]
+        expected = [None, *sizes.sides(self.image_size), self.variant.channels]
         if not images.shape.is_compatible_with(expected):
             raise ValueError(f"images: expected shape {expected}, found {images.shape.as_list()}")
         return tf.ensure_shape(images, expected)

@@ -58,6 +58,6 @@ def largest_activation(variant):
 
 def _convolutions(variant):
     """(elements of the kernel, (height, width) of the output) of each convolution of the tokenizer."""
-    widths = [3, *variant.conv_widths]
+    widths = [variant.channels, *variant.conv_widths]
     return [(variant.kernel_size**2 * before * after, sides)
             for (before, after), sides in zip(itertools.pairwise(widths), variant.conv_sides(), strict=True)]

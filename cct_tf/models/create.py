@@ -8,7 +8,7 @@ from cct_tf.models.vit import ViT
 
 
 def create_model(name, num_classes=10, image_size=None, positional_embedding=None, norm_order=None, dropout_rate=None,
-                 attention_dropout_rate=None, drop_path_rate=None, seed=0, dtype=None):
+                 attention_dropout_rate=None, drop_path_rate=None, seed=0, dtype=None, channels=None):
     """A network by name, built, with initial weights.
 
     The model maps images float [B, H, W, 3], normalised, to logits float32 [B, num_classes], and is an ordinary Keras
@@ -27,6 +27,7 @@ def create_model(name, num_classes=10, image_size=None, positional_embedding=Non
         drop_path_rate: stochastic depth of the last block, in [0, 1); it grows linearly from 0 in the first.
         seed: the run's seed.
         dtype: Keras dtype policy or its name, such as "mixed_bfloat16"; None: Keras' global policy.
+        channels: of the images, 3, or 1 for grey.
 
     Returns:
         `CCT` or `ViT`. Beside Keras' own it has features(images) -> [B, D] and, if it pools the sequence,
@@ -36,7 +37,7 @@ def create_model(name, num_classes=10, image_size=None, positional_embedding=Non
         UserError: an unknown name (with the nearest ones), or a value out of range.
     """
     variant = variants.resolve(name, image_size, positional_embedding, norm_order, dropout_rate,
-                               attention_dropout_rate, drop_path_rate)
+                               attention_dropout_rate, drop_path_rate, channels)
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes: expected an integer of at least 1, found {num_classes!r}")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
@@ -47,5 +48,5 @@ def create_model(name, num_classes=10, image_size=None, positional_embedding=Non
 def build(variant, num_classes, seed=0, dtype=None):
     """The network of a checked `Variant`; arguments and result as `create_model`."""
     model = (CCT if variant.seq_pool else ViT)(variant, num_classes=num_classes, seed=seed, dtype=dtype)
-    model.build((None, *sizes.sides(variant.image_size), 3))
+    model.build((None, *sizes.sides(variant.image_size), variant.channels))
     return model

@@ -52,6 +52,7 @@ class Variant:
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.1
     drop_path_rate: float = 0.1  # of the last block; it grows linearly from 0 in the first
+    channels: int = 3  # of the images
 
     def __post_init__(self):
         object.__setattr__(self, "image_size", sizes.as_size(self.image_size))
@@ -189,7 +190,7 @@ def _parse(name):
 
 
 def resolve(name, image_size=None, positional_embedding=None, norm_order=None, dropout_rate=None,
-            attention_dropout_rate=None, drop_path_rate=None):
+            attention_dropout_rate=None, drop_path_rate=None, channels=None):
     """The variant called `name`, with every field that is not None in place of the variant's own, checked.
 
     Args: as `create_model`.
@@ -206,7 +207,7 @@ def resolve(name, image_size=None, positional_embedding=None, norm_order=None, d
         raise UserError(f"model: expected a known name, found {name!r}{hint}")
     given = {"image_size": image_size, "positional_embedding": positional_embedding, "norm_order": norm_order,
              "dropout_rate": dropout_rate, "attention_dropout_rate": attention_dropout_rate,
-             "drop_path_rate": drop_path_rate}
+             "drop_path_rate": drop_path_rate, "channels": channels}
     variant = dataclasses.replace(variant, **{key: value for key, value in given.items() if value is not None})
     _check_choices(variant)
     _check_size(variant)
@@ -218,6 +219,8 @@ def _check_choices(variant):
         value = getattr(variant, field)
         if value not in known:
             raise UserError(f"{field}: expected one of {', '.join(known)}, found {value!r}")
+    if type(variant.channels) is not int or variant.channels not in (1, 3):
+        raise UserError(f"channels: expected 1 or 3, found {variant.channels!r}")
     for field in ("dropout_rate", "attention_dropout_rate", "drop_path_rate"):
         rate = getattr(variant, field)
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 <= rate < 1.0:

@@ -163,7 +163,8 @@ def operations(image, mean):
                 for _, _, op, value, _, _ in cells]
     stage = {"op": tf.constant([int(cell[2]) for cell in cells]), "argument": tf.constant(argument, tf.float64),
              "interpolation": tf.constant([cell[5] for cell in cells])}
-    done = policy_ops.apply(tf.tile(image[None], [len(cells), 1, 1, 1]), stage, mean_colour(mean)).numpy()
+    fill = mean_colour(mean)[:image.shape[2]]
+    done = policy_ops.apply(tf.tile(image[None], [len(cells), 1, 1, 1]), stage, fill).numpy()
     most = max(map(len, SHOWN.values()))
     draws = np.full([len(SHOWN), most, *image.shape], np.nan, np.float32)
     captions = [[""] * most for _ in SHOWN]
@@ -206,7 +207,7 @@ def figure(sheet, heading=""):
     """
     rows, columns, *sides = sheet.draws.shape[:4]
     cells = np.concatenate([sheet.originals[:, None] / np.float32(255.0), sheet.draws], axis=1)  # [R, C + 1, S, S, 3]
-    cells = enlarged(cells.reshape(-1, *sides, 3))
+    cells = enlarged(cells.reshape(-1, *sides, cells.shape[-1]))  # grey ones come to three channels on the canvas
     cell_y, cell_x = cells.shape[1:3]
     lines = max((text.count("\n") + 1 for row in sheet.captions for text in row if text), default=0)
     left = round(max(_columns(_short(title, _TITLE_LETTERS)) for title in sheet.titles) * LETTER) + 2 * GAP

@@ -179,7 +179,7 @@ def attention_figure(images, maps, captions, pools):
     figure = _figure(2.6 * (1 + len(maps)), 3.1 * rows)
     panels = figure.subplots(rows, 1 + len(maps), squeeze=False)
     for row, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        panels[row, 0].imshow(image, interpolation="nearest")
+        panels[row, 0].imshow(image.repeat(3 // image.shape[2], axis=2), interpolation="nearest")
         lines = (line if len(line) <= _CAPTION_LETTERS else f"{line[:_CAPTION_LETTERS - 1]}…"
                  for line in caption.split("\n"))
         panels[row, 0].set_title("\n".join(lines), fontsize=9, parse_math=False)

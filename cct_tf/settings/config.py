@@ -78,6 +78,7 @@ class AugmentConfig:
 
     image_size: int | tuple[int, int] | None = option(None, "side of the network's input in pixels, or H,W, its height "
                                                       "and width; default: the model's own", minimum=8, pair=True)
+    channels: int = option(3, "3: colours; 1: grey (Pillow's L), one channel through the network", minimum=1, maximum=3)
     crop_padding: int = option(0, "random crop after padding with this many pixels of zeros on each side; 0 = off",
                                minimum=0)
     random_resized_crop: tuple[float, ...] | None = option(
@@ -352,6 +353,11 @@ def _check_together(config):
     if augment.crop_padding and augment.random_resized_crop:
         raise UserError("--crop_padding: expected 0 with --random_resized_crop (one crop or the other), found "
                         f"{augment.crop_padding}")
+    if augment.channels == 2:
+        raise UserError("--channels: expected 1 or 3, found 2")
+    if augment.channels == 1 and augment.mean is not None and len(augment.mean + augment.std) > 2:
+        raise UserError("--mean: expected one value, and one of --std, with --channels=1, found "
+                        f"{len(augment.mean)} and {len(augment.std)}")
     if augment.fit != "crop" and augment.crop_pct != 1.0:
         raise UserError(f"--crop_pct: expected 1 with --fit={augment.fit}, which keeps the whole image, found "
                         f"{augment.crop_pct:g}")

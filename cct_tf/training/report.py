@@ -193,6 +193,7 @@ def _kept(shares):
             "keeps all of it, and --image_size=H,W changes the network's shape"]
 
 
+_COLOURS = {3: "", 1: ", grey"}
 _FITS = {"crop": "", "pad": " (whole images, with the mean beside them)", "stretch": " (whole images, stretched)"}
 
 
@@ -211,8 +212,8 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
         ("data set", f"{config.data.dataset}: {counts}; {source.splits['train'].reader.describe()}"),
         ("input", budget.describe()),
         ("classes", f"{source.num_classes}: {listed(source.class_names)}" + _several(config, source)),
-        ("images", f"{sizes.shown(model.image_size)}{_FITS[config.augment.fit]}, mean {_numbers(images.mean)}, "
-                   f"std {_numbers(images.std)} ({images.statistics_from})"),
+        ("images", f"{sizes.shown(model.image_size)}{_COLOURS[config.augment.channels]}{_FITS[config.augment.fit]}, "
+                   f"mean {_numbers(images.mean)}, std {_numbers(images.std)} ({images.statistics_from})"),
         ("augmentation", _augmentation(stages, sampling)),
         ("model", f"{config.model.model}, {_size(config, model)}"),
         *_initial_weights(initial_weights),

@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance
 
 from cct_tf import rng
 from cct_tf.augment import hue
-from cct_tf.augment.geometric import RandomVerticalFlip
+from cct_tf.augment.geometric import RandomFlip
 from cct_tf.augment.jitter import ColorJitter, make_jitter
 from cct_tf.augment.policies import Op
 from cct_tf.augment.transform import Transform
@@ -77,7 +77,7 @@ def test_one_number_is_for_all_but_the_hue():
 
 
 def test_vertical_flip_mirrors_half_of_the_images_and_not_those_that_the_other_flip_does():
-    op, images = RandomVerticalFlip(), patches()[:6]
+    op, images = RandomFlip(axis=1), patches()[:6]
     flipped = op.sample(SEEDS).numpy()
     assert abs(flipped.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(flipped))
     found = op.apply(images, tf.constant([True, False] * 3)).numpy()

@@ -27,14 +27,14 @@ def test_center_fit_is_pillows_resize_and_centre_crop(photo, size, crop_pct):
     resized = Image.fromarray(photo).resize((int(side * 403 / 301), side), Image.BICUBIC)
     top, left = round((resized.height - size) / 2), round((resized.width - size) / 2)
     expected = np.asarray(resized.crop((left, top, left + size, top + size)))
-    assert np.array_equal(pillow_resize.center_fit(photo[None], size, crop_pct)[0], expected)
+    assert np.array_equal(pillow_resize.fit(photo[None], size, crop_pct=crop_pct)[0], expected)
     assert _levels(image_ops.center_fit(photo[None], size, crop_pct)[0], expected).max() <= 1  # as in a SavedModel
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 20), (11, 400)])
 def test_a_long_image_keeps_its_middle(photo, height, width):
     long = photo[None, :height, :width]
-    assert _levels(pillow_resize.center_fit(long, 48, 0.9), image_ops.center_fit(long, 48, 0.9)).max() <= 1
+    assert _levels(pillow_resize.fit(long, 48, crop_pct=0.9), image_ops.center_fit(long, 48, 0.9)).max() <= 1
 
 
 @pytest.mark.parametrize(("size", "crop_pct", "resized"), [
@@ -44,7 +44,7 @@ def test_center_fit_of_a_rectangle_just_covers_it(photo, size, crop_pct, resized
     whole = Image.fromarray(photo).resize(resized[::-1], Image.BICUBIC)
     top, left = (round((resized[axis] - size[axis]) / 2) for axis in (0, 1))
     expected = np.asarray(whole.crop((left, top, left + size[1], top + size[0])))
-    assert np.array_equal(pillow_resize.center_fit(photo[None], size, crop_pct)[0], expected)
+    assert np.array_equal(pillow_resize.fit(photo[None], size, crop_pct=crop_pct)[0], expected)
     found = image_ops.center_fit(photo[None], size, crop_pct)[0]
     assert found.shape == (*size, 3) and _levels(found, expected).max() <= 1
     kept = (size[0] * 301 / resized[0]) * (size[1] * 403 / resized[1]) / (301 * 403)
@@ -80,9 +80,9 @@ def test_what_lies_beside_a_padded_image_is_the_mean_of_the_data(photo):
 
 def test_images_of_the_right_size_pass_untouched(photo):
     wide = photo[None, :24, :40]
-    assert all(ops.center_fit(wide, (24, 40)) is wide or np.array_equal(ops.center_fit(wide, (24, 40)), wide)
+    assert all(ops.fit(wide, (24, 40)) is wide or np.array_equal(ops.fit(wide, (24, 40)), wide)
                for ops in (pillow_resize, image_ops))
-    assert np.array_equal(pillow_resize.center_fit(photo[None, :64, :64], 64), photo[None, :64, :64])
+    assert np.array_equal(pillow_resize.fit(photo[None, :64, :64], 64), photo[None, :64, :64])
 
 
 @pytest.mark.parametrize("bicubic", [False, True])

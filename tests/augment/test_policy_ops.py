@@ -130,6 +130,25 @@ def test_all_operations_of_rectangles_are_pillows(shape):
         assert np.abs(found[index] - expected).max() <= most, (Op(op).name, argument[index], smooth[index])
 
 
+@pytest.mark.parametrize("op", Op, ids=lambda op: op.name)
+def test_grey_images_are_pillows_of_mode_l(op):
+    images = patches()[:, :24, :, :1]
+    argument = arguments(op, len(images))
+    stage = {"op": tf.fill([len(images)], int(op)), "argument": tf.constant(argument, tf.float64),
+             "interpolation": tf.fill([len(images)], NEAREST)}
+    found = _compiled(tf.constant(images), stage, FILL[:1]).numpy()
+    for image, k, ours_ in zip(images[..., 0], argument, found, strict=True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tests.augment.test_policy_ops.FILL", FILL[0])
+            if op == Op.SOLARIZE_ADD:
+                expected = Image.fromarray(image).point([min(255, i + int(k)) if i < 128 else i for i in range(256)])
+            elif op == Op.POSTERIZE and not k:
+                expected = np.zeros_like(image)
+            else:
+                expected = PILLOW[op](Image.fromarray(image), float(k), NEAREST)
+        assert np.array_equal(ours_[..., 0], expected)
+
+
 @pytest.mark.parametrize("area", [(0.8, 1.0), (0.08, 1.0)])
 def test_resized_crops_are_pillows_within_one_level(area):
     images = patches()

@@ -57,6 +57,23 @@ def test_positions_are_resized_bilinearly_with_half_pixel_centres(before, after,
     assert adapted.changes == [f"positions of {old} x {old} tokens resized to {new} x {new}"] and not adapted.warnings
 
 
+def test_positions_of_a_rectangle_are_resized_from_its_own_grid():
+    """Of one of our networks, which is known, and of a file, whose tokens form a square."""
+    wide, tall = (variants.resolve("cct_2_3x1_16", size) for size in ((16, 32), (32, 16)))
+    pretrained = transfer.from_state_dict(a_state(wide), wide)
+    ours = dataclasses.replace(pretrained, variant=wide)
+    adapted = transfer.adapt(ours, shapes_of(tall, 10), tall)
+    assert adapted.changes == ["positions of 8 x 16 tokens resized to 16 x 8"]
+    rows = ours.arrays["positions/embedding"].reshape(8, 16, -1)
+    narrowed = by_hand(np.concatenate([rows, rows]), 16, 8)  # of a square, to see one axis at a time
+    found = adapted.arrays["positions/embedding"].reshape(16, 8, -1)
+    np.testing.assert_allclose(found.mean(axis=0), narrowed.mean(axis=0), atol=1e-6)
+    square = transfer.from_state_dict(a_state(variants.resolve("cct_2_3x1_16")), wide)
+    assert transfer.adapt(square, shapes_of(wide, 10), wide).changes == [
+        "positions of 8 x 8 tokens resized to 8 x 16"]
+    assert transfer.adapt(ours, shapes_of(wide, 10), wide).changes == []
+
+
 def test_the_position_of_a_class_token_is_kept():
     pretrained, adapted = adapted_for("vit_2_4_16", "vit_2_4_32")
     before, after = pretrained.arrays["positions/embedding"], adapted.arrays["positions/embedding"]
