@@ -39,7 +39,7 @@ def test_every_format_trains_and_is_shown_evaluated_predicted_and_exported(folde
     run = f"--workdir={tmp_path}/run"
     out = _ran(capfd, "train", *where, *how, run, "--epochs=2")
     assert "use 12 bits; the network sees the highest 8 (16 neighbouring values become one)" in out
-    _ran(capfd, "preview", *where, *how, f"--output={tmp_path}/preview.png", "--rows=40", "--columns=2")
+    _ran(capfd, "preview", *where, *how, f"--output={tmp_path}/preview.png", "--rows=40", "--draws=2")
     assert Image.open(tmp_path / "preview.png").height > 40 * 96
     pictures = tmp_path / "pictures"
     found = json.loads(_ran(capfd, "evaluate", run, "--split=validation", f"--output_dir={pictures}", "--json"))
