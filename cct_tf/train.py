@@ -112,7 +112,7 @@ def _restored_backup(settings, workdir, peers, console):
     if not settings.run.backup_dir or not peers.is_chief or settings.run.dry_run:
         return None
     from cct_tf.runs import run_record
-    with console.phase("starting TensorFlow"):
+    with console.phase("looking for a copy of the work folder"):  # which TensorFlow reads
         runtime.start_tensorflow(settings.run.compile_cache, console.warn)
         from cct_tf.training import backup
     backup.check(settings.run.backup_dir)

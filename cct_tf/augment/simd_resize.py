@@ -1,4 +1,4 @@
-"""Resizing of single images by SIMD instructions: cykooz-resizer, an optional package, in a fifth of Pillow's time.
+"""Resizing of single images by SIMD instructions: cykooz-resizer, an optional package, in a quarter of Pillow's time.
 
 It computes what Pillow does with coefficients of 16 bits instead of 22, so one value in 150 differs by a level, and of
 bicubic ones one in 100,000 by two to five. Hence it is for random crops of training alone, and only where

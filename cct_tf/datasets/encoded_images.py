@@ -6,8 +6,7 @@ import numpy as np
 
 from cct_tf.data import splits
 from cct_tf.errors import UserError
-from cct_tf.readers import flat, loading, progress, tensors
-from cct_tf.readers.held import Held
+from cct_tf.readers import flat, loading, tensors
 
 
 def open_encoded(config, rules, class_names, contents, labels, names, members, stream, *, known=None, notes=()):
@@ -41,21 +40,15 @@ def open_encoded(config, rules, class_names, contents, labels, names, members, s
 
 
 def _hold(images, config, stream):
-    """Encoded images -> (function of indices -> Held if all have one size, else Encoded; bool [n] of sound ones)."""
+    """Encoded images -> (function of indices -> reader; bool [n] of sound ones)."""
     what, on_bad = f"decoding {config.dataset}", config.on_bad_image
     shape, number = loading.first_shape(images, on_bad), len(images.names)
     if shape is None:
         raise UserError(f"--dataset={config.dataset}: expected images that can be decoded, found {number} broken ones")
     limit = config.in_memory_gib * tensors.GIB
     if number * shape[0] * shape[1] * 3 <= limit:
-        try:
-            pixels, good = loading.decode_uniform(images, shape, on_bad, what, stream)
-            held = tensors.as_tensor(pixels)
-            return lambda indices: Held(held, indices, names=images.names), good
-        except loading.MixedSizes:
-            held = None if config.decode == "fast" else flat.hold(images, limit / 2, on_bad, what, stream)
-            if held is not None:
-                return lambda indices: dataclasses.replace(held[0], indices=indices), held[1]
-            progress.say(stream, "images of mixed sizes: each is decoded when it is used")
+        found = flat.decoded(images, shape, limit, config, what, stream)
+        if found is not None:
+            return found
     good = loading.find_broken(images, on_bad, what, stream)
     return lambda indices: dataclasses.replace(images, indices=indices), good

@@ -21,7 +21,6 @@ from cct_tf.datasets.checked import Checked
 from cct_tf.errors import UserError
 from cct_tf.images import decode
 from cct_tf.readers import flat, headers, loading, progress, tensors
-from cct_tf.readers.held import Held
 
 _MANY = 10_000  # files whose first bytes take long enough for a bar
 
@@ -214,15 +213,9 @@ def open_images(images, opened, held, bears=False):
     if shape is None:
         raise UserError(f"{config.data_dir}: expected images that can be decoded, found {number} broken ones")
     if opened.total[0] * shape[0] * shape[1] * 3 <= limit if held is None else held:
-        try:
-            pixels, good = loading.decode_uniform(images, shape, on_bad, what, stream)
-            tensor = tensors.as_tensor(pixels)
-            return lambda indices: Held(tensor, indices, names=images.names), good
-        except loading.MixedSizes:
-            found = None if config.decode == "fast" else flat.hold(images, limit / 2, on_bad, what, stream)
-            if found is not None:
-                return lambda indices: dataclasses.replace(found[0], indices=indices), found[1]
-            progress.say(stream, "images of mixed sizes: each is decoded when it is used")
+        found = flat.decoded(images, shape, limit, config, what, stream)
+        if found is not None:
+            return found
     if opened.total[1] <= limit:
         num_bytes = int(opened.files.sizes.sum())
         tensors.require_memory(2 * num_bytes, config.data_dir)  # twice: TensorFlow copies them

@@ -12,11 +12,11 @@ import os
 
 import numpy as np
 
-from cct_tf.datasets import image_files, npz, table
+from cct_tf.datasets import image_files, npz, table, tree
 from cct_tf.errors import UserError
 from cct_tf.machine import own_code
 
-_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
+_SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(tree.VALIDATION_NAMES, "validation")
 _EXPECTED = ("expected a dict of arrays (x_train, y_train, ...), columns (path, label, ...) or rows of images, or a "
              "Source")
 

@@ -22,10 +22,10 @@ def find(facts, class_names):
         facts: `facts.Facts`.
         class_names: sequence of K strings.
     """
-    equal = _equal(facts)
+    equal, classes = _equal(facts), _classes(facts, class_names)
     return {
         "images": dict(collections.Counter(facts.splits.tolist())),
-        "classes": _classes(facts, class_names),
+        "classes": classes,
         "sizes": _sizes(facts.sizes),
         "formats": dict(collections.Counter(pathlib.PurePath(str(name)).suffix.lower() or "none"
                                             for name in facts.names).most_common()),
@@ -38,7 +38,7 @@ def find(facts, class_names):
                                 if len({facts.splits[index] for index in group}) > 1],
         "near_across_splits": [_described(facts, pair) for pair in _near(facts)],
         "plain": int(_is_plain(facts).sum()),
-        "skew": _skew(facts, class_names),
+        "skew": _skew(facts, classes),
     }
 
 
@@ -109,9 +109,11 @@ def _near_of(members, splits, thumbs, digests):
                 yield pair
 
 
-def _skew(facts, class_names):
-    """Classes whose share in another split is not that of training: list of [class, split, share, share in train]."""
-    counts = _classes(facts, class_names)
+def _skew(facts, counts):
+    """Classes whose share in another split is not that of training: list of [class, split, share, share in train].
+
+    `counts` is of `_classes`.
+    """
     totals = collections.Counter(facts.splits.tolist())
     found = []
     for name, by_split in counts.items():

@@ -1,4 +1,4 @@
-"""Decoded images of mixed sizes, end to end in one tensor."""
+"""Decoded images of mixed sizes, end to end in one tensor; and holding what was decoded, of one size or mixed."""
 
 import dataclasses
 import functools
@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from cct_tf.errors import UserError
 from cct_tf.images import decode
-from cct_tf.readers import loading, tensors
+from cct_tf.readers import loading, progress, tensors
+from cct_tf.readers.held import Held
 from cct_tf.readers.reader import Reader
 
 
@@ -98,6 +99,34 @@ def hold(images, budget, on_bad, what, stream):
     if good is None:
         return None
     return Flat(tensors.as_tensor(pixels), starts, shapes, np.arange(len(lengths)), images.names), good
+
+
+def decoded(images, shape, limit, config, what, stream):
+    """Decode all images, whether they are of one size or not, and hold them if they fit.
+
+    Args:
+        images: Encoded, `loading.whole`.
+        shape: (height, width) of the first of them.
+        limit: bytes that pixels may take; those of mixed sizes half of it.
+        config: DataConfig; with --decode=fast mixed sizes are not held, for they are decoded at a part of their size.
+        what, stream: as for `loading.decode_uniform`.
+
+    Returns:
+        (function of indices -> Held or Flat, bool [n], False where broken); None if they can't be held.
+
+    Raises:
+        BrokenImage: a broken image, with --on_bad_image=stop.
+    """
+    try:
+        pixels, good = loading.decode_uniform(images, shape, config.on_bad_image, what, stream)
+    except loading.MixedSizes:
+        found = None if config.decode == "fast" else hold(images, limit / 2, config.on_bad_image, what, stream)
+        if found is None:
+            progress.say(stream, "images of mixed sizes: each is decoded when it is used")
+            return None
+        return lambda indices: dataclasses.replace(found[0], indices=indices), found[1]
+    tensor = tensors.as_tensor(pixels)
+    return lambda indices: Held(tensor, indices, names=images.names), good
 
 
 def _lengths(images, budget):

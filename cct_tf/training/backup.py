@@ -42,7 +42,7 @@ class Backup:
 
     def __init__(self, workdir, place, warn):
         self._folder, self._place, self._warn = workdir.path, place.rstrip("/"), warn
-        self._wake, self._is_over = threading.Event(), False
+        self._wake, self._is_over, self._is_whole = threading.Event(), False, False
         self._stored, self._number, self._digests = set(), 0, {}
         self._thread = threading.Thread(target=self._run, daemon=True, name="backup")
 
@@ -54,8 +54,8 @@ class Backup:
         self._is_over = True
         self._wake.set()
         self._thread.join(_LAST_WAIT)
-        if self._thread.is_alive():
-            self._warn(f"--backup_dir: the last copy to {self._place} is not complete; the one before it is")
+        if self._thread.is_alive() or not self._is_whole:
+            self._warn(f"--backup_dir: the last copy to {self._place} is not complete")
 
     def changed(self):
         """Something new was saved."""
@@ -69,8 +69,9 @@ class Backup:
             self._wake.clear()
             try:
                 self.copy()
-                wait, has_failed = None, False
+                wait, has_failed, self._is_whole = None, False, True
             except (*_FAULTS, Changed) as error:
+                self._is_whole = False
                 if not has_failed and not isinstance(error, Changed):
                     self._warn(f"--backup_dir: copying to {self._place} failed, and is tried again: "
                                f"{' '.join(str(error).split())[:200]}")

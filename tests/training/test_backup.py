@@ -119,6 +119,17 @@ def test_a_copy_that_fails_is_said_once_and_tried_again(folder, place, monkeypat
     assert backup._lists(place)
 
 
+def test_a_last_copy_that_fails_is_said(folder, place, monkeypatch):
+    def away(*_):
+        raise OSError("the bucket is away")
+
+    monkeypatch.setattr(backup, "_copied", away)
+    said = []
+    with backup.Backup(folder, place, said.append):
+        pass
+    assert "failed" in said[0] and said[1] == f"--backup_dir: the last copy to {place} is not complete"
+
+
 def test_a_place_without_a_file_system_is_one_line(tmp_path, capfd):
     with pytest.raises(UserError, match="--backup_dir: expected a place that TensorFlow can write, found 'nope://x'"):
         backup.check("nope://x")
