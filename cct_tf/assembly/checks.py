@@ -4,7 +4,7 @@ import os
 import pathlib
 
 from cct_tf.assembly import own
-from cct_tf.augment import policies
+from cct_tf.augment import policies, simd_resize
 from cct_tf.convert import names
 from cct_tf.datasets import registry
 from cct_tf.errors import UserError
@@ -63,6 +63,8 @@ def check_inputs(config, part=None, stream=None):
 def check_config(config, part=None, stream=None):
     """Judge a whole config, of a run; the rest as for `check_inputs`. Raises UserError."""
     check_workdir(config.run.workdir)
+    if config.data.resize == "fast":  # here too: `inputs.training_stages` says it after the data was opened
+        simd_resize.require_package()
     classes = check_inputs(config, part, stream)
     _check_freeze(config)
     return classes

@@ -6,9 +6,11 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from cct_tf import sizes
+from cct_tf.assembly import checks
 from cct_tf.augment import geometric, image_ops, pillow_resize, simd_resize
 from cct_tf.augment.transform import Transform
 from cct_tf.errors import UserError
+from cct_tf.settings import config as config_lib
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +115,9 @@ def test_the_fast_resizer_gives_nearly_the_pixels_of_pillow(photo, box, bicubic)
 
 def test_without_its_package_the_fast_resizer_is_an_error_that_names_it(monkeypatch):
     monkeypatch.setattr(simd_resize.importlib.util, "find_spec", lambda name: None)
+    config = config_lib.from_dict({"workdir": "x", "dataset": "digits", "resize": "fast", "random_resized_crop": (0.5, 1.0)})
     with pytest.raises(UserError, match="^--resize: expected the package cykooz-resizer"):
-        simd_resize.require_package()
+        checks.check_config(config)
 
 
 @pytest.mark.parametrize("resized_crop", [None, (0.1, 1.0)])
