@@ -115,9 +115,9 @@ def test_the_fast_resizer_gives_nearly_the_pixels_of_pillow(photo, box, bicubic)
 
 def test_without_its_package_the_fast_resizer_is_an_error_that_names_it(monkeypatch):
     monkeypatch.setattr(simd_resize.importlib.util, "find_spec", lambda name: None)
-    config = config_lib.from_dict({"workdir": "x", "dataset": "digits", "resize": "fast", "random_resized_crop": (0.5, 1.0)})
+    given = {"workdir": "x", "dataset": "digits", "resize": "fast", "random_resized_crop": (0.5, 1.0)}
     with pytest.raises(UserError, match="^--resize: expected the package cykooz-resizer"):
-        checks.check_config(config)
+        checks.check_config(config_lib.from_dict(given))
 
 
 @pytest.mark.parametrize("resized_crop", [None, (0.1, 1.0)])
