@@ -29,6 +29,7 @@ case "$*" in
   "-I -m pip "*)
     shift 3; echo "pip $*" >>"$CALLS"
     [[ ! ${PIP_PHASE:-} ]] || echo "$PIP_PHASE"
+    while [[ ${PIP_UNTIL:-} && ! -e $PIP_UNTIL ]]; do sleep 0.02; done
     if [[ ${PIP_SLEEP:-} ]]; then trap 'exit 1' TERM; sleep "$PIP_SLEEP" & wait; fi
     echo "the last line of pip"; exit "${PIP_STATUS:-0}" ;;
   "-P -m ruff "*) exit "${RUFF_STATUS:-0}" ;;
@@ -232,12 +233,17 @@ def test_cct_python_and_cct_venv_choose(machine, tmp_path):
     assert machine.start(CCT_PYTHON="none-such", CCT_VENV=str(tmp_path / "new")).returncode == 2
 
 
-def test_parallel_starts_install_once(machine):
-    starts = [machine.popen(PIP_SLEEP="0.5") for _ in range(4)]
-    outs = [p.communicate(timeout=20) for p in starts]
-    assert [p.returncode for p in starts] == [0] * 4, outs
+def test_parallel_starts_install_once(machine, tmp_path):
+    release = tmp_path / "release"
+    first = machine.popen(PIP_UNTIL=str(release))
+    wait_for(lambda: machine.calls("pip"))
+    others = [machine.popen() for _ in range(3)]
+    said = [p.stderr.readline() for p in others]  # before the install has ended: the first line says so
+    release.touch()
+    outs = [p.communicate(timeout=20) for p in [first, *others]]
+    assert [p.returncode for p in [first, *others]] == [0] * 4, outs
     assert len(machine.calls("venv")) == len(machine.calls("pip")) == 1
-    assert sum("waiting for it" in err for _, err in outs) >= 1
+    assert all("waiting for it" in line for line in said), said
 
 
 def test_failed_install_shows_the_log_and_is_repeated(machine):
