@@ -9,12 +9,12 @@ from PIL import Image
 
 from cct_tf.assembly import inputs
 from cct_tf.augment import stages as stages_lib
-from cct_tf.augment.policies import Op
 from cct_tf.augment.stages import on_device
 from cct_tf.data import pipeline
 from cct_tf.machine.console import Console
 from cct_tf.models import variants
 from cct_tf.pictures import contact_sheet, plots
+from cct_tf.policies.notation import Op
 from cct_tf.readers.windowed import Windowed
 from cct_tf.settings import config
 from tests import commands

@@ -4,12 +4,13 @@ import os
 import pathlib
 
 from cct_tf.assembly import own
-from cct_tf.augment import policies, simd_resize
+from cct_tf.augment import simd_resize
 from cct_tf.convert import names
 from cct_tf.datasets import registry
 from cct_tf.errors import UserError
 from cct_tf.models import variants
 from cct_tf.optim import freezing
+from cct_tf.policies import notation
 from cct_tf.settings import class_weights
 
 
@@ -55,7 +56,7 @@ def check_inputs(config, part=None, stream=None):
         UserError: the first thing found wrong.
     """
     check_model(config.model, config.augment.image_size)
-    policies.resolve(config.augment.auto_augment)
+    notation.resolve(config.augment.auto_augment)
     own.check(config)
     return registry.check_name(config.data, part, stream)
 

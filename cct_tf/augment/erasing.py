@@ -11,8 +11,7 @@ import statistics
 import numpy as np
 import tensorflow as tf
 
-from cct_tf import rng
-from cct_tf.augment import sites
+from cct_tf import rng, sites
 
 _TRIES = 10
 _AREA = (0.02, 1 / 3)  # of the image

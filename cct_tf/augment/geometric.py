@@ -11,8 +11,8 @@ import math
 
 import tensorflow as tf
 
-from cct_tf import rng
-from cct_tf.augment import image_ops, sites
+from cct_tf import rng, sites
+from cct_tf.augment import image_ops
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,10 @@ import dataclasses
 
 import tensorflow as tf
 
-from cct_tf import rng
-from cct_tf.augment import hue, policy_ops, sites
-from cct_tf.augment.policies import NEAREST, Op
+from cct_tf import rng, sites
+from cct_tf.augment import hue
+from cct_tf.policies import operations
+from cct_tf.policies.notation import NEAREST, Op
 
 _FACTORS = (Op.BRIGHTNESS, Op.CONTRAST, Op.COLOR)
 _HUE = -1
@@ -37,7 +38,7 @@ class ColorJitter:
             seeds: uint32 [B].
 
         Returns:
-            list of dicts, one for each way that is on: "op" int32 [B], `policies.Op` (IDENTITY where the hue is
+            list of dicts, one for each way that is on: "op" int32 [B], `notation.Op` (IDENTITY where the hue is
             turned), "argument" float64 [B], "turned" bool [B], "shift" int32 [B], levels of hue.
         """
         reach = dict(zip((*_FACTORS, _HUE), dataclasses.astuple(self), strict=True))
@@ -60,7 +61,7 @@ class ColorJitter:
         """uint8 [B, H, W, 3] and one dict of `sample` -> uint8 [B, H, W, 3], Pillow's pixels."""
         operation = {"op": step["op"], "argument": step["argument"],
                      "interpolation": tf.fill(tf.shape(step["op"]), NEAREST)}
-        images, channels = policy_ops.apply(images, operation, (0,) * images.shape[-1]), images.shape[-1]
+        images, channels = operations.apply(images, operation, (0,) * images.shape[-1]), images.shape[-1]
         # Grey has no hue; torchvision leaves it, too.
         return hue.turn(images, step["turned"], step["shift"]) if self.hue and channels == 3 else images
 

@@ -12,8 +12,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from cct_tf import rng
-from cct_tf.augment import sites
+from cct_tf import rng, sites
 
 # Shares are multiples of 2^-16: times an 8-bit level that is exact in float32, and so is the sum of two such products.
 # So pixels are the same with XLA, which rounds a * b + c once, and without it.

@@ -28,10 +28,11 @@ import functools
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.augment import geometric, image_ops, levels, pillow_resize, policy_ops, simd_resize
+from cct_tf.augment import geometric, image_ops, pillow_resize, simd_resize
 from cct_tf.augment.erasing import RandomErasing
 from cct_tf.augment.jitter import ColorJitter
 from cct_tf.augment.mix import Mix
+from cct_tf.policies import levels, operations
 
 IMAGE, BATCH, DEVICE = "per image on the host", "per batch on the host", "on the device"
 
@@ -270,7 +271,7 @@ class Policy(Stage):
     def apply(self, batch, params):
         images = batch["image"]
         for operation in params["operations"]:
-            images = policy_ops.apply(images, operation, self.policy.fill)
+            images = operations.apply(images, operation, self.policy.fill)
         return batch | {"image": images}
 
 

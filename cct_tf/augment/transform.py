@@ -18,9 +18,10 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from cct_tf.augment import geometric, policies, rand_augment, stages
+from cct_tf.augment import geometric, stages
 from cct_tf.augment.erasing import RandomErasing
 from cct_tf.augment.jitter import ColorJitter, make_jitter
+from cct_tf.policies import notation, rand_augment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _shape(images):
 
 def from_config(augment, size, mean, std):
     """Transform from `config.AugmentConfig`, the network's input size and the resolved channel statistics."""
-    policy = rand_augment.make_policy(policies.resolve(augment.auto_augment), mean, augment.channels)
+    policy = rand_augment.make_policy(notation.resolve(augment.auto_augment), mean, augment.channels)
     erasing = RandomErasing(augment.erase_probability, augment.erase_mode) if augment.erase_probability else None
     return Transform(size, tuple(mean), tuple(std), augment.crop_pct, augment.crop_padding,
                      augment.random_resized_crop, augment.crop_ratio, augment.flip, policy, augment.auto_augment,

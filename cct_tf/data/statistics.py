@@ -4,9 +4,9 @@ from fractions import Fraction
 
 import tensorflow as tf
 
-from cct_tf.augment import levels
 from cct_tf.errors import UserError
 from cct_tf.images import decode
+from cct_tf.policies import levels
 from cct_tf.readers import progress
 from cct_tf.readers.reader import as_written
 

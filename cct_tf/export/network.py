@@ -7,8 +7,9 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from cct_tf import sizes
-from cct_tf.augment import image_ops, levels
-from cct_tf.augment.rand_augment import mean_colour
+from cct_tf.augment import image_ops
+from cct_tf.policies import levels
+from cct_tf.policies.rand_augment import mean_colour
 
 OUTPUT = "probabilities"
 

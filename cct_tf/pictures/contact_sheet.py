@@ -11,13 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.augment import policies, policy_ops
-from cct_tf.augment.policies import BICUBIC, BILINEAR, NEAREST, Op
-from cct_tf.augment.rand_augment import mean_colour
 from cct_tf.augment.stages import on_device
 from cct_tf.data import label_kinds, pipeline
 from cct_tf.images import decode
 from cct_tf.pictures import fonts
+from cct_tf.policies import notation
+from cct_tf.policies.notation import BICUBIC, BILINEAR, NEAREST, Op
+from cct_tf.policies.operations import apply as apply_operations
+from cct_tf.policies.rand_augment import mean_colour
 
 _CELL, _LARGEST_CELL = 96, 192  # pixels of the sheet that an image's longer side is enlarged to, or reduced to
 _NARROWEST = 64  # pixels of a column, for the words
@@ -159,12 +160,12 @@ def operations(image, mean):
     cells = [(row, column, op, *what) for row, (op, shown) in enumerate(SHOWN.items())
              for column, what in enumerate(shown)]
     shifts = (Op.TRANSLATE_X, Op.TRANSLATE_Y)
-    argument = [round(value * policies.side_of(op, size)) if op in shifts else value
+    argument = [round(value * notation.side_of(op, size)) if op in shifts else value
                 for _, _, op, value, _, _ in cells]
     stage = {"op": tf.constant([int(cell[2]) for cell in cells]), "argument": tf.constant(argument, tf.float64),
              "interpolation": tf.constant([cell[5] for cell in cells])}
     fill = mean_colour(mean)[:image.shape[2]]
-    done = policy_ops.apply(tf.tile(image[None], [len(cells), 1, 1, 1]), stage, fill).numpy()
+    done = apply_operations(tf.tile(image[None], [len(cells), 1, 1, 1]), stage, fill).numpy()
     most = max(map(len, SHOWN.values()))
     draws = np.full([len(SHOWN), most, *image.shape], np.nan, np.float32)
     captions = [[""] * most for _ in SHOWN]

@@ -11,9 +11,9 @@ from cct_tf import rng
 from cct_tf.augment import hue
 from cct_tf.augment.geometric import RandomFlip
 from cct_tf.augment.jitter import ColorJitter, make_jitter
-from cct_tf.augment.policies import Op
 from cct_tf.augment.transform import Transform
-from tests.augment.test_policy_ops import patches
+from cct_tf.policies.notation import Op
+from tests.policies.test_operations import patches
 
 SEEDS = rng.fold(1, rng.Stream.EXAMPLE, tf.range(20_000))
 ENHANCERS = {Op.BRIGHTNESS: ImageEnhance.Brightness, Op.CONTRAST: ImageEnhance.Contrast, Op.COLOR: ImageEnhance.Color}

@@ -4,8 +4,8 @@ import functools
 
 import tensorflow as tf
 
-from cct_tf.augment import affine, levels, slots
-from cct_tf.augment.policies import BICUBIC, NEAREST, Op
+from cct_tf.policies import affine, levels, slots
+from cct_tf.policies.notation import BICUBIC, NEAREST, Op
 
 
 def apply(images, operation, fill):

@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 
 from cct_tf import rng
-from cct_tf.augment import policies
-from cct_tf.augment.policies import BICUBIC, BILINEAR, Op
-from cct_tf.augment.rand_augment import make_policy, normal
+from cct_tf.policies import notation
+from cct_tf.policies.notation import BICUBIC, BILINEAR, Op
+from cct_tf.policies.rand_augment import make_policy, normal
 
 SIZE = 32
 N = 120_000
@@ -24,7 +24,7 @@ MEAN = (0.4914, 0.4822, 0.4465)
 
 def draws(name, seeds=SEEDS, size=SIZE):
     """The stages as dicts of arrays."""
-    stages = make_policy(policies.resolve(name), MEAN).sample(seeds, size)
+    stages = make_policy(notation.resolve(name), MEAN).sample(seeds, size)
     return [{key: value.numpy() for key, value in stage.items()} for stage in stages]
 
 
@@ -189,12 +189,12 @@ def test_rand_augment_magnitudes_depend_on_nothing_else(recipe):
 @pytest.mark.parametrize("name", ["cifar10", "cifar10_torchvision", "imagenet", "svhn", "trivial"])
 def test_rows_probabilities_and_signs_have_the_joint_distribution_of_the_table(name):
     """Every outcome (operations and arguments of all stages) with the probability that the rows give it."""
-    policy = policies.resolve(name)
+    policy = notation.resolve(name)
     expected = collections.Counter()
     for row in policy.rows:
         branches = []
         for op, probability, bin_ in row:
-            values = policies.arguments(policy.reading, Op[op], SIZE)[bin_].tolist()
+            values = notation.arguments(policy.reading, Op[op], SIZE)[bin_].tolist()
             branches.append([((int(Op.IDENTITY), 0.0), 1 - probability)]
                             + [((int(Op[op]), value), probability / 2) for value in values])
         for combination in itertools.product(*branches):
@@ -206,7 +206,7 @@ def test_rows_probabilities_and_signs_have_the_joint_distribution_of_the_table(n
 @pytest.mark.parametrize("name", NAMES)
 def test_draws_of_an_example_do_not_depend_on_its_batch(name):
     """To the last bit, in batches of any size, in a graph that does not know it and inside tf.data."""
-    policy = make_policy(policies.resolve(name), MEAN)
+    policy = make_policy(notation.resolve(name), MEAN)
     sample = tf.function(lambda seeds: policy.sample(seeds, SIZE), input_signature=[tf.TensorSpec([None], tf.uint32)])
     seeds = SEEDS[:259]
     whole = draws(name, seeds)
@@ -224,7 +224,7 @@ def test_draws_of_an_example_do_not_depend_on_its_batch(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stages_have_the_types_that_apply_takes(name):
-    policy = make_policy(policies.resolve(name), MEAN)
+    policy = make_policy(notation.resolve(name), MEAN)
     stages = policy.sample(SEEDS[:5], SIZE)
     assert len(stages) == {"trivial": 1, "rand-m5-mstd101-n3": 3}.get(name, 2)
     for stage in stages:
@@ -241,8 +241,8 @@ def test_stages_have_the_types_that_apply_takes(name):
     ("trivial", MEAN, (0, 0, 0)),
 ])
 def test_fill(name, mean, fill):
-    assert make_policy(policies.resolve(name), mean).fill == fill
+    assert make_policy(notation.resolve(name), mean).fill == fill
 
 
 def test_no_policy():
-    assert make_policy(policies.resolve("none"), MEAN) is None
+    assert make_policy(notation.resolve("none"), MEAN) is None

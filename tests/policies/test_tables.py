@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from cct_tf.augment import policies, policy_tables
-from cct_tf.augment.policies import Op, Rand
 from cct_tf.errors import UserError
+from cct_tf.policies import notation, tables
+from cct_tf.policies.notation import Op, Rand
 
 SHORT = {"Inv": Op.INVERT, "Con": Op.CONTRAST, "Rot": Op.ROTATE, "TrX": Op.TRANSLATE_X, "TrY": Op.TRANSLATE_Y,
          "Shp": Op.SHARPNESS, "ShX": Op.SHEAR_X, "ShY": Op.SHEAR_Y, "AC": Op.AUTO_CONTRAST, "Eq": Op.EQUALIZE,
@@ -50,7 +50,7 @@ def parse_compact(text):
                                               ("imagenet", "imagenet"), ("svhn", "svhn")])
 def test_sub_policies_are_those_of_the_paper(name, source):
     expected = parse_compact(COMPACT[source])
-    found = [[(Op[op], probability, bin_) for op, probability, bin_ in row] for row in policies.resolve(name).rows]
+    found = [[(Op[op], probability, bin_) for op, probability, bin_ in row] for row in notation.resolve(name).rows]
     assert len(expected) == 25
     assert found == [[(op, probability, bin_ or 0) for op, probability, bin_ in row] for row in expected]
     assert all((op in WITHOUT_ARGUMENT) == (bin_ is None) for row in expected for op, _, bin_ in row)
@@ -58,80 +58,80 @@ def test_sub_policies_are_those_of_the_paper(name, source):
 
 BITS = [8, 8, 7, 7, 6, 6, 5, 5, 4, 4]  # round(8 - 4 i / 9)
 BY_HAND = [  # reading, operation, bin, (negative, positive) for images of 32 pixels
-    (policy_tables.AUTHORS, Op.SHEAR_X, 9, (-0.3, 0.3)),
-    (policy_tables.AUTHORS, Op.SHEAR_Y, 3, (-0.1, 0.1)),
-    (policy_tables.AUTHORS, Op.TRANSLATE_X, 9, (-32 * 150 / 331, 32 * 150 / 331)),
-    (policy_tables.AUTHORS, Op.TRANSLATE_Y, 3, (-32 * 50 / 331, 32 * 50 / 331)),
-    (policy_tables.AUTHORS, Op.ROTATE, 2, (20 / 3, 20 / 3)),
-    (policy_tables.AUTHORS, Op.COLOR, 9, (0.1, 1.9)),
-    (policy_tables.AUTHORS, Op.SHARPNESS, 0, (1.0, 1.0)),
-    (policy_tables.AUTHORS, Op.SOLARIZE, 0, (256.0, 256.0)),
-    (policy_tables.AUTHORS, Op.SOLARIZE, 3, (512 / 3, 512 / 3)),
-    (policy_tables.AUTHORS, Op.SOLARIZE, 9, (0.0, 0.0)),
-    (policy_tables.AUTHORS, Op.EQUALIZE, 5, (0.0, 0.0)),
-    (policy_tables.TORCHVISION, Op.SHEAR_Y, 8, (-0.3 * 8 / 9, 0.3 * 8 / 9)),
-    (policy_tables.TORCHVISION, Op.TRANSLATE_X, 9, (-14.0, 14.0)),  # 14.50
-    (policy_tables.TORCHVISION, Op.TRANSLATE_Y, 3, (-4.0, 4.0)),  # 4.83
-    (policy_tables.TORCHVISION, Op.ROTATE, 9, (-30.0, 30.0)),
-    (policy_tables.TORCHVISION, Op.BRIGHTNESS, 6, (0.4, 1.6)),
-    (policy_tables.TORCHVISION, Op.CONTRAST, 9, (0.1, 1.9)),
-    (policy_tables.TORCHVISION, Op.SOLARIZE, 0, (255.0, 255.0)),
-    (policy_tables.TORCHVISION, Op.SOLARIZE, 3, (170.0, 170.0)),
-    (policy_tables.TRIVIAL_WIDE, Op.SHEAR_X, 30, (-0.99, 0.99)),
-    (policy_tables.TRIVIAL_WIDE, Op.TRANSLATE_X, 30, (-32.0, 32.0)),
-    (policy_tables.TRIVIAL_WIDE, Op.TRANSLATE_Y, 10, (-10.0, 10.0)),  # 10.67
-    (policy_tables.TRIVIAL_WIDE, Op.TRANSLATE_Y, 15, (-15.0, 15.0)),  # 15.999999 in single precision
-    (policy_tables.TRIVIAL_WIDE, Op.ROTATE, 20, (-90.0, 90.0)),
-    (policy_tables.TRIVIAL_WIDE, Op.ROTATE, 30, (-135.0, 135.0)),
-    (policy_tables.TRIVIAL_WIDE, Op.COLOR, 10, (0.67, 1.33)),
-    (policy_tables.TRIVIAL_WIDE, Op.POSTERIZE, 0, (8.0, 8.0)),
-    (policy_tables.TRIVIAL_WIDE, Op.POSTERIZE, 13, (5.0, 5.0)),  # 8 - round(2.6)
-    (policy_tables.TRIVIAL_WIDE, Op.POSTERIZE, 30, (2.0, 2.0)),
-    (policy_tables.TRIVIAL_WIDE, Op.SOLARIZE, 10, (170.0, 170.0)),
+    (tables.AUTHORS, Op.SHEAR_X, 9, (-0.3, 0.3)),
+    (tables.AUTHORS, Op.SHEAR_Y, 3, (-0.1, 0.1)),
+    (tables.AUTHORS, Op.TRANSLATE_X, 9, (-32 * 150 / 331, 32 * 150 / 331)),
+    (tables.AUTHORS, Op.TRANSLATE_Y, 3, (-32 * 50 / 331, 32 * 50 / 331)),
+    (tables.AUTHORS, Op.ROTATE, 2, (20 / 3, 20 / 3)),
+    (tables.AUTHORS, Op.COLOR, 9, (0.1, 1.9)),
+    (tables.AUTHORS, Op.SHARPNESS, 0, (1.0, 1.0)),
+    (tables.AUTHORS, Op.SOLARIZE, 0, (256.0, 256.0)),
+    (tables.AUTHORS, Op.SOLARIZE, 3, (512 / 3, 512 / 3)),
+    (tables.AUTHORS, Op.SOLARIZE, 9, (0.0, 0.0)),
+    (tables.AUTHORS, Op.EQUALIZE, 5, (0.0, 0.0)),
+    (tables.TORCHVISION, Op.SHEAR_Y, 8, (-0.3 * 8 / 9, 0.3 * 8 / 9)),
+    (tables.TORCHVISION, Op.TRANSLATE_X, 9, (-14.0, 14.0)),  # 14.50
+    (tables.TORCHVISION, Op.TRANSLATE_Y, 3, (-4.0, 4.0)),  # 4.83
+    (tables.TORCHVISION, Op.ROTATE, 9, (-30.0, 30.0)),
+    (tables.TORCHVISION, Op.BRIGHTNESS, 6, (0.4, 1.6)),
+    (tables.TORCHVISION, Op.CONTRAST, 9, (0.1, 1.9)),
+    (tables.TORCHVISION, Op.SOLARIZE, 0, (255.0, 255.0)),
+    (tables.TORCHVISION, Op.SOLARIZE, 3, (170.0, 170.0)),
+    (tables.TRIVIAL_WIDE, Op.SHEAR_X, 30, (-0.99, 0.99)),
+    (tables.TRIVIAL_WIDE, Op.TRANSLATE_X, 30, (-32.0, 32.0)),
+    (tables.TRIVIAL_WIDE, Op.TRANSLATE_Y, 10, (-10.0, 10.0)),  # 10.67
+    (tables.TRIVIAL_WIDE, Op.TRANSLATE_Y, 15, (-15.0, 15.0)),  # 15.999999 in single precision
+    (tables.TRIVIAL_WIDE, Op.ROTATE, 20, (-90.0, 90.0)),
+    (tables.TRIVIAL_WIDE, Op.ROTATE, 30, (-135.0, 135.0)),
+    (tables.TRIVIAL_WIDE, Op.COLOR, 10, (0.67, 1.33)),
+    (tables.TRIVIAL_WIDE, Op.POSTERIZE, 0, (8.0, 8.0)),
+    (tables.TRIVIAL_WIDE, Op.POSTERIZE, 13, (5.0, 5.0)),  # 8 - round(2.6)
+    (tables.TRIVIAL_WIDE, Op.POSTERIZE, 30, (2.0, 2.0)),
+    (tables.TRIVIAL_WIDE, Op.SOLARIZE, 10, (170.0, 170.0)),
 ]
 
 
 @pytest.mark.parametrize(("reading", "op", "bin_", "expected"), BY_HAND)
 def test_arguments_by_hand(reading, op, bin_, expected):
-    found = policies.arguments(reading, op, 32)
+    found = notation.arguments(reading, op, 32)
     assert found.shape == (reading.bins, 2) and found.dtype == np.float64
     exact = not reading.float32 or op in (Op.TRANSLATE_X, Op.TRANSLATE_Y, Op.POSTERIZE)
     np.testing.assert_allclose(found[bin_], expected, rtol=1e-14 if exact else 1e-7, atol=0 if exact else 1e-7)
 
 
 def test_bits_of_both_readings():
-    for reading in (policy_tables.AUTHORS, policy_tables.TORCHVISION):
-        assert policies.arguments(reading, Op.POSTERIZE, 32).T.tolist() == [BITS, BITS]
+    for reading in (tables.AUTHORS, tables.TORCHVISION):
+        assert notation.arguments(reading, Op.POSTERIZE, 32).T.tolist() == [BITS, BITS]
 
 
 def test_translations_follow_the_side_but_for_trivial_augment():
     """150 pixels of 331 are the paper's range; TrivialAugment has 32 pixels for every size."""
-    for reading, far in ((policy_tables.AUTHORS, 150.0), (policy_tables.TORCHVISION, 150.0),
-                         (policy_tables.TRIVIAL_WIDE, 32.0)):
-        np.testing.assert_allclose(policies.arguments(reading, Op.TRANSLATE_X, 331)[-1], [-far, far], rtol=1e-15)
+    for reading, far in ((tables.AUTHORS, 150.0), (tables.TORCHVISION, 150.0),
+                         (tables.TRIVIAL_WIDE, 32.0)):
+        np.testing.assert_allclose(notation.arguments(reading, Op.TRANSLATE_X, 331)[-1], [-far, far], rtol=1e-15)
 
 
 def test_single_precision_steps_are_those_of_torch():
     """Values printed by torch 2.15 for linspace(0, 32, 31)[15], linspace(255, 0, 10)[4], linspace(0, 0.99, 31)[5]."""
-    assert np.float32(policies.linspace32(0, 32, 31)[15]) == np.float32(15.999999)
-    assert np.float32(policies.linspace32(255, 0, 10)[4]) == np.float32(141.66666)
-    assert np.float32(policies.linspace32(0, 0.99, 31)[5]) == np.float32(0.16499999)
-    assert policies.linspace32(255, 0, 10)[[0, 3, 6, 9]].tolist() == [255, 170, 85, 0]
+    assert np.float32(notation.linspace32(0, 32, 31)[15]) == np.float32(15.999999)
+    assert np.float32(notation.linspace32(255, 0, 10)[4]) == np.float32(141.66666)
+    assert np.float32(notation.linspace32(0, 0.99, 31)[5]) == np.float32(0.16499999)
+    assert notation.linspace32(255, 0, 10)[[0, 3, 6, 9]].tolist() == [255, 170, 85, 0]
 
 
 def test_interpolation_of_the_readings():
     """The authors shear BICUBIC and do the rest NEAREST; torchvision does all NEAREST."""
-    table = policies.resolve("cifar10").table(32)
+    table = notation.resolve("cifar10").table(32)
     shears = np.isin(table["op"], (Op.SHEAR_X, Op.SHEAR_Y))
     assert shears.sum() == 2
-    assert np.array_equal(table["interpolation"] == policies.BICUBIC, shears)
-    assert (table["interpolation"][~shears] == policies.NEAREST).all()
+    assert np.array_equal(table["interpolation"] == notation.BICUBIC, shears)
+    assert (table["interpolation"][~shears] == notation.NEAREST).all()
     for name in ("cifar10_torchvision", "imagenet", "svhn", "trivial"):
-        assert (policies.resolve(name).table(32)["interpolation"] == policies.NEAREST).all()
+        assert (notation.resolve(name).table(32)["interpolation"] == notation.NEAREST).all()
 
 
 def test_trivial_augment_has_every_operation_at_every_bin():
-    rows = policies.resolve("trivial").rows
+    rows = notation.resolve("trivial").rows
     assert len(set(rows)) == len(rows) == 14 * 31
     assert {probability for ((_, probability, _),) in rows} == {1.0}
     expected = {Op.IDENTITY, *SHORT.values()} - {Op.INVERT}
@@ -149,7 +149,7 @@ def test_trivial_augment_has_every_operation_at_every_bin():
     ("none", None),
 ])
 def test_notation(name, expected):
-    assert policies.resolve(name) == expected
+    assert notation.resolve(name) == expected
 
 
 @pytest.mark.parametrize(("name", "words"), [
@@ -172,7 +172,7 @@ def test_notation(name, expected):
 ])
 def test_wrong_notation_is_one_line(name, words):
     with pytest.raises(UserError) as caught:
-        policies.resolve(name)
+        notation.resolve(name)
     message = str(caught.value)
     assert message.startswith("--auto_augment: expected ") and "\n" not in message
     for word in words:

@@ -12,7 +12,7 @@ import math
 
 import tensorflow as tf
 
-from cct_tf.augment.policies import Op
+from cct_tf.policies.notation import Op
 
 OPS = (Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y, Op.ROTATE)
 

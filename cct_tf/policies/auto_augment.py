@@ -7,8 +7,8 @@ import dataclasses
 
 import tensorflow as tf
 
-from cct_tf import rng
-from cct_tf.augment import policies, sites
+from cct_tf import rng, sites
+from cct_tf.policies import notation
 
 _APPLY, _SIGN = 1, 2  # uses of a stage's sites
 
@@ -22,7 +22,7 @@ class AutoAugment:
         fill: three ints, levels of what lies outside the image.
     """
 
-    policy: policies.SubPolicies
+    policy: notation.SubPolicies
     fill: tuple
 
     def sample(self, seeds, size):
@@ -48,7 +48,7 @@ class AutoAugment:
         positive = rng.draw(seeds, sites.policy_stage(stage, _SIGN)) >= rng.threshold(0.5)
         argument = tf.gather(column["argument"].reshape(-1), 2 * row + tf.cast(positive, tf.int32))
         return {
-            "op": tf.where(applied, tf.gather(column["op"], row), int(policies.Op.IDENTITY)),
+            "op": tf.where(applied, tf.gather(column["op"], row), int(notation.Op.IDENTITY)),
             "argument": tf.where(applied, argument, 0.0),
             "interpolation": tf.gather(column["interpolation"], row),
         }

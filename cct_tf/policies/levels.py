@@ -12,7 +12,7 @@ Legend: B batch, H W image, n = H W pixels.
 
 import tensorflow as tf
 
-from cct_tf.augment.policies import Op
+from cct_tf.policies.notation import Op
 
 # ImageOps and ImageEnhance names; Op holds the units of their arguments.
 LEVEL_OPS = (Op.INVERT, Op.POSTERIZE, Op.SOLARIZE, Op.SOLARIZE_ADD, Op.BRIGHTNESS, Op.CONTRAST, Op.COLOR, Op.SHARPNESS)

@@ -1,7 +1,7 @@
 """RandAugment as timm does it, and the making of any policy that --auto_augment names.
 
-    policy = make_policy(policies.resolve("rand-m9-mstd0.5-inc1"), mean)
-    stages = policy.sample(seeds, size)    what each image gets, stage by stage; `policy_ops.apply` does it
+    policy = make_policy(notation.resolve("rand-m9-mstd0.5-inc1"), mean)
+    stages = policy.sample(seeds, size)    what each image gets, stage by stage; `operations.apply` does it
 
 Legend: B batch.
 """
@@ -14,9 +14,9 @@ import statistics
 import numpy as np
 import tensorflow as tf
 
-from cct_tf import rng
-from cct_tf.augment import policies, sites
-from cct_tf.augment.auto_augment import AutoAugment
+from cct_tf import rng, sites
+from cct_tf.policies import notation
+from cct_tf.policies.auto_augment import AutoAugment
 
 _OPERATION, _APPLY, _SIGN, _MAGNITUDE, _INTERPOLATION = range(5)  # uses of a stage's sites; never to be moved
 _CELLS = 4096
@@ -60,7 +60,7 @@ class RandAugment:
         fill: three ints, levels of what lies outside the image.
     """
 
-    policy: policies.Rand
+    policy: notation.Rand
     fill: tuple
 
     def sample(self, seeds, size):
@@ -79,9 +79,9 @@ class RandAugment:
         argument = self._argument(row, self._magnitude(draw(_MAGNITUDE)), positive, size)
         return {
             "op": tf.where(applied, tf.gather(np.array([op for op, *_ in table], np.int32), row),
-                           int(policies.Op.IDENTITY)),
+                           int(notation.Op.IDENTITY)),
             "argument": tf.where(applied, argument, 0.0),
-            "interpolation": tf.where(bicubic, policies.BICUBIC, policies.BILINEAR),
+            "interpolation": tf.where(bicubic, notation.BICUBIC, notation.BILINEAR),
         }
 
     def _magnitude(self, random_bits):
@@ -94,8 +94,8 @@ class RandAugment:
     def _argument(self, row, magnitude, positive, size):
         """Arguments of the operations in rows `row` of the table, in timm's order of computation: float64 [B]."""
         ops, start, sign, reach, whole = (np.array(column) for column in zip(*self.policy.table(), strict=True))
-        shifts = policies.Op.TRANSLATE_X, policies.Op.TRANSLATE_Y
-        scale = np.array([float(policies.side_of(op, size)) if op in shifts else 1.0 for op in ops])
+        shifts = notation.Op.TRANSLATE_X, notation.Op.TRANSLATE_Y
+        scale = np.array([float(notation.side_of(op, size)) if op in shifts else 1.0 for op in ops])
         # A plain division by 10 becomes a product with 0.1 in graphs, which rounds otherwise.
         level = tf.math.divide_no_nan(magnitude, 10.0) * tf.gather(reach.astype(np.float64), row)
         level = tf.where(tf.gather(whole, row), tf.floor(level), level) * tf.gather(scale, row)
@@ -117,7 +117,7 @@ def make_policy(resolved, mean, channels=3):
     """
     if resolved is None:
         return None
-    if isinstance(resolved, policies.SubPolicies):
+    if isinstance(resolved, notation.SubPolicies):
         return AutoAugment(resolved, (resolved.reading.fill,) * channels)
     return RandAugment(resolved, mean_colour(mean)[:channels])
 

@@ -18,8 +18,8 @@ import re
 import numpy as np
 
 from cct_tf import sizes
-from cct_tf.augment import policy_tables
 from cct_tf.errors import UserError, nearest
+from cct_tf.policies import tables
 
 
 class Op(enum.IntEnum):
@@ -72,7 +72,7 @@ def arguments(reading, op, size):
     """What an operation may be given.
 
     Args:
-        reading: `policy_tables.Reading`.
+        reading: `tables.Reading`.
         op: `Op`.
         size: of the image in pixels, see `cct_tf.sizes`.
 
@@ -104,11 +104,11 @@ class SubPolicies:
 
     Attributes:
         rows: tuple of rows, each a tuple of (name of an `Op`, probability, bin of magnitude), all of one length.
-        reading: `policy_tables.Reading`.
+        reading: `tables.Reading`.
     """
 
     rows: tuple
-    reading: policy_tables.Reading
+    reading: tables.Reading
 
     def table(self, size):
         """The rows as arrays.
@@ -143,18 +143,18 @@ class Rand:
     increasing: bool = False
 
     def table(self):
-        """`policy_tables.RAND_INCREASING` or `RAND_PLAIN`: tuple of (Op, start, sign, reach, whole)."""
-        rows = policy_tables.RAND_INCREASING if self.increasing else policy_tables.RAND_PLAIN
+        """`tables.RAND_INCREASING` or `RAND_PLAIN`: tuple of (Op, start, sign, reach, whole)."""
+        rows = tables.RAND_INCREASING if self.increasing else tables.RAND_PLAIN
         return tuple((Op[name], *numbers) for name, *numbers in rows)
 
 
 NAMED = {
-    "cifar10": SubPolicies(policy_tables.CIFAR10, policy_tables.AUTHORS),
-    "cifar10_torchvision": SubPolicies(policy_tables.CIFAR10, policy_tables.TORCHVISION),
-    "imagenet": SubPolicies(policy_tables.IMAGENET, policy_tables.TORCHVISION),
-    "svhn": SubPolicies(policy_tables.SVHN, policy_tables.TORCHVISION),
-    "trivial": SubPolicies(tuple(((name, 1.0, bin_),) for name in policy_tables.TRIVIAL_OPS
-                                 for bin_ in range(policy_tables.TRIVIAL_WIDE.bins)), policy_tables.TRIVIAL_WIDE),
+    "cifar10": SubPolicies(tables.CIFAR10, tables.AUTHORS),
+    "cifar10_torchvision": SubPolicies(tables.CIFAR10, tables.TORCHVISION),
+    "imagenet": SubPolicies(tables.IMAGENET, tables.TORCHVISION),
+    "svhn": SubPolicies(tables.SVHN, tables.TORCHVISION),
+    "trivial": SubPolicies(tuple(((name, 1.0, bin_),) for name in tables.TRIVIAL_OPS
+                                 for bin_ in range(tables.TRIVIAL_WIDE.bins)), tables.TRIVIAL_WIDE),
     "none": None,
 }
 

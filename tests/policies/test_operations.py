@@ -9,9 +9,9 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
 from cct_tf import rng
-from cct_tf.augment import affine, levels, policy_ops
 from cct_tf.augment.geometric import RandomResizedCrop
-from cct_tf.augment.policies import BICUBIC, BILINEAR, NEAREST, Op
+from cct_tf.policies import affine, levels, operations
+from cct_tf.policies.notation import BICUBIC, BILINEAR, NEAREST, Op
 
 S = 32
 FILL = (125, 122, 114)
@@ -80,7 +80,7 @@ def arguments(op, count):
     return drawn
 
 
-_compiled = tf.function(policy_ops.apply)
+_compiled = tf.function(operations.apply)
 
 
 def ours(images, op, argument, interpolation):
@@ -139,7 +139,7 @@ def test_grey_images_are_pillows_of_mode_l(op):
     found = _compiled(tf.constant(images), stage, FILL[:1]).numpy()
     for image, k, ours_ in zip(images[..., 0], argument, found, strict=True):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("tests.augment.test_policy_ops.FILL", FILL[0])
+            patch.setattr("tests.policies.test_operations.FILL", FILL[0])
             if op == Op.SOLARIZE_ADD:
                 expected = Image.fromarray(image).point([min(255, i + int(k)) if i < 128 else i for i in range(256)])
             elif op == Op.POSTERIZE and not k:

@@ -1,0 +1,1 @@
+"""The policies of augmentation, from their notation to pixels. Import from the modules; this file imports nothing."""
