@@ -5,6 +5,7 @@
     neither                                                   encoded.Encoded, on disk
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import importlib.util
@@ -18,11 +19,13 @@ from cct_tf.data import label_kinds, splits, twins
 from cct_tf.datasets import files as files_lib
 from cct_tf.datasets import image_files, tree
 from cct_tf.datasets.checked import Checked
-from cct_tf.errors import UserError
+from cct_tf.errors import UserError, storage_fault
 from cct_tf.images import decode
+from cct_tf.machine import files as remote_files
 from cct_tf.readers import flat, headers, loading, progress, tensors
 
 _MANY = 10_000  # files whose first bytes take long enough for a bar
+_THREADS = 16  # that read remote files
 
 
 def open_folder(config, rules, stream=None, part=None, cache=None, recorded=None):
@@ -226,15 +229,19 @@ def open_images(images, opened, held, bears=False):
 
 def _read(paths, on_bad):
     """String [n] tensor of the files' bytes; empty where a file cannot be read and on_bad is "skip"."""
-    contents = []
-    for path in paths.numpy():
+    def one(path):
         try:
-            contents.append(decode.read_bytes(path))
-        except decode.BrokenImage:
-            if on_bad == "stop":
+            return decode.read_bytes(path)
+        except decode.BrokenImage as error:
+            if on_bad == "stop" or storage_fault(error.__cause__):
                 raise
-            contents.append(b"")
-    return tensors.on_cpu(contents)
+            return b""
+
+    paths = paths.numpy()
+    if not len(paths) or not remote_files.is_remote(paths[0]):
+        return tensors.on_cpu([one(path) for path in paths])
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:  # each waits for an answer
+        return tensors.on_cpu(list(pool.map(one, paths)))
 
 
 def _verify(images, opened, what):

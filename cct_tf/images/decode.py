@@ -26,7 +26,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from cct_tf.errors import UserError
 from cct_tf.images import damage, parts
-from cct_tf.machine import python_calls
+from cct_tf.machine import files, python_calls
 
 # An orientation tag (0x0112, one value) other than 1, in either byte order, as EXIF of JPEG and PNG stores it, or the
 # same in XMP. \C is any byte. A chance match costs a slower decoder, never another result.
@@ -278,8 +278,7 @@ def decode_file(contents, name, bit_depth=16):
 def read_bytes(path):
     """The bytes of a file; BrokenImage (naming it) if it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return files.read(path)
     except OSError as error:
         raise BrokenImage(f"{_MARK}{shown(path)}: {damage.of_file(path, error)}") from error
 
@@ -296,7 +295,7 @@ def header_size(contents):
 def check_header(path):
     """Raise BrokenImage if Pillow does not recognise the file as an image, or it is too large; decodes nothing."""
     try:
-        with _open(path):
+        with _open(io.BytesIO(files.read(path)) if files.is_remote(path) else path):
             pass  # opening read the header
     except Exception as error:
         raise BrokenImage(f"{_MARK}{shown(path)}: {damage.of_file(path, error)}") from error
