@@ -38,6 +38,7 @@ def find(config):
     asked = os.path.expanduser(config.model.init_from or "")
     if not asked or not files.is_remote(asked):
         return _find(config, asked)
+    asked = asked.rstrip("/")
     copy = _fetched(asked)
     with files.named(asked, copy):
         found = _find(config, copy)
@@ -55,11 +56,11 @@ def _fetched(asked):
     files.check("--init_from", asked)
     if not files.is_dir(asked) or run_record.step_of(asked) is not None:
         return files.local(asked) if files.exists(asked) else asked
-    best = f"{asked.rstrip('/')}/{Workdir('').best.name}"
+    best = f"{asked}/{Workdir('').best.name}"
     if files.is_dir(best):
         return os.path.dirname(files.local(best))
-    hint = "; it is a copy of --backup_dir, which an empty --workdir goes on from" if files.is_dir(
-        f"{asked.rstrip('/')}/files") else ""
+    hint = "; it is a copy of --backup_dir, which an empty --workdir goes on from"
+    hint = hint if files.is_dir(f"{asked}/files") else ""
     raise UserError("--init_from: expected a work folder with a best checkpoint, or a checkpoint folder (step_...), "
                     f"found neither in {asked!r}{hint}")
 

@@ -19,7 +19,7 @@ from cct_tf.data import label_kinds, splits, twins
 from cct_tf.datasets import files as files_lib
 from cct_tf.datasets import image_files, tree
 from cct_tf.datasets.checked import Checked
-from cct_tf.errors import UserError, storage_fault
+from cct_tf.errors import UserError
 from cct_tf.images import decode
 from cct_tf.machine import files as remote_files
 from cct_tf.readers import flat, headers, loading, progress, tensors
@@ -232,8 +232,8 @@ def _read(paths, on_bad):
     def one(path):
         try:
             return decode.read_bytes(path)
-        except decode.BrokenImage as error:
-            if on_bad == "stop" or storage_fault(error.__cause__):
+        except decode.BrokenImage:
+            if on_bad == "stop":
                 raise
             return b""
 

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps
 
-from cct_tf.errors import UserError
+from cct_tf.errors import UserError, storage_fault
 from cct_tf.images import damage, parts
 from cct_tf.machine import files, python_calls
 
@@ -276,10 +276,17 @@ def decode_file(contents, name, bit_depth=16):
 
 
 def read_bytes(path):
-    """The bytes of a file; BrokenImage (naming it) if it cannot be read."""
+    """The bytes of a file.
+
+    Raises:
+        BrokenImage: naming it, if it cannot be read.
+        OSError: a remote one can't be reached, which is no word on the image.
+    """
     try:
         return files.read(path)
     except OSError as error:
+        if files.is_remote(path) and storage_fault(error):
+            raise
         raise BrokenImage(f"{_MARK}{shown(path)}: {damage.of_file(path, error)}") from error
 
 
@@ -294,8 +301,9 @@ def header_size(contents):
 
 def check_header(path):
     """Raise BrokenImage if Pillow does not recognise the file as an image, or it is too large; decodes nothing."""
+    file = io.BytesIO(read_bytes(path)) if files.is_remote(path) else path
     try:
-        with _open(io.BytesIO(files.read(path)) if files.is_remote(path) else path):
+        with _open(file):
             pass  # opening read the header
     except Exception as error:
         raise BrokenImage(f"{_MARK}{shown(path)}: {damage.of_file(path, error)}") from error

@@ -71,7 +71,9 @@ def failure(path):
         names = [each.__name__ for each in type(error).__mro__]
         number = next((_NUMBERS[name] for name in names if name in _NUMBERS), errno.EIO)
         number = error.errno if getattr(error, "errno", None) in _TOLD else number
-        text = os.strerror(number) if number == errno.ENOENT else (" ".join(str(error).split())[:200] or names[0])
+        text, said = os.strerror(number), " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        if number != errno.ENOENT:  # of EIO `errors.storage_fault` knows the text, wherever it stands
+            text = said if said.startswith(text) else f"{text}: {said or names[0]}"
         raise OSError(number, text, os.fsdecode(path)) from None
 
 

@@ -128,7 +128,7 @@ def test_names_of_folders():
 @pytest.mark.parametrize(("raised", "expected"), [
     (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), (OutsideFault, "--data_dir: .* reached .*refused")),
     (RuntimeError("a library's own"), (OutsideFault, "own.; the same command tries again")),
-    (PermissionError("403"), (UserError, "--data_dir: expected .* credentials given here, found faulty://x .403")),
+    (PermissionError("403"), (UserError, "--data_dir: expected .* credentials given here, found faulty://x .*403")),
     (tf.errors.PermissionDeniedError(None, None, "401"), (UserError, "credentials")),
     (tf.errors.UnavailableError(None, None, "503"), (OutsideFault, "503")),
     (FileNotFoundError("faulty://x"), None),

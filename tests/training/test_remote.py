@@ -2,17 +2,19 @@
 
 import contextlib
 import dataclasses
+import errno
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from cct_tf import tabulate
 from cct_tf.assembly import inputs
 from cct_tf.datasets import registry
-from cct_tf.errors import UserError
-from cct_tf.images.decode import BrokenImage
+from cct_tf.errors import UserError, exit_status
+from cct_tf.images import decode
 from cct_tf.machine import files
 from cct_tf.machine.console import Console
 from cct_tf.training import preparation
@@ -133,7 +135,7 @@ def test_a_broken_image_elsewhere_is_named(local, tmp_path):
     files.send(f"{local}/images", "memory://broken")
     files.send(__file__, "memory://broken/train/a/0.png")
     config = tiny.settings(tmp_path, **RUN, dataset="folder", data_dir="memory://broken").data
-    with pytest.raises(BrokenImage, match="broken image: memory://broken/train/a/0.png: expected an image, found text"):
+    with pytest.raises(decode.BrokenImage, match="image: memory://broken/train/a/0.png: expected an image, found text"):
         registry.open_source(config)
 
 
@@ -147,3 +149,26 @@ def test_images_of_one_table_lie_in_one_kind_of_place(places, local, tmp_path):
 def test_prepared_sets_of_tfds_have_to_be_here(tmp_path):
     with pytest.raises(UserError, match="--data_dir: expected a folder of this machine for sets of TFDS, .* mount"):
         registry.check_name(tiny.settings(tmp_path, dataset="mnist", data_dir="gs://bucket/tfds").data)
+
+
+@pytest.mark.parametrize("on_bad_image", ["stop", "skip"])
+def test_a_store_that_goes_away_in_mid_run_is_no_word_on_the_images(local, tmp_path, monkeypatch, on_bad_image):
+    files.send(f"{local}/images", "memory://going")
+    fields = RUN | {"dataset": "folder", "data_dir": "memory://going", "on_bad_image": on_bad_image}
+    config = tiny.settings(tmp_path, **fields)
+    images = inputs.open_images(config, Console(quiet=True))
+    reader = images.source.splits["train"].reader
+    data = tf.data.Dataset.range(2).map(lambda place: reader.load({"index": place})[0])
+
+    def gone(*_, **__):
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    assert len(list(data)) == 2
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", gone)
+    with pytest.raises(tf.errors.OpError) as raised:
+        list(data)
+    status, line = exit_status(raised.value)
+    assert (status, decode.broken_image(raised.value)) == (75, None)
+    assert line.startswith("memory://going/train/a/") and "Input/output error" in line
+    with pytest.raises(OSError, match="reset"):
+        registry.open_source(config.data)
