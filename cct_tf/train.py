@@ -55,8 +55,8 @@ def train(settings, interrupts, quiet=False, choosing_devices=contextlib.nullcon
         stack.enter_context(streams.watched(interrupts.output_closed))
         console = Console(quiet)
         if any(map(files.by_tensorflow, checks.places(settings))):
-            with console.phase("starting TensorFlow, which reads what is elsewhere"):
-                runtime.start_tensorflow(settings.run.compile_cache, console.warn)
+            # Before TensorFlow is imported, which the checks now do.
+            compile_cache.start(settings.run.compile_cache, console.warn)
         with interrupts.held(cluster is not None):
             checks.check_training(settings, stream=console.stream)
         workdir = Workdir(settings.run.workdir)

@@ -5,7 +5,6 @@
     neither                                                   encoded.Encoded, on disk
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import importlib.util
@@ -25,7 +24,6 @@ from cct_tf.machine import files as remote_files
 from cct_tf.readers import flat, headers, loading, progress, tensors
 
 _MANY = 10_000  # files whose first bytes take long enough for a bar
-_THREADS = 16  # that read remote files
 
 
 def open_folder(config, rules, stream=None, part=None, cache=None, recorded=None):
@@ -56,6 +54,26 @@ def open_folder(config, rules, stream=None, part=None, cache=None, recorded=None
     subsets = _needed(subsets, config, rules, part)
     opened = _Opened(config, listing, files_lib.joined(subset.files for subset in subsets.values()),
                      part is None or len(subsets) == len(listing.files), cache, stream)
+    with _read_once(opened):
+        return _opened(opened, subsets, rules, part, recorded)
+
+
+@contextlib.contextmanager
+def _read_once(opened):
+    """While a set is opened its files are looked at several times: fetch each remote one once, if they may be held."""
+    if not remote_files.is_remote(opened.listing.root) or opened.total[1] > opened.config.in_memory_gib * tensors.GIB:
+        yield
+        return
+    tensors.require_memory(int(opened.files.sizes.sum()), opened.config.data_dir)
+    with remote_files.remembering():
+        with progress.count(len(opened.names), f"fetching {opened.config.data_dir}", opened.stream) as advance:
+            remote_files.fetch(opened.paths.numpy().tolist(), advance)
+        yield
+
+
+def _opened(opened, subsets, rules, part, recorded):
+    """The `source.Source` of files that were listed; `subsets` are those of `_needed`."""
+    config, listing = opened.config, opened.listing
     held = False if recorded and recorded.broken else part and part.held
     with opened.broken_noted():
         rules, notes = _settle_bit_depth(rules, opened, part is not None)
@@ -229,19 +247,15 @@ def open_images(images, opened, held, bears=False):
 
 def _read(paths, on_bad):
     """String [n] tensor of the files' bytes; empty where a file cannot be read and on_bad is "skip"."""
-    def one(path):
+    contents = []
+    for path in paths.numpy():
         try:
-            return decode.read_bytes(path)
+            contents.append(decode.read_bytes(path))
         except decode.BrokenImage:
             if on_bad == "stop":
                 raise
-            return b""
-
-    paths = paths.numpy()
-    if not len(paths) or not remote_files.is_remote(paths[0]):
-        return tensors.on_cpu([one(path) for path in paths])
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:  # each waits for an answer
-        return tensors.on_cpu(list(pool.map(one, paths)))
+            contents.append(b"")
+    return tensors.on_cpu(contents)
 
 
 def _verify(images, opened, what):

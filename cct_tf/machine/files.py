@@ -9,6 +9,7 @@ Whatever is wrong with a remote file is an OSError with an errno, as of a local 
 
 import atexit
 import builtins
+import concurrent.futures
 import contextlib
 import errno
 import io
@@ -18,15 +19,17 @@ import shutil
 import tempfile
 import threading
 
-from cct_tf.errors import OutsideFault, UserError
+from cct_tf.errors import OutsideFault, UserError, storage_fault
 from cct_tf.machine import remote_systems
 from cct_tf.machine.remote_systems import failure
 
 PATIENCE = 60.0  # seconds that the first answer of a file system may take
 _BLOCK = 16 * 2**20  # bytes copied at a time
+_THREADS = 16  # that fetch files: they mostly wait
 
 _copies = {}  # {path: (what it was like, the path of its copy)}, see `local`
 _folder = None  # of the copies
+_remembered = None  # {path: bytes}, see `remembering`
 
 
 def is_remote(path):
@@ -42,11 +45,6 @@ def scheme(path):
 def by_tensorflow(path):
     """Whether TensorFlow has to start to read a path, which may be None."""
     return bool(path) and is_remote(path) and scheme(path) in remote_systems.OF_TENSORFLOW
-
-
-def reads_in_graphs(path):
-    """Whether `tf.io.read_file` reads a path."""
-    return not is_remote(path) or by_tensorflow(path)
 
 
 def check(flag, path):
@@ -120,8 +118,50 @@ def read(path, most=None):
     if not is_remote(path):
         with builtins.open(path, "rb") as file:
             return file.read() if most is None else file.read(most)
-    with failure(path):
-        return remote_systems.system(path).read(os.fsdecode(path), most)
+    if _remembered is None:
+        with failure(path):
+            return remote_systems.system(path).read(os.fsdecode(path), most)
+    name = os.fsdecode(path)
+    if name not in _remembered:
+        with failure(path):
+            _remembered[name] = remote_systems.system(path).read(name, None)
+    return _remembered[name] if most is None else _remembered[name][:most]
+
+
+@contextlib.contextmanager
+def remembering():
+    """While the block lasts, `read` keeps what it reads of remote files."""
+    global _remembered
+    _remembered = {}
+    try:
+        yield
+    finally:
+        _remembered = None
+
+
+def fetch(paths, advance):
+    """Read remote files, many at a time, to be remembered. What can't be read is found by who reads it then.
+
+    Args:
+        paths: list of paths.
+        advance: function of a number of files, called as they are read.
+
+    Raises:
+        OSError: they can't be reached.
+    """
+    def one(path):
+        try:
+            read(path)
+        except OSError as error:
+            if storage_fault(error):
+                raise
+
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            for _ in pool.map(one, paths):
+                advance(1)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def open(path, mode="r", **options):

@@ -42,7 +42,7 @@ class Encoded(OnDemand):
 
     def describe(self):
         where = "disk" if self.on_disk else "memory"
-        if self.on_disk and files.is_remote(self.origin(0)):
+        if self._is_remote:
             where = f"{files.scheme(self.origin(0))}://"
         return f"indexed, decoded as needed from {where}"
 
@@ -77,15 +77,13 @@ class Encoded(OnDemand):
         """The encoded bytes of an entry of `contents`, in a graph: string scalars."""
         if not self.on_disk:
             return contents
-        if self._is_in_reach:
+        if not self._is_remote:
             return tf.io.read_file(contents)
         return tf.ensure_shape(python_calls.call(files.read, [contents], tf.string, stateful=True), [])
 
-    @functools.cached_property
-    def _is_in_reach(self):
-        """Whether TensorFlow reads the files itself."""
-        with tf.init_scope():
-            return all(map(files.reads_in_graphs, self.contents[:1].numpy()))  # all have one root
+    @property
+    def _is_remote(self):
+        return self.on_disk and files.is_remote(str(self.names[0]))  # all have one root
 
     def attempt(self, example):
         return decode.decode(self._contents(example), self.bit_depth), None

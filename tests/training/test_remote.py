@@ -1,5 +1,6 @@
 """Data elsewhere: the same losses as of a copy on this machine, whatever holds the images, and whatever reads them."""
 
+import collections
 import contextlib
 import dataclasses
 import errno
@@ -107,6 +108,24 @@ def test_images_and_fingerprint_are_those_of_the_local_copy(local, places, schem
         assert _pixels(found) == _pixels(expected) and found.fingerprint == expected.fingerprint
         if gib == ON_DISK:
             assert found.splits["train"].reader.describe().endswith(f"from {scheme}://")
+
+
+def test_a_file_that_is_held_is_fetched_once(local, tmp_path, monkeypatch):
+    files.send(f"{local}/images", "memory://once")
+    for number in range(2):  # the others are not of one size
+        Image.new("RGB", (9 + number, 8)).save(tmp_path / "odd.png")
+        files.send(str(tmp_path / "odd.png"), f"memory://once/test/a/odd{number}.png")
+    fetched, read = collections.Counter(), MemoryFileSystem.cat_file
+
+    def counted(self, path, *part):
+        fetched[path.rpartition("/")[2]] += 1
+        return read(self, path, *part)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", counted)
+    config = tiny.settings(tmp_path, **RUN | {"in_memory_gib": 8.0}, dataset="folder", data_dir="memory://once").data
+    reader = registry.open_source(config).splits["train"].reader
+    assert len(fetched) == 26 and set(fetched.values()) == {1}
+    assert len(list(reader.images(range(len(reader))))) == len(reader) and set(fetched.values()) == {1}
 
 
 def test_a_table_may_name_addresses(places, local, tmp_path):
