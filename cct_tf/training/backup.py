@@ -165,7 +165,7 @@ def check(place):
         tf.io.gfile.exists(place)
     except tf.errors.UnimplementedError as error:
         raise UserError(f"--backup_dir: expected a place that TensorFlow can write, found {place!r} "
-                        f"({error.message}; gs:// and s3:// need tensorflow-io)") from None
+                        f"({error.message}; gs:// needs no package, others are not written)") from None
     except _FAULTS:
         pass  # it may be there later
 
