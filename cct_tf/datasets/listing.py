@@ -50,7 +50,7 @@ def _matches(name):
 
 
 def _remote_matches(name):
-    remote_files.check(tree.shown(name), name)
+    remote_files.check("IMAGE", name)
     if remote_files.exists(name):
         return [name]
     if "**" in name:

@@ -95,10 +95,10 @@ def _ask(flag, path, done, function):
                            "command tries again")
     if not raised:
         return
-    text = raised[0].strerror
+    text = raised[0].strerror.removeprefix(f"{os.strerror(errno.EIO)}: ")
     if raised[0].errno != errno.EIO:
-        raise UserError(f"{flag}: expected a place that can be {done} with the credentials given here, found {path} "
-                        f"({text})")
+        by = " with the credentials given here" if raised[0].errno in (errno.EACCES, errno.EPERM) else ""
+        raise UserError(f"{flag}: expected a place that can be {done}{by}, found {path} ({text})")
     raise OutsideFault(f"{flag}: {path} can't be reached ({text}); the same command tries again")
 
 
@@ -209,8 +209,8 @@ def scandir(path):
 
 def names(path):
     """Names of what is in a remote folder: list of text."""
-    with scandir(path) as entries:
-        return [entry.name for entry in entries]
+    with failure(path):
+        return remote_systems.system(path).names(path)
 
 
 def glob(pattern):

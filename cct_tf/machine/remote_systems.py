@@ -78,13 +78,13 @@ def failure(path):
 
 
 def system(path):
-    """The file system of a remote path: `_TensorFlow` or `_Fsspec`.
+    """The file system of a path: `_TensorFlow`, also of one of this machine, or `_Fsspec`.
 
     Raises:
         UserError: there is none, or its package is missing.
     """
-    name = os.fsdecode(path).partition("://")[0]
-    if name in OF_TENSORFLOW:
+    name, mark, _ = os.fsdecode(path).partition("://")
+    if not mark or name in OF_TENSORFLOW:
         return _TensorFlow()
     try:
         import fsspec
@@ -113,8 +113,14 @@ class _TensorFlow:
         found = self._gfile.stat(path)
         return _found(found.is_directory, found.length, found.mtime_nsec)
 
+    def exists(self, path):
+        return self._gfile.exists(path)
+
+    def names(self, path):
+        return sorted({name.rstrip("/") for name in self._gfile.listdir(path)} - {""})
+
     def scan(self, path):
-        names = sorted({name.rstrip("/") for name in self._gfile.listdir(path)} - {""})
+        names = self.names(path)
         paths = [os.path.join(path, name) for name in names]
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:  # gs:// answers one question a file
             return list(map(Entry, names, paths, pool.map(self.stat, paths)))
@@ -151,6 +157,16 @@ class _Fsspec:
 
     def _of(self, info):
         return _found(info["type"] == "directory", info.get("size"), _time(info))
+
+    def exists(self, path):
+        try:
+            self.stat(path)
+        except FileNotFoundError:
+            return False
+        return True  # its own `exists` says no, too, where the server does not answer
+
+    def names(self, path):
+        return [entry.name for entry in self.scan(path)]
 
     def scan(self, path):
         self._system.invalidate_cache()
