@@ -197,7 +197,9 @@ class _Opened:
     def checked(self, kind):
         """The `Checked` of one kind of look. The packages that look are part of it."""
         kind = f"{kind}; pillow {PIL.__version__}, heif {importlib.util.find_spec('pillow_heif') is not None}, at most "
-        return Checked(self._cache, self.listing.root, f"{kind}{decode.MAX_PIXELS} pixels", self.files, self._are_all)
+        is_dated = not remote_files.is_remote(self.listing.root) or self.files.times.all()  # some places tell no times
+        return Checked(self._cache if is_dated else None, self.listing.root, f"{kind}{decode.MAX_PIXELS} pixels",
+                       self.files, self._are_all)
 
 
 def _settle_bit_depth(rules, opened, others_count):

@@ -19,7 +19,7 @@ def relative(table, root, numbers, paths):
     Raises:
         UserError, OutsideFault: images lie in different kinds of places, or in one that can't be reached.
     """
-    if files.is_remote(root) or any(map(files.is_remote, paths)):
+    if any(map(files.is_remote, paths)) or files.is_remote(root) and not all(map(os.path.isabs, paths)):
         return _remote(table, root, numbers, paths)
     paths = [os.path.normpath(path) for path in paths]
     if any(map(os.path.isabs, paths)):

@@ -138,16 +138,23 @@ def test_a_table_may_name_addresses(places, local, tmp_path):
     assert sorted(sum(found.values(), [])) == sorted(sum(expected.values(), []))  # others are held out: by their paths
 
 
-def test_own_code_may_return_addresses(places, local, tmp_path):
-    (tmp_path / "mine.py").write_text('''
+@pytest.mark.parametrize(("data_dir", "start"), [
+    ("{memory}/images", "train/"), ("{memory}/images", "{data_dir}/train/"), ("other://set", "{memory}/images/train/"),
+    ("other://set", "{local}/images/train/")])
+def test_own_code_may_return_addresses(places, local, tmp_path, data_dir, start):
+    where = {"memory": places["memory"], "local": local}
+    data_dir = data_dir.format(**where)
+    (tmp_path / "mine.py").write_text(f'''
 def load(data_dir):
-    names = [f"{data_dir}/images/train/{'ab'[number % 2]}/{number}.png" for number in range(16)]
-    return {"path": names, "label": ["ab"[number % 2] for number in range(16)]}
+    assert data_dir == {data_dir!r}
+    names = [f"{start.format(data_dir=data_dir, **where)}{{'ab'[number % 2]}}/{{number}}.png" for number in range(16)]
+    return {{"path": names, "label": ["ab"[number % 2] for number in range(16)]}}
 ''')
-    fields = RUN | {"dataset": f"{tmp_path}/mine.py:load"}
-    found, expected = (registry.open_source(tiny.settings(tmp_path, **fields, data_dir=root).data)
-                       for root in (places["memory"], local))
-    assert _pixels(found) == _pixels(expected)
+    config = tiny.settings(tmp_path, **RUN, dataset=f"{tmp_path}/mine.py:load", data_dir=data_dir).data
+    registry.check_name(config)
+    found = _pixels(registry.open_source(config))
+    expected = _pixels(registry.open_source(tiny.settings(tmp_path, **RUN | _folder(local)).data))
+    assert sorted(found["train"] + found["validation"]) == sorted(expected["train"] + expected["validation"])
 
 
 def test_a_broken_image_elsewhere_is_named(local, tmp_path):
@@ -163,6 +170,14 @@ def test_images_of_one_table_lie_in_one_kind_of_place(places, local, tmp_path):
     fields = RUN | {"dataset": "table", "data_dir": "memory://mixed.csv"}
     with pytest.raises(UserError, match=f"row 3: expected an image of ram://, as others of the table, found {local}"):
         registry.check_name(tiny.settings(tmp_path, **fields).data)
+
+
+def test_what_was_found_good_is_noted_where_files_have_times(local, tmp_path):
+    for place in ("memory", "ram"):
+        files.send(f"{local}/images", f"{place}://noted")
+        config = tiny.settings(tmp_path, **RUN, dataset="folder", data_dir=f"{place}://noted").data
+        registry.open_source(config, cache=tmp_path / place)
+    assert list((tmp_path / "memory").iterdir()) and not (tmp_path / "ram").exists()
 
 
 def test_prepared_sets_of_tfds_have_to_be_here(tmp_path):
