@@ -8,7 +8,7 @@ import gc
 import pytest
 
 from cct_tf.machine import runtime
-from tests import environment, undrawn
+from tests import environment, shared_networks, undrawn
 
 FOLDER = environment.prepare()
 
@@ -44,6 +44,14 @@ def _undrawn():
     """Of the whole module, for many train in a fixture."""
     with pytest.MonkeyPatch.context() as patch:
         yield undrawn.leave_out(patch.setattr)
+
+
+@pytest.fixture(scope="module")
+def one_network():
+    """Trainings of the module that compute alike share one traced network: see `shared_networks`."""
+    with pytest.MonkeyPatch.context() as patch:
+        shared_networks.share(patch)
+        yield
 
 
 @pytest.fixture
