@@ -181,7 +181,7 @@ def test_a_resume_goes_on_with_the_scale(tmp_path, monkeypatch):
     stopped = new(tmp_path / "resumed")
     with pytest.raises(Interrupted):
         stopped.run(tiny.StopAt(stopped, 4))
-    resumed = tiny.train(tmp_path / "resumed", **run)
+    resumed = trainer.train(tmp_path / "resumed")
 
     records = tiny.records(tmp_path / "whole", "train/")
     assert records == tiny.records(tmp_path / "resumed", "train/")
@@ -194,10 +194,9 @@ def test_a_resume_goes_on_with_the_scale(tmp_path, monkeypatch):
     assert int(resumed.network.state.loss_scale.good_updates) == good_updates
 
 
-def test_another_precision_is_another_run(tmp_path):
-    tiny.train(tmp_path, train_steps=1)
+def test_another_precision_is_another_run(wide):
     with pytest.raises(UserError, match=r"--precision \(checkpoint float32, now bfloat16\)"):
-        tiny.assemble(tmp_path, train_steps=1, precision="bfloat16")
+        tiny.assemble(wide, precision="bfloat16", **RUN)
 
 
 @pytest.mark.parametrize("precision, words", [("float32", ()), ("bfloat16", ("on CPUs bfloat16",)),
