@@ -29,7 +29,7 @@ def pytest_unconfigure():
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first, then those of training: the processes end with short ones, at about the same time."""
+    """Files with slow tests first, then those of training: the processes end with short ones, at about one time."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in slow, item.path.parent.name != "training"))
 
