@@ -128,7 +128,7 @@ def test_a_checkpoint_of_two_replicas_goes_on_with_one(undisturbed, tmp_path):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_a_finished_run_can_be_made_longer(tmp_path):
+def test_a_finished_run_can_be_made_longer(one_network, tmp_path):
     tiny.train(tmp_path, train_steps=4, schedule="constant")
     training = tiny.train(tmp_path, train_steps=6, schedule="constant", accept_config_change=True)
     assert int(training.network.state.step.numpy()) == 6
