@@ -11,10 +11,14 @@ import io
 import numpy as np
 import tensorflow as tf
 
-SUFFIXES = (".tif", ".tiff")
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CHANNELS = {"C", "S", "Q", "I"}  # axes: channels, samples, and those that have no name
 _PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def is_tiff(contents):
+    """Whether bytes begin as a TIFF does."""
+    return contents.startswith(_SIGNATURES)
 
 
 def has_tiff_reader():
@@ -28,6 +32,8 @@ def tiff_size(file):
         return None
     import tifffile
 
+    if hasattr(file, "seek"):
+        file.seek(0)  # it begins where the file stands
     try:
         with tifffile.TiffFile(file) as found:
             return found.pages[0].imagelength, found.pages[0].imagewidth
@@ -41,7 +47,7 @@ def of_tiff(contents, max_pixels):
     Raises:
         ValueError, or what tifffile raises on a broken file.
     """
-    if not contents.startswith(_SIGNATURES) or not has_tiff_reader():
+    if not is_tiff(contents) or not has_tiff_reader():
         return None
     import tifffile
 

@@ -24,7 +24,7 @@ import warnings
 
 import numpy as np
 import tensorflow as tf
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cct_tf.errors import UserError, storage_fault
 from cct_tf.images import as_stored, damage, parts
@@ -126,7 +126,13 @@ def _with_pillow(contents, bit_depth=16, pixel_type=RGB):
         return types.levels_of(pixel_type, _eight_bits(contents, bit_depth))
     if (tiff := as_stored.of_tiff(contents, MAX_PIXELS)) is not None:
         return types.levels_of(pixel_type, tiff)
-    image = _open(io.BytesIO(contents))
+    try:
+        image = _open(io.BytesIO(contents))
+    except UnidentifiedImageError:
+        if not as_stored.is_tiff(contents) or as_stored.has_tiff_reader():
+            raise
+        raise ValueError("expected the package tifffile for a TIFF of such channels or bits (pip install tifffile), "
+                         "found none") from None
     image.load()
     pixels = as_stored.of_pillow(image, contents)
     turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation), np.asarray)
