@@ -15,6 +15,7 @@ from tests.commands import call
 from tests.training import tiny
 from tests.training.test_resume import _tensors
 
+pytestmark = pytest.mark.usefixtures("one_network")
 PLACE = "ram://copies"
 
 
