@@ -48,8 +48,8 @@ ALLOWED = {
                   "policies", "models", "layers", "settings", "machine", "sizes", "errors"),
     "commands": ("inspection", "export", "training", "evaluation", "assembly", "pictures", "runs", "datasets",
                  "augment", "policies", "models", "convert", "workers", "settings", "machine", "sizes", "errors"),
-    "api": ("train", "evaluate", "evaluation", "assembly", "runs", "datasets", "images.pixel_type", "workers", "settings", "machine",
-            "errors"),
+    "api": ("train", "evaluate", "evaluation", "assembly", "runs", "datasets", "images.pixel_type", "workers",
+            "settings", "machine", "errors"),
     "reference": ("train", "evaluate", "predict", "compare", "preview", "tabulate", "inspect_data", "checkpoints",
                   "convert_torch", "export", "benchmark", "models", "settings"),
 }
