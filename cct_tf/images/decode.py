@@ -354,12 +354,12 @@ def header_size(contents):
 
 def check_header(path):
     """Raise BrokenImage if the file is not recognised as an image, or it is too large; decodes nothing."""
-    file = io.BytesIO(read_bytes(path)) if files.is_remote(path) else path
+    contents = read_bytes(path) if files.is_remote(path) else None
     try:
-        with _open(file):
+        with _open(path if contents is None else io.BytesIO(contents)):
             pass  # opening read the header
     except Exception as error:
-        if as_stored.tiff_size(file) is not None:
+        if as_stored.tiff_size(path if contents is None else io.BytesIO(contents)) is not None:
             return
         raise BrokenImage(f"{_MARK}{shown(path)}: {damage.of_file(path, error)}") from error
 
