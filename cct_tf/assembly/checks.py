@@ -8,10 +8,12 @@ from cct_tf.augment import simd_resize
 from cct_tf.convert import names
 from cct_tf.datasets import registry
 from cct_tf.errors import UserError
+from cct_tf.machine import files
 from cct_tf.models import variants
 from cct_tf.optim import freezing
 from cct_tf.policies import notation
 from cct_tf.settings import class_weights
+from cct_tf.settings.config import FIELDS
 
 
 def check_workdir(path):
@@ -24,7 +26,7 @@ def variant_of(config):
     """The `Variant` of a config (`config.Config`), with the rates of its table."""
     model = config.model
     return variants.resolve(model.model, config.augment.image_size, model.positional_embedding, model.norm_order,
-                            channels=config.augment.channels)
+                            channels=config.data.channels)
 
 
 def check_model(model, image_size):
@@ -56,9 +58,20 @@ def check_inputs(config, part=None, stream=None):
         UserError: the first thing found wrong.
     """
     check_model(config.model, config.augment.image_size)
-    notation.resolve(config.augment.auto_augment)
+    _check_policy(config)
     own.check(config)
     return registry.check_name(config.data, part, stream)
+
+
+def _check_policy(config):
+    """Raise UserError if --auto_augment names no policy, or one with operations that the images are not made for."""
+    data, name = config.data, config.augment.auto_augment
+    policy = notation.resolve(name)
+    if policy is None or policy.level_op is None or (data.bits == 8 and data.channels in (1, 3)):
+        return
+    kind = "--bits=16" if data.bits == 16 else f"--channels={data.channels}"
+    raise UserError(f"--auto_augment: expected trivial_geometric or none with {kind}, found {name!r}, which holds "
+                    f"{policy.level_op.lower()}, an operation on colours or grey of 8 bits")
 
 
 def check_config(config, part=None, stream=None):
@@ -96,14 +109,28 @@ def check_output(flag, name, suffix):
         suffix: how it has to end, such as ".png".
     """
     path = pathlib.Path(name)
-    if path.suffix.lower() != suffix or os.path.isdir(name):  # that of pathlib raises if it can't be looked at
+    if files.is_remote(name):
+        files.check_folder(flag, files.dirname(name))
+    if path.suffix.lower() != suffix or files.is_dir(name):  # that of pathlib raises if it can't be looked at
         raise UserError(f"{flag}: expected the name of a file that ends in {suffix}, found {name!r}")
-    _probe(path.with_name(f".{path.name}-{os.getpid()}"), f"{flag}: expected a file in a folder that can be written, "
-           f"found {name!r}")
+    if not files.is_remote(name):
+        _probe(path.with_name(f".{path.name}-{os.getpid()}"), f"{flag}: expected a file in a folder that can be "
+               f"written, found {name!r}")
+
+
+def places(config):
+    """What a `config.Config` reads that may lie elsewhere: list of paths, some of them None."""
+    return [config.value(name) for name, field in FIELDS.items() if field.remote]
 
 
 def check_new_folder(flag, name):
     """Raise UserError unless a folder can be made, or is there and empty; arguments as for `check_output`."""
+    if files.is_remote(name):
+        files.check(flag, name)
+        if files.is_file(name) or files.is_dir(name) and files.names(name):
+            raise UserError(f"{flag}: expected a new or empty folder, found something at {name!r}")
+        files.check_folder(flag, name)
+        return
     path = pathlib.Path(name)
     try:
         found = ("a link to nothing" if path.is_symlink() and not path.exists() else None if not path.exists()

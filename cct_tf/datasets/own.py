@@ -14,7 +14,8 @@ import numpy as np
 
 from cct_tf.datasets import image_files, npz, table, tree
 from cct_tf.errors import UserError
-from cct_tf.machine import own_code
+from cct_tf.images import pixel_type
+from cct_tf.machine import files, own_code
 
 _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(tree.VALIDATION_NAMES, "validation")
 _EXPECTED = ("expected a dict of arrays (x_train, y_train, ...), columns (path, label, ...) or rows of images, or a "
@@ -42,7 +43,7 @@ def open_own(config, rules, stream, part, cache, recorded):
         return _encoded(named, rules, rows, stream)
     from cct_tf.datasets import folder
 
-    named = dataclasses.replace(named, image_root=config.image_root or config.data_dir or os.curdir)
+    named = dataclasses.replace(named, image_root=config.image_root or _root(config.data_dir, rows))
     image_files.keep(named, table.scan(named, part, stream, rows), part)
     return folder.open_folder(named, rules, stream, part, cache, recorded)
 
@@ -63,6 +64,17 @@ def _rows(config, found):
     raise UserError(f"--dataset: {_EXPECTED}, found that {config.dataset} returns {type(found).__name__}"
                     + (f" with the keys {', '.join(map(str, list(found)[:6]))}"
                        if isinstance(found, collections.abc.Mapping) else ""))
+
+
+def _root(data_dir, rows):
+    """The folder that paths are relative to. A remote --data_dir may be anything where none is."""
+    if not data_dir or not files.is_remote(data_dir):
+        return data_dir or os.curdir
+    paths = [str(row.get("path")) for row in rows]
+    if all(files.is_remote(path) or os.path.isabs(path) for path in paths):
+        return os.curdir
+    files.check("--data_dir", data_dir)
+    return data_dir
 
 
 def _encoded(config, rules, rows, stream):
@@ -113,6 +125,12 @@ def _finished(found, config, rules):
         flag = "fold" if config.fold else "validation_fraction"
         raise UserError(f"--{flag}: expected none with --dataset={config.dataset}, which gives a Source with splits of "
                         f"its own, found {getattr(config, flag)}")
+    wanted = pixel_type.of_config(config)
+    for name, split in found.splits.items():
+        if split.reader.pixel_type != wanted:
+            raise UserError(f"{config.dataset}: expected images{wanted.describe() or ' in colours of 8 bits'} in the "
+                            f"{name} split, as --channels={wanted.channels} and --bits={wanted.bits} say, found "
+                            f"{split.reader.pixel_type.channels} channels of {split.reader.pixel_type.bits} bits")
     fingerprint = found.fingerprint or source_lib.fingerprint(found.class_names, list(found.splits.values()))
     rules = (found.rules or rules).settled(found.splits["train"].reader.image_shape)
     return dataclasses.replace(found, name=config.dataset, fingerprint=fingerprint, rules=rules)

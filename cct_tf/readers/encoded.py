@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf.images import decode, parts
+from cct_tf.images.pixel_type import RGB, PixelType
+from cct_tf.machine import files, python_calls
 from cct_tf.readers import tensors
 from cct_tf.readers.broken import Broken, OnDemand
 
@@ -23,7 +25,7 @@ class Encoded(OnDemand):
         names: list of m paths, for error messages.
         indices: int64 [n] NumPy array, the entries of `contents` that belong to this split.
         on_disk: whether `contents` holds paths.
-        bit_depth: int, see `decode`.
+        bit_depth, pixel_type: see `decode.decode`.
         broken: see `broken.OnDemand`.
         note: function of an entry -> text, what else is said of it where it is broken; None: nothing.
     """
@@ -35,12 +37,16 @@ class Encoded(OnDemand):
     bit_depth: int = 16
     broken: Broken | None = None
     note: collections.abc.Callable | None = None
+    pixel_type: PixelType = RGB
 
     def __len__(self):
         return len(self.indices)
 
     def describe(self):
-        return "indexed, decoded as needed from " + ("disk" if self.on_disk else "memory")
+        where = "disk" if self.on_disk else "memory"
+        if self._is_remote:
+            where = f"{files.scheme(self.origin(0))}://"
+        return f"indexed, decoded as needed from {where}"
 
     def origin(self, place):
         return str(self.names[self.indices[place]])
@@ -67,10 +73,22 @@ class Encoded(OnDemand):
 
     def _contents(self, example):
         contents = tf.gather(self.contents, tf.gather(self._rows, example["index"]))
-        return tf.io.read_file(contents) if self.on_disk else contents
+        return self.bytes_of(contents)
+
+    def bytes_of(self, contents):
+        """The encoded bytes of an entry of `contents`, in a graph: string scalars."""
+        if not self.on_disk:
+            return contents
+        if not self._is_remote:
+            return tf.io.read_file(contents)
+        return tf.ensure_shape(python_calls.call(files.read, [contents], tf.string, stateful=True), [])
+
+    @property
+    def _is_remote(self):
+        return self.on_disk and files.is_remote(str(self.names[0]))  # all have one root
 
     def attempt(self, example):
-        return decode.decode(self._contents(example), self.bit_depth), None
+        return decode.decode(self._contents(example), self.bit_depth, self.pixel_type), None
 
     @functools.cached_property
     def _has_large(self):
@@ -82,21 +100,21 @@ class Encoded(OnDemand):
     def attempt_part(self, example, part, fast=None):
         if fast is None and not self._has_large:
             return super().attempt_part(example, part)
-        return *decode.decode_part(self._contents(example), part, self.bit_depth, fast), None
+        return *decode.decode_part(self._contents(example), part, self.bit_depth, fast, self.pixel_type), None
 
     def decoded(self, place):
         row = int(self.indices[place])
         found = self.contents[row].numpy()
         try:
             found = decode.read_bytes(found) if self.on_disk else found
-            return decode.decode_file(found, self.names[row], self.bit_depth), None
+            return decode.decode_file(found, self.names[row], self.bit_depth, self.pixel_type), None
         except decode.BrokenImage as error:
             if self.note is None or not self.note(row):
                 raise
             raise decode.BrokenImage(f"{error}{self.note(row)}") from error
 
     def home(self, place):
-        return os.fsdecode(os.path.dirname(self.contents[int(self.indices[place])].numpy()))
+        return files.dirname(os.fsdecode(self.contents[int(self.indices[place])].numpy()))
 
     @property
     def can_fail(self):
