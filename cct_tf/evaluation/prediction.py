@@ -52,7 +52,7 @@ class Network:
     """A trained network that takes images as they were decoded, and prepares them as the evaluation does.
 
     Args:
-        model: `models.classifier.TransformerClassifier`.
+        model: `models.classifier.TransformerClassifier`; or, without maps, `models.own.OwnNetwork`.
         transform: `transform.Transform`, which knows too whether an image may have several classes.
         kind: "CPU" or "GPU", what the model runs on.
         batch_size: int B, most images in a call; fewer are padded.
@@ -60,14 +60,14 @@ class Network:
         bit_depth: int, of the images of its data set, see `decode`.
 
     Attributes:
-        pools: bool, whether the network pools the sequence; if not, it has a class token.
+        pools: bool, with maps whether the network pools the sequence; if not, it has a class token.
 
     Call: list of at most B uint8 [S, S, 3], of `prepare` -> {"probabilities": float32 [b, K]}, and the maps.
     """
 
     def __init__(self, model, transform, kind, batch_size, with_maps=False, bit_depth=16):
         self._model, self._transform, self._with_maps = model, transform, with_maps
-        self.pools, self.bit_depth = model.pooling is not None, bit_depth
+        self.pools, self.bit_depth = with_maps and model.pooling is not None, bit_depth
         self._forward = Forward(model, kind)
         self._batch = np.zeros([batch_size, *sizes.sides(transform.size), transform.channels], np.uint8)
         self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)],
