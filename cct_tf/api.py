@@ -29,6 +29,7 @@ from cct_tf.assembly import checks, selection
 from cct_tf.datasets import listing
 from cct_tf.errors import UserError
 from cct_tf.evaluation.multilabel import HALF
+from cct_tf.images import pixel_type
 from cct_tf.machine import memory, runtime
 from cct_tf.machine.console import Console
 from cct_tf.machine.interrupts import Interrupts
@@ -354,9 +355,10 @@ class TrainedRun:
         """The classes of images, as `python -m cct_tf.predict` tells them.
 
         Args:
-            images: uint8 [H, W, 3] or [N, H, W, 3]; a path, folder or pattern; or a sequence of paths or of arrays,
-                which may differ in size. They are resized and cropped as in the run's evaluation. A folder is searched
-                with those below it, and a file that is named twice counts once.
+            images: uint8 [H, W, C] or [N, H, W, C], or uint16 of a run with --bits=16, which takes both; a path,
+                folder or pattern; or a sequence of paths or of arrays, which may differ in size. Of a run with
+                --channels=1 or 3, C may be either. They are resized and cropped as in the run's evaluation. A folder
+                is searched with those below it, and a file that is named twice counts once.
             checkpoint, weights: as of `model`.
             batch_size: int, images computed together.
             skip_broken: bool, leave broken files out; `images` and `broken` of the result tell which.
@@ -372,6 +374,7 @@ class TrainedRun:
             listed = _images(images)
             size = min(batch_size, len(listed))
             selected = self._select(checkpoint, weights)
+            listed = _of_pixels(listed, pixel_type.of_config(selected.settings.data))
             runtime.start_tensorflow("auto", Console().warn)
             from cct_tf.evaluation import prediction
             with memory.named_when_out(memory.PREDICTION, size):
@@ -408,7 +411,7 @@ class TrainedRun:
 
 
 def _images(images):
-    """What `predict` is given, as a list of paths or of uint8 [H, W, 3]. Raises UserError."""
+    """What `predict` is given, as a list of paths or of arrays [H, W, C]. Raises UserError."""
     if isinstance(images, (str, os.PathLike)):
         images = [images]
     if isinstance(images, (list, tuple)):
@@ -419,12 +422,20 @@ def _images(images):
         images = [images] if images.ndim == 3 else list(images) if images.ndim == 4 else [images]
     arrays = [np.asarray(image) for image in images]
     for array in arrays:
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or not array.size:
-            raise UserError(f"images: expected paths, or uint8 [H, W, 3] or [N, H, W, 3], found "
+        if array.dtype not in (np.uint8, np.uint16) or array.ndim != 3 or not array.size:
+            raise UserError(f"images: expected paths, or uint8 or uint16 [H, W, C] or [N, H, W, C], found "
                             f"{array.dtype} {list(array.shape)}")
     if not arrays:
         raise UserError("images: expected at least one image, found none")
     return arrays
+
+
+def _of_pixels(images, kind):
+    """The list of `_images` with its arrays as a PixelType. Raises UserError."""
+    try:
+        return [pixel_type.levels_of(kind, each) if isinstance(each, np.ndarray) else each for each in images]
+    except ValueError as error:
+        raise UserError(f"images: {error}") from None
 
 
 def _local(path):

@@ -67,10 +67,10 @@ def _variant(values, given, settings, found):
     model, size = settings.model, settings.augment.image_size
     if not values["infer_model"]:
         return variants.resolve(model.model, size, model.positional_embedding, model.norm_order, model.dropout_rate,
-                                model.attention_dropout_rate, model.drop_path_rate, settings.augment.channels)
+                                model.attention_dropout_rate, model.drop_path_rate, settings.data.channels)
     variant = matching.infer(found)
     return variants.resolve(variant.name, size, variant.positional_embedding, model.norm_order, model.dropout_rate,
-                            model.attention_dropout_rate, model.drop_path_rate, settings.augment.channels)
+                            model.attention_dropout_rate, model.drop_path_rate, settings.data.channels)
 
 
 def _say(console, found, match, variant, classes):

@@ -48,12 +48,13 @@ def main(given):
 
 
 def _draw(found, looked, source, output):
-    from cct_tf.inspection import report
+    from cct_tf.inspection import facts, report
     from cct_tf.pictures import plots
     places = dict(zip(zip(looked.splits, map(str, looked.names), strict=True), looked.places, strict=True))
 
     def image_of(split, name):
-        return next(iter(source.splits[split].reader.images([int(places[split, name])])))[0]
+        image, _ = next(iter(source.splits[split].reader.images([int(places[split, name])])))
+        return facts.picture(image)
 
     plots.save(plots.as_array(report.figure(found, image_of)), pathlib.Path(output))
 

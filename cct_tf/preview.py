@@ -38,6 +38,9 @@ def _check(values, settings, stream):
     if config.mixes(settings.augment) and values["rows"] % 2 and not values["ops"]:
         raise UserError("--rows: expected an even number for --mixup_alpha and --cutmix_alpha, which mix neighbours, "
                         f"found {values['rows']}")
+    if values["ops"] and (settings.data.channels not in (1, 3) or settings.data.bits != 8):
+        raise UserError("--ops: expected colours or grey of 8 bits, which most operations are made for, found "
+                        f"--channels={settings.data.channels} and --bits={settings.data.bits}")
     checks.check_inputs(settings, _PART, stream)
     checks.check_output("--output", values["output"], ".png")
 
@@ -45,12 +48,18 @@ def _check(values, settings, stream):
 def _heading(settings):
     """The flags that shape the picture, where they are not the defaults."""
     parts = [f"--dataset={settings.data.dataset}", f"--seed={settings.run.seed}"]
+    parts += [f"--{name}={getattr(settings.data, name)}" for name in ("channels", "bits")
+              if getattr(settings.data, name) != config.FIELDS[name].default]
     for field in dataclasses.fields(settings.augment):
         value = getattr(settings.augment, field.name)
         if value != field.default and field.name not in ("mean", "std"):
             shown = value if isinstance(value, tuple) else (value,)
             shown = ",".join(part if isinstance(part, str) else f"{part:g}" for part in shown)
             parts.append(f"--{field.name}={shown}")
+    if settings.data.channels not in (1, 3):
+        parts.append("(false colours: the first channels)")
+    if settings.data.bits == 16:
+        parts.append("(shown from mean - 2.5 to mean + 2.5 standard deviations)")
     return " ".join(parts)
 
 

@@ -52,7 +52,7 @@ FLAGS = [
     ("hue beyond half of the circle", "--color_jitter=0,0,0,0.6", "--color_jitter", "at most 0.5", "0.6"),
     ("jitter of zeros", "--color_jitter=0", "--color_jitter", "above 0"),
     ("negative jitter", "--color_jitter=-0.1", "--color_jitter", "at least 0"),
-    ("two channels", "--channels=2", "--channels", "1 or 3", "found 2"),
+    ("more channels than there are", "--channels=1025", "--channels", "at most 1024"),
     ("no channel", "--channels=0", "--channels", "at least 1"),
     ("colour's mean of grey", "--channels=1 --mean=0.5,0.5,0.5 --std=0.2", "--mean", "one value", "--channels=1"),
     ("batch not divisible", "--batch_size=30 --num_replicas=4", "--batch_size", "4", "30"),

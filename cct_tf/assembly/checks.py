@@ -32,7 +32,7 @@ def variant_of(config):
     if own.is_model(config):
         return None
     return variants.resolve(model.model, config.augment.image_size, model.positional_embedding, model.norm_order,
-                            channels=config.augment.channels)
+                            channels=config.data.channels)
 
 
 def check_model(model, image_size):
@@ -81,9 +81,20 @@ def check_inputs(config, part=None, stream=None):
         UserError: the first thing found wrong.
     """
     check_model(config.model, config.augment.image_size)
-    notation.resolve(config.augment.auto_augment)
+    _check_policy(config)
     own.check(config)
     return registry.check_name(config.data, part, stream)
+
+
+def _check_policy(config):
+    """Raise UserError if --auto_augment names no policy, or one with operations that the images are not made for."""
+    data, name = config.data, config.augment.auto_augment
+    policy = notation.resolve(name)
+    if policy is None or policy.level_op is None or (data.bits == 8 and data.channels in (1, 3)):
+        return
+    kind = "--bits=16" if data.bits == 16 else f"--channels={data.channels}"
+    raise UserError(f"--auto_augment: expected trivial_geometric or none with {kind}, found {name!r}, which holds "
+                    f"{policy.level_op.lower()}, an operation on colours or grey of 8 bits")
 
 
 def check_config(config, part=None, stream=None):

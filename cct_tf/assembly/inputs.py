@@ -11,6 +11,7 @@ from cct_tf.data.pipeline import Sampling
 from cct_tf.data.source import rules_of
 from cct_tf.data.statistics import channel_statistics
 from cct_tf.datasets import registry
+from cct_tf.images import pixel_type
 from cct_tf.machine import compile_cache, memory, runtime
 from cct_tf.readers import budget
 from cct_tf.settings import config as config_lib
@@ -62,11 +63,10 @@ def _open_images(config, console, resolved, part):
         return Images(source, config.augment.mean, config.augment.std, "flags", source.rules)
     if resolved is not None and resolved.statistics_computed:
         return Images(source, resolved.mean, resolved.std, "an earlier start of this run", source.rules)
-    grey = config.augment.channels == 1
-    if source.mean is not None and not grey:
+    if source.mean is not None and config.data.channels == 3:
         return Images(source, source.mean, source.std, "the data set's own", source.rules)
     with console.phase("computing mean and standard deviation", with_progress=True):
-        mean, std = channel_statistics(source.splits["train"], console.stream, grey)
+        mean, std = channel_statistics(source.splits["train"], console.stream)
     return Images(source, mean, std, "computed from the training images", source.rules)
 
 
@@ -81,7 +81,8 @@ def recorded_images(resolved):
 
 def make_transform(config, images, model):
     """The `Transform` that brings the images to what `model` (or a `variants.Variant`) takes."""
-    transform = transform_lib.from_config(config.augment, model.image_size, images.mean, images.std)
+    transform = transform_lib.from_config(config.augment, model.image_size, images.mean, images.std,
+                                           pixel_type.of_config(config.data))
     return dataclasses.replace(transform, resize_block=images.rules.resize_block, resampler=images.rules.resampler,
                                fast_decoding=config.data.decode == "fast",
                                fast_resizing=config.data.resize == "fast",

@@ -15,14 +15,14 @@ def build_model(config, num_classes):
     """The network of a config. Call it under the strategy's scope."""
     model = config.model
     if own_code.is_named(model.model):
-        return own.build(model.model, num_classes, config.augment.image_size, config.augment.channels, config.run.seed,
+        return own.build(model.model, num_classes, config.augment.image_size, config.data.channels, config.run.seed,
                          _POLICIES[model.precision])
     return create_model(
         model.model, num_classes=num_classes, image_size=config.augment.image_size,
         positional_embedding=model.positional_embedding, norm_order=model.norm_order,
         dropout_rate=model.dropout_rate, attention_dropout_rate=model.attention_dropout_rate,
         drop_path_rate=model.drop_path_rate, seed=config.run.seed,
-        dtype=_POLICIES[model.precision], channels=config.augment.channels)
+        dtype=_POLICIES[model.precision], channels=config.data.channels)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ def resolve(config, model, images=None):
         model.image_size, tuple(source.class_names),
         {name: split.num_examples for name, split in source.splits.items()},
         mean=tuple(images.mean), std=tuple(images.std),
-        statistics_computed=config.augment.mean is None and (source.mean is None or config.augment.channels == 1),
+        statistics_computed=config.augment.mean is None and (source.mean is None or config.data.channels != 3),
         fingerprint=source.fingerprint, evaluated_fingerprint=parts[source.evaluated_split],
         folds_fingerprint=source.folds_fingerprint,
         folder=folder if source.has_files else None, left_out=source.left_out,

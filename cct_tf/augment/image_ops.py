@@ -55,37 +55,40 @@ def resampling_weights(source_size, start, length, low, high, size, bicubic):
 
 
 def _round(values):
-    return tf.clip_by_value(tf.floor(values + 0.5), 0.0, 255.0)
+    return tf.floor(values + 0.5)
 
 
 def resample(images, start, length, low, high, size, bicubic):
     """Cut a box out of every image and resize it, with antialias.
 
     Args:
-        images: uint8 [B, H, W, C].
+        images: uint8 or uint16 [B, H, W, C].
         start, length: float32 [B, 2], the box (y, x) in source pixels; may be fractional.
         low, high: float32 [B, 2], bounds (y, x) of the pixels that may be looked at.
         size: output size; (height, width) may be int32 scalars.
         bicubic: bool [B].
 
     Returns:
-        uint8 [B, h, w, C].
+        The same [B, h, w, C].
     """
     shape, sides = tf.shape(images), sizes.sides(size)
     weights_y, weights_x = (
         resampling_weights(shape[1 + axis], start[:, axis], length[:, axis], low[:, axis], high[:, axis], sides[axis],
                            bicubic) for axis in (0, 1))
+    dtype = tf.as_dtype(images.dtype)
     columns = _round(tf.einsum("bow,bhwc->bhoc", weights_x, tf.cast(images, tf.float32)))
-    rows = _round(tf.einsum("boh,bhwc->bowc", weights_y, columns))
+    if dtype == tf.uint8:  # Pillow's integers of 32 bits, which stand for those of 16, may overshoot in between
+        columns = tf.clip_by_value(columns, 0.0, float(dtype.max))
+    rows = tf.clip_by_value(_round(tf.einsum("boh,bhwc->bowc", weights_y, columns)), 0.0, float(dtype.max))
     known = [None if tf.is_tensor(side) else side for side in sides]
-    return tf.cast(tf.ensure_shape(rows, [None, *known, images.shape[-1]]), tf.uint8)
+    return tf.cast(tf.ensure_shape(rows, [None, *known, images.shape[-1]]), images.dtype)
 
 
 def fit(images, size, way="crop", crop_pct=1.0, fill=()):
     """Bring whole images to a size, the same way each time, bicubic with antialias.
 
     Args:
-        images: uint8 [B, H, W, C]; H and W may be unknown.
+        images: uint8 or uint16 [B, H, W, C]; H and W may be unknown.
         size: output size.
         way: "crop", see `center_fit`; "pad": the whole image as large as it fits in, in the middle, and `fill` beside
             it (Pillow's `ImageOps.pad`); "stretch": each side to its own length.
@@ -93,7 +96,7 @@ def fit(images, size, way="crop", crop_pct=1.0, fill=()):
         fill: C levels, for "pad" alone.
 
     Returns:
-        uint8 [B, h, w, C].
+        The same [B, h, w, C].
     """
     if way == "crop":
         return center_fit(images, size, crop_pct)
@@ -115,7 +118,7 @@ def _framed(images, inner, sides, fill):
         frame.append([before, side - length - before])
     frame.append([0, 0])
     inside = tf.pad(tf.ones_like(images, tf.bool), frame)
-    found = tf.where(inside, tf.pad(images, frame), tf.constant(fill, tf.uint8))
+    found = tf.where(inside, tf.pad(images, frame), tf.constant(fill, images.dtype))
     return tf.ensure_shape(found, [None, *sides, images.shape[-1]])
 
 
@@ -147,12 +150,12 @@ def center_fit(images, size, crop_pct=1.0):
     Of a square that is: the shorter side to floor(size / crop_pct).
 
     Args:
-        images: uint8 [B, H, W, C]; H and W may be unknown.
+        images: uint8 or uint16 [B, H, W, C]; H and W may be unknown.
         size: output size.
         crop_pct: float in (0, 1].
 
     Returns:
-        uint8 [B, h, w, C].
+        The same [B, h, w, C].
     """
     sides, covered = sizes.sides(size), covered_sides(size, crop_pct)
     if tuple(images.shape[1:3]) == covered == sides:
@@ -190,7 +193,16 @@ def kept_area(image_sizes, size, crop_pct=1.0):
 
 
 def normalize(images, mean, std):
-    """uint8 [B, H, W, C] -> float32, (pixels / 255 - mean) / std, with mean and std of one or C values in [0, 1]."""
-    scale = tf.constant([1.0 / (255.0 * value) for value in std], tf.float32)
+    """(pixels / white - mean) / std, with mean and std of one or C values in [0, 1].
+
+    Args:
+        images: uint8 or uint16 [B, H, W, C]; white is 255, or 65535.
+        mean, std: sequences.
+
+    Returns:
+        float32 [B, H, W, C].
+    """
+    white = float(tf.as_dtype(images.dtype).max)
+    scale = tf.constant([1.0 / (white * value) for value in std], tf.float32)
     offset = tf.constant([m / s for m, s in zip(mean, std, strict=True)], tf.float32)
     return tf.cast(images, tf.float32) * scale - offset

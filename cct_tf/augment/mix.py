@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from cct_tf import rng, sites
 
-# Shares are multiples of 2^-16: times an 8-bit level that is exact in float32, and so is the sum of two such products.
+# Shares are multiples of 2^-16: times an 8-bit level that is exact in float32, and so is the sum of two such products;
+# times one of 16 bits in float64.
 # So pixels are the same with XLA, which rounds a * b + c once, and without it.
 _SHARE_STEPS = 2.0**16
 
@@ -107,19 +108,20 @@ class Mix:
         """Mix a batch.
 
         Args:
-            images: uint8 [B, S, S, 3].
+            images: uint8 or uint16 [B, S, S, C].
             labels: float32 [B, K], smoothed.
             params: what `sample` gave.
 
         Returns:
-            (uint8 [B, S, S, 3], float32 [B, K]). Mixed pixels are rounded to whole levels, halves to even.
+            (images like them, float32 [B, K]). Mixed pixels are rounded to whole levels, halves to even.
         """
         share, box = params["share"], params["box"]
         rows, columns = tf.range(images.shape[1])[:, None], tf.range(images.shape[2])
         inside = (rows >= box[0]) & (rows < box[2]) & (columns >= box[1]) & (columns < box[3])  # [S, S]
         weight = tf.where(params["cutmix"], tf.where(inside, 0.0, 1.0), share)[:, :, None]  # of the own pixel
-        own, other = tf.cast(images, tf.float32), tf.cast(_swapped(images), tf.float32)
-        mixed = tf.cast(tf.round(other + (own - other) * weight), tf.uint8)
+        exact = tf.float32 if images.dtype == tf.uint8 else tf.float64  # 16 bits of the share and 16 of a level
+        own, other, weight = (tf.cast(each, exact) for each in (images, _swapped(images), weight))
+        mixed = tf.cast(tf.round(other + (own - other) * weight), images.dtype)
         return mixed, labels * share + _swapped(labels) * (1.0 - share)
 
 

@@ -23,7 +23,7 @@ _LONGEST = 8  # longer side / shorter side; where the target is no square, measu
 
 
 def fit(images, size, way="crop", crop_pct=1.0, fill=()):
-    """`image_ops.fit`, with Pillow's pixels: uint8 [B, H, W, 3] -> uint8 [B, h, w, 3]."""
+    """`image_ops.fit`, with Pillow's pixels: [B, H, W, C] -> [B, h, w, C]."""
     one = {"crop": lambda image: _cropped_middle(image, size, crop_pct),
            "pad": lambda image: _padded(image, size, fill),
            "stretch": lambda image: resized(image, None, True, size)}[way]
@@ -34,7 +34,7 @@ def crop(images, boxes, bicubic, size, resize):
     """Cut a box out of every image and resize it.
 
     Args:
-        images: uint8 [B, H, W, 3].
+        images: uint8 or uint16 [B, H, W, C].
         boxes: float32 [B, 4], (top, left, height, width) within the image. A fractional edge counts its pixel by the
             share of it, as `box` of `Image.resize` does.
         bicubic: bool [B], bicubic or bilinear.
@@ -42,7 +42,7 @@ def crop(images, boxes, bicubic, size, resize):
         resize: what resizes an image: `resized`, or `simd_resize.resized`.
 
     Returns:
-        uint8 [B, h, w, 3].
+        The same [B, h, w, C].
     """
     def cut(images, boxes, bicubic):
         return np.stack([_cropped(*one, size, resize) for one in zip(images, boxes, bicubic, strict=True)])
@@ -51,12 +51,12 @@ def crop(images, boxes, bicubic, size, resize):
 
 
 def _called(function, size, images, *columns):
-    found = python_calls.call(function, [images, *columns], tf.uint8)
-    return tf.ensure_shape(found, [images.shape[0], *sizes.sides(size), 3])
+    found = python_calls.call(function, [images, *columns], images.dtype)
+    return tf.ensure_shape(found, [images.shape[0], *sizes.sides(size), images.shape[3]])
 
 
 def _cropped(image, box, bicubic, size, resize):
-    """One image [H, W, 3], cropped and resized, as an array."""
+    """One image [H, W, C], cropped and resized, as an array."""
     (top, left), (bottom, right) = box[:2], box[:2] + box[2:]
     first, last = (math.floor(top), math.floor(left)), (math.ceil(bottom), math.ceil(right))
     pixels = image[first[0]:last[0], first[1]:last[1]]
@@ -69,23 +69,29 @@ def resized(pixels, box, bicubic, size):
     """A part of one image at h x w pixels, by Pillow.
 
     Args:
-        pixels: uint8 [h, w, 3] NumPy array.
+        pixels: uint8 or uint16 [H, W, C] NumPy array. Other than in colour of 8 bits, a channel at a time; of 16 bits
+            by Pillow's mode "I", whose levels are clipped to 16 bits.
         box: (left, top, right, bottom) of the part, floats; None: the whole image.
         bicubic: bool, bicubic or bilinear.
         size: output size.
 
     Returns:
-        uint8 [h, w, 3] NumPy array.
+        The same [h, w, C] NumPy array.
     """
-    kind = Image.BICUBIC if bicubic else Image.BILINEAR
-    return np.asarray(Image.fromarray(pixels).resize(sizes.sides(size)[::-1], kind, box))
+    kind, sides = Image.BICUBIC if bicubic else Image.BILINEAR, sizes.sides(size)[::-1]
+    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        return np.asarray(Image.fromarray(pixels).resize(sides, kind, box))
+    wide = pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels
+    planes = [np.asarray(Image.fromarray(np.ascontiguousarray(wide[:, :, channel])).resize(sides, kind, box))
+              for channel in range(pixels.shape[2])]
+    return np.stack(planes, axis=2).clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
 
 
 def _padded(image, size, fill):
-    """One image [H, W, 3] as large as it fits into a size, with `fill` beside it, as an array."""
+    """One image [H, W, C] as large as it fits into a size, with `fill` beside it, as an array."""
     sides = sizes.sides(size)
     inner = image_ops.inner_sides(image.shape[:2], sides)
-    found = np.empty([*sides, image.shape[2]], np.uint8)
+    found = np.empty([*sides, image.shape[2]], image.dtype)
     found[:] = fill
     top, left = (round((side - length) * 0.5) for side, length in zip(sides, inner, strict=True))
     found[top:top + inner[0], left:left + inner[1]] = resized(image, None, True, inner)
@@ -93,18 +99,17 @@ def _padded(image, size, fill):
 
 
 def _cropped_middle(image, size, crop_pct):
-    """One image [H, W, 3] resized and cropped, as an array."""
+    """One image [H, W, C] resized and cropped, as an array."""
     (down, across), covered = sizes.sides(size), image_ops.covered_sides(size, crop_pct)
     height, width = image.shape[:2]
     if (height, width) == (down, across) == covered:
         return image
     side, least = (covered[0], height) if covered[0] * width >= covered[1] * height else (covered[1], width)
-    resized = [math.floor(side * length / least + 1e-9) for length in (height, width)]
-    top, left = round((resized[0] - down) / 2), round((resized[1] - across) / 2)
-    pixels = Image.fromarray(image)
+    inner = [math.floor(side * length / least + 1e-9) for length in (height, width)]
+    top, left = round((inner[0] - down) / 2), round((inner[1] - across) / 2)
     shape = height * covered[1], width * covered[0]
     if max(shape) > _LONGEST * min(shape):
-        box = (left * width / resized[1], top * height / resized[0],
-               (left + across) * width / resized[1], (top + down) * height / resized[0])
-        return np.asarray(pixels.resize((across, down), Image.BICUBIC, box))
-    return np.asarray(pixels.resize(resized[::-1], Image.BICUBIC).crop((left, top, left + across, top + down)))
+        box = (left * width / inner[1], top * height / inner[0],
+               (left + across) * width / inner[1], (top + down) * height / inner[0])
+        return resized(image, box, True, size)
+    return resized(image, None, True, tuple(inner))[top:top + down, left:left + across]

@@ -1,11 +1,12 @@
 """The way of an image from the reader to the network, as an ordered list of stages.
 
-    per image on the host    resize, or random resized crop      uint8 [B, H, W, 3] -> uint8 [B, S, S, 3]
-    per batch on the host    policy, crop, flip, labels, mix     uint8 [B, S, S, 3]
-    on the device            normalize, erase                    uint8 [B, S, S, 3] -> float32 [B, S, S, 3]
+    per image on the host    resize, or random resized crop      uint8 [B, H, W, C] -> uint8 [B, S, S, C]
+    per batch on the host    policy, crop, flip, labels, mix     uint8 [B, S, S, C]
+    on the device            normalize, erase                    uint8 [B, S, S, C] -> float32 [B, S, S, C]
 
 `Transform.training_stages` and `evaluation_stages` build the list. `data.pipeline` runs what belongs to the host; the
 training step and the evaluation begin with the rest (`on_device`). So the host ships uint8, a quarter of the bytes.
+Images of 16 bits are uint16 until they are normalised.
 
 A stage is a frozen dataclass. It maps a batch, a dict, to a batch:
 
@@ -19,7 +20,8 @@ A batch holds, as far as the stages have come: "image"; "index", "epoch", "posit
 its examples (see `data.pipeline`); "class" int32 [B], or uint8 [B, K] of 0 and 1 where an image may have several,
 then "label" float32 [B, K].
 
-Legend: B batch, H W height and width of an image, S S those of the network's input, which need not be equal, K classes.
+Legend: B batch, H W height and width of an image, S S those of the network's input, which need not be equal, C
+channels, K classes.
 """
 
 import dataclasses
@@ -32,7 +34,7 @@ from cct_tf.augment import geometric, image_ops, pillow_resize, simd_resize
 from cct_tf.augment.erasing import RandomErasing
 from cct_tf.augment.jitter import ColorJitter
 from cct_tf.augment.mix import Mix
-from cct_tf.policies import levels, operations
+from cct_tf.policies import operations
 
 IMAGE, BATCH, DEVICE = "per image on the host", "per batch on the host", "on the device"
 
@@ -95,7 +97,7 @@ class Resize(Stage):
 
     Attributes:
         size: the network's, see `cct_tf.sizes`.
-        crop_pct, way, fill: see `image_ops.fit`; channels: 3, or 1 for grey.
+        crop_pct, way, fill: see `image_ops.fit`.
         block: int, held images that are resized in one call, whatever memory it takes: the last bits of the products
             depend on their number, so runs of version 0 keep theirs. None bounds the memory.
         resampler: "matrix" or "pillow", by `image_ops` or `pillow_resize`.
@@ -107,7 +109,6 @@ class Resize(Stage):
     resampler: str = "matrix"
     way: str = "crop"
     fill: tuple = ()
-    channels: int = 3
 
     name = "resize"
     where = IMAGE
@@ -115,8 +116,7 @@ class Resize(Stage):
 
     def apply(self, batch, params):
         ops = pillow_resize if self.resampler == "pillow" else image_ops
-        images = ops.fit(batch["image"], self.size, self.way, self.crop_pct, self.fill)
-        return batch | {"image": images if self.channels == 3 else levels.grey(images)}
+        return batch | {"image": ops.fit(batch["image"], self.size, self.way, self.crop_pct, self.fill)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,7 @@ class ResizedCrop(Stage):
         op: `geometric.RandomResizedCrop`.
         block, resampler: as of `Resize`.
         fast: whether JPEGs may be decoded at a part of their size, see `images.parts`.
-        simd: whether `simd_resize` takes Pillow's place. channels: as of `Resize`.
+        simd: whether `simd_resize` takes Pillow's place.
     """
 
     op: geometric.RandomResizedCrop
@@ -135,7 +135,6 @@ class ResizedCrop(Stage):
     resampler: str = "matrix"
     fast: bool = False
     simd: bool = False
-    channels: int = 3
 
     name = "crop"
     where = IMAGE
@@ -165,7 +164,7 @@ class ResizedCrop(Stage):
             images = pillow_resize.crop(images, params["box"], params["bicubic"], self.size, resize)
         else:
             images = _apply_op(self.op, images, params)
-        return batch | {"image": images if self.channels == 3 else levels.grey(images)}
+        return batch | {"image": images}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,7 +270,7 @@ class Policy(Stage):
     def apply(self, batch, params):
         images = batch["image"]
         for operation in params["operations"]:
-            images = operations.apply(images, operation, self.policy.fill)
+            images = operations.apply(images, operation, self.policy.fill, self.policy.geometry_alone)
         return batch | {"image": images}
 
 
@@ -347,12 +346,12 @@ class Mixing(Stage):
 
 @dataclasses.dataclass(frozen=True)
 class Normalize(Stage):
-    """uint8 -> float32, less the mean, over the deviation.
+    """uint8 or uint16 -> float32, less the mean, over the deviation.
 
     Always a program of its own: in that of the network, XLA would round otherwise.
 
     Attributes:
-        mean, std: tuples of one or three floats, of pixels in [0, 1].
+        mean, std: tuples of one or C floats, of levels as shares of the highest.
     """
 
     mean: tuple
@@ -415,11 +414,11 @@ def on_device(batch, stages):
     """What the network takes, from a batch of the host: the stages on the device. Works on each replica's slice.
 
     Args:
-        batch: dict; "image" uint8 [B, S, S, 3], "seed", and what `sample_for_device` added.
+        batch: dict; "image" uint8 or uint16 [B, S, S, C], "seed", and what `sample_for_device` added.
         stages: tuple of stages.
 
     Returns:
-        float32 [B, S, S, 3].
+        float32 [B, S, S, C].
     """
     for stage in of_place(stages, DEVICE):
         prefix = f"{stage.name}/"

@@ -18,11 +18,11 @@ from cct_tf.readers.held import Held
 _BATCHES = 4  # of one pass over the images
 
 
-def random_split(num_examples, size, num_classes):
-    """A `source.Split` of random images, uint8 [n, S, S, 3]."""
+def random_split(num_examples, size, num_classes, channels=3):
+    """A `source.Split` of random images, uint8 [n, S, S, C]."""
     with tf.device("CPU:0"):
-        images = tf.cast(tf.random.stateless_uniform([num_examples, *sizes.sides(size), 3], [0, 0], 0, 256, tf.int32),
-                         tf.uint8)
+        shape = [num_examples, *sizes.sides(size), channels]
+        images = tf.cast(tf.random.stateless_uniform(shape, [0, 0], 0, 256, tf.int32), tf.uint8)
     return Split("test", Held(images, np.arange(num_examples)), num_examples,
                  np.arange(num_examples, dtype=np.int32) % num_classes)
 
@@ -40,9 +40,10 @@ def measure(config, num_classes, console, repeats, seconds):
         bare = BareStep(config, num_classes)
         batch = pipeline.padded_batch_size(config.run.eval_batch_size, config.run.eval_batch_size,
                                            bare.devices.num_replicas)
-        split = random_split(_BATCHES * batch, bare.model.image_size, num_classes)
+        split = random_split(_BATCHES * batch, bare.model.image_size, num_classes,
+                             bare.model.variant.channels)
         forward = Forward(bare.model, bare.devices.kind, bare.tuning.jit.value)
-        transform = Transform(bare.model.image_size, (0.5,), (0.25,), channels=bare.model.variant.channels)
+        transform = Transform(bare.model.image_size, (0.5,), (0.25,), pixel_type=split.reader.pixel_type)
         evaluator = Evaluator(bare.devices, {"eval": forward}, split, transform, num_classes=num_classes,
                               batch_size=batch)
 

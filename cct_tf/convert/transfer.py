@@ -173,9 +173,11 @@ def adapt(pretrained, shapes, variant, classes=()):
             array = array.astype(np.float32, copy=False)
         if not np.isfinite(array).all():
             problems.setdefault("values that are not finite (in float32)", []).append(path)
-        if path in _FIRST_KERNELS and array.ndim == 4 and (array.shape[2], shape[2]) == (3, 1):
-            array = array.sum(axis=2, keepdims=True)  # what a grey image in three channels would give
-            changes.append("the first kernel summed over the colours")
+        if path in _FIRST_KERNELS and array.ndim == 4 and array.shape[2] == 3 and shape[2] != 3:
+            # Equal channels give what they would give in colour: of a grey image the sum.
+            array = np.repeat(array.sum(axis=2, keepdims=True) / np.float32(shape[2]), shape[2], axis=2)
+            changes.append("the first kernel summed over the colours" if shape[2] == 1 else
+                           f"the first kernel averaged over the colours for {shape[2]} channels")
         if path == POSITIONS:
             array = _resized(array, shape, variant, theirs, changes)
         if path in _HEAD and (shape is None or array.shape != shape and array.shape[:-1] == shape[:-1]):

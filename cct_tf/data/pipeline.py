@@ -10,7 +10,7 @@ own, n order indices each; with repeats they last R times as long. --sampler dra
 
 A batch is a dict
 
-    "image"  uint8 [B, S, S, 3]; `stages.on_device` makes of it what the network takes
+    "image"  uint8 or uint16 [B, S, S, C]; `stages.on_device` makes of it what the network takes
     "label"  float32 [B, K], smoothed and mixed in training
     "seed"   uint32 [B], example seeds (zeros in evaluation)
     "weight" float32 [B], in training alone, of a split whose examples have weights; mixed as the labels are
@@ -18,7 +18,8 @@ A batch is a dict
     "broken" float32 [B], in evaluation alone, 1 for images that can't be decoded, see `readers.broken`
     "STAGE/PARAMETER"  [B, ...], what the stages on the device have to know
 
-Legend: B batch, S S height and width of the network's input, which need not be equal, K classes, n examples.
+Legend: B batch, S S height and width of the network's input, which need not be equal, C channels, K
+classes, n examples.
 """
 
 import dataclasses
@@ -39,9 +40,9 @@ from cct_tf.readers.reader import as_written
 # Bytes of held images as float32, in blocks of a set that is brought to the network's size, and in the largest batch
 # that is resized at once; others are image by image. No part of the budget, for the last bits depend on them.
 _BLOCK_BYTES, _BATCH_BYTES = 2**26, 2**28
-_RESIZING = {"matrix": 36, "pillow": 12}  # bytes a pixel of an image, taken while it is resized
-_STAGING = 4  # times a batch of uint8, taken by a call of the stages of the host: what goes in, comes out, between
-_FLOAT = 12  # bytes of a pixel as float32
+_RESIZING = {"matrix": 12, "pillow": 4}  # bytes a level of an image, taken while it is resized
+_STAGING = 4  # times a batch of levels, taken by a call of the stages of the host: what goes in, comes out, between
+_FLOAT = 4  # bytes of a level as float32
 _MOST_HELD = 2 * 2**30  # bytes; a held set that would be larger at the network's size is resized batch by batch
 _GROUP = 8  # images that are loaded by one call where they may be broken
 _WHOLE = (0, 1)  # the share of a worker that is alone
@@ -118,15 +119,16 @@ def hold_at_size(split, stages, stream=None):
         return split
     if reader.image_shape is None:
         return _read_once(split, stages, resize, stream) if _has_room(split, resize.size) else split
+    kind = reader.pixel_type
     target = sizes.sides(resize.size)
-    if reader.image_shape == target and resize.crop_pct == 1.0 and resize.channels == 3:
+    if reader.image_shape == target and resize.crop_pct == 1.0:
         return split  # nothing to do, now or later
-    if split.num_examples * _pixel_bytes(resize.size) > _MOST_HELD:
+    if split.num_examples * _pixel_bytes(kind, resize.size) > _MOST_HELD:
         return split
     if resize.resampler == "pillow":
         return _read_once(split, stages, resize, stream)
     apply = tf.function(lambda images: resize.apply({"image": images}, {})["image"], autograph=False)
-    resized = tensors.empty_images([split.num_examples, *target, resize.channels])
+    resized = tensors.empty_images([split.num_examples, *target, kind.channels], kind.dtype)
     block = resize.block or tensors.batch_within(_BLOCK_BYTES, _float_bytes(reader))
     with _shown(split, stream) as advance, tf.device("CPU:0"):  # where tf.data resizes too: others round otherwise
         for start in range(0, split.num_examples, block):
@@ -147,7 +149,7 @@ def _has_room(split, size):
 
     A training split that streams keeps its order, which one that is held hasn't.
     """
-    image_bytes = _pixel_bytes(size)
+    image_bytes = _pixel_bytes(split.reader.pixel_type, size)
     if image_bytes > split.room or (split.name == "train" and split.reader.own_columns):
         return False
     try:
@@ -161,7 +163,8 @@ def _has_room(split, size):
 def _read_once(split, stages, resize, stream):
     """The split with its images at the network's size, held, and their labels."""
     n, size = split.num_examples, min(split.num_examples, tensors.MOST_IMAGES)
-    images = tensors.empty_images([n, *sizes.sides(resize.size), resize.channels])
+    kind = split.reader.pixel_type
+    images = tensors.empty_images([n, *sizes.sides(resize.size), kind.channels], kind.dtype)
     labels = np.zeros(n, np.int32) if split.labels is None else np.zeros_like(label_kinds.as_held(split.labels))
     weights, masked = None if split.weights is None else split.weights.copy(), np.zeros(n, bool)
 
@@ -187,21 +190,21 @@ def _read_once(split, stages, resize, stream):
 
 def _float_bytes(reader):
     """Bytes of one image as float32, of a reader whose images are of one size."""
-    return _FLOAT * math.prod(reader.image_shape)
+    return _FLOAT * reader.pixel_type.channels * math.prod(reader.image_shape)
 
 
-def _pixel_bytes(size):
-    """Bytes of an image of a size, see `cct_tf.sizes`, as uint8."""
-    return 3 * math.prod(sizes.sides(size))
+def _pixel_bytes(kind, size):
+    """Bytes of an image of a PixelType and a size, see `cct_tf.sizes`."""
+    return kind.num_bytes * math.prod(sizes.sides(size))
 
 
 def _read(batches, split, resize, num_classes):
-    """Add "image" uint8 [B, S, S, 3], "class", int32 [B] or uint8 [B, K], and "weight" to batches with "seed".
+    """Add "image" [B, S, S, C], "class", int32 [B] or uint8 [B, K], and "weight" to batches with "seed".
 
     Args:
         resize: the stage that brings images to the network's size.
     """
-    reader = split.reader
+    reader, kind = split.reader, split.reader.pixel_type
     labels = None if reader.knows_labels else tensors.on_cpu(label_kinds.as_held(split.labels))
     weights = None if split.weights is None else tensors.on_cpu(split.weights.astype(np.float32))
     if reader.image_shape is not None:
@@ -228,9 +231,9 @@ def _read(batches, split, resize, num_classes):
             example |= _masks(example["mask"], place < 0)
         return example | {"image": image, "class": label}
 
-    image_bytes = _RESIZING[resize.resampler] * reader.most_pixels
+    image_bytes = _RESIZING[resize.resampler] * kind.num_bytes * reader.most_pixels
     if reader.can_fail:
-        calls = _parallel_calls(image_bytes + _GROUP * _pixel_bytes(resize.size), budget.reading())
+        calls = _parallel_calls(image_bytes + _GROUP * _pixel_bytes(kind, resize.size), budget.reading())
         return _per_group(reader.fetch(batches), load, calls)
     return _per_example(reader.fetch(batches), load, _parallel_calls(image_bytes, budget.reading()))
 
@@ -242,13 +245,13 @@ def _masks(mask, is_broken):
 
 
 def _resized_one(resize, image, seed):
-    """One image of any size at the network's: uint8 [H, W, 3], uint32 scalar -> uint8 [S, S, 3]."""
+    """One image of any size at the network's: [H, W, C], uint32 scalar -> [S, S, C]."""
     batch, shape = {"image": image[None], "seed": seed[None]}, tf.unstack(tf.shape(image)[:2])
     return resize.apply(batch, resize.sample(batch, shape))["image"][0]
 
 
 def _part(reader, resize, example, may_fail):
-    """A random part of one image at the network's size, uint8 [S, S, 3]; label and place of `load_or_replace`."""
+    """A random part of one image at the network's size, [S, S, C]; label and place of `load_or_replace`."""
     batch = {"seed": example["seed"][None]}
 
     def box(height, width):
@@ -288,9 +291,9 @@ def _read_batches(batches, reader, labels, weights, resize):
         return tf.nest.map_structure(lambda column: column[0], found)
 
     one_by_one = resize.resampler == "pillow" or (size * image_bytes > _BATCH_BYTES and not resize.block)
-    one_bytes = _pixel_bytes(resize.size)
+    one_bytes = _pixel_bytes(reader.pixel_type, resize.size)
     if not reader.at_network_size:
-        one_bytes += _RESIZING[resize.resampler] * math.prod(reader.image_shape)
+        one_bytes += _RESIZING[resize.resampler] * reader.pixel_type.num_bytes * math.prod(reader.image_shape)
     if one_by_one and not reader.at_network_size:
         return _per_example(batches.map(sample), gather_one, _parallel_calls(one_bytes, budget.reading()))
     return batches.map(gather_batch, num_parallel_calls=_parallel_calls(size * one_bytes, budget.reading()))
@@ -356,7 +359,8 @@ def staged(batches, stages, finish=lambda batch: batch):
             batch = stage.apply(batch, stage.sample(batch, tuple(shape)))
         return finish(batch)
 
-    calls = _parallel_calls(_STAGING * math.prod(batches.element_spec["image"].shape), budget.staging())
+    image = batches.element_spec["image"]
+    calls = _parallel_calls(_STAGING * math.prod(image.shape) * image.dtype.size, budget.staging())
     return tensors.by_reference(batches.map(run, num_parallel_calls=calls))
 
 
@@ -399,7 +403,7 @@ def read_batches(split, stages, sampling, start_step, num_steps):
     Args: as of `train_batches`.
 
     Returns:
-        Dataset of dicts: "image" uint8 [B, S, S, 3], "class" int32 [B], "index", "epoch", "position" int64 [B], "seed"
+        Dataset of dicts: "image" [B, S, S, C], "class" int32 [B], "index", "epoch", "position" int64 [B], "seed"
         uint32 [B].
     """
     batches = _drawn(split, sampling, start_step, num_steps, _WHOLE)

@@ -35,6 +35,11 @@ class Rules:
     resize_block: int | None = None
     resampler: str | None = None
 
+    @property
+    def settled_depth(self):
+        """The bit depth, with what counts where there is nothing to find out, int."""
+        return self.bit_depth or 16
+
     def settled(self, image_shape):
         """The rules with every field known, once the set is open. What was recorded stays.
 
@@ -42,7 +47,7 @@ class Rules:
             image_shape: (H, W) of the training images; None where they are of mixed sizes.
         """
         small = image_shape is not None and image_shape[0] * image_shape[1] <= _SMALL
-        return dataclasses.replace(self, bit_depth=self.bit_depth or 16,
+        return dataclasses.replace(self, bit_depth=self.settled_depth,
                                    resampler=self.resampler or ("matrix" if small else "pillow"))
 
 
@@ -99,7 +104,7 @@ class Split:
     groups: np.ndarray | None = None
 
     def images(self, places):
-        """Yield (uint8 NumPy array [H, W, 3], label) of the images at some places, one after the other.
+        """Yield (uint8 or uint16 NumPy array [H, W, C], label) of the images at some places, one after the other.
 
         A label is an int, or uint8 [K] where an image may have several.
         """

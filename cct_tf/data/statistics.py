@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from cct_tf.errors import UserError
 from cct_tf.images import decode
-from cct_tf.policies import levels
 from cct_tf.readers import progress
 from cct_tf.readers.reader import as_written
 
@@ -22,7 +21,7 @@ KNOWN = {
 _PIECE = 2**17  # pixels summed at a time; as int64, twice, they take 6 MiB
 
 
-def channel_statistics(split, stream=None, grey=False):
+def channel_statistics(split, stream=None):
     """Mean and standard deviation of each channel over all pixels of a split.
 
     Sums are integers, so the result depends on neither order nor threads.
@@ -30,19 +29,18 @@ def channel_statistics(split, stream=None, grey=False):
     Args:
         split: source.Split.
         stream: text stream for progress, or None.
-        grey: whether of the images as grey ones, Pillow's "L".
 
     Returns:
-        (mean, std): tuples of 3 floats, or of one of grey images, of pixels in [0, 1]; std is the population's.
+        (mean, std): tuples of C floats, of levels as shares of the highest; std is the population's.
 
     Raises:
         UserError: a streamed split; a constant channel, whose deviation is 0; a broken image on disk.
     """
-    channels = 1 if grey else 3
+    channels, white = split.reader.pixel_type.channels, split.reader.pixel_type.white
     count, total, squares = 0, [0] * channels, [0] * channels
     with progress.count(split.num_examples, "mean and deviation", stream) as advance:
         try:
-            for number, pixels, sums, square_sums in _sums(split.reader, grey).as_numpy_iterator():
+            for number, pixels, sums, square_sums in _sums(split.reader).as_numpy_iterator():
                 count += int(pixels)
                 total = [a + int(b) for a, b in zip(total, sums, strict=True)]
                 squares = [a + int(b) for a, b in zip(squares, square_sums, strict=True)]
@@ -52,8 +50,8 @@ def channel_statistics(split, stream=None, grey=False):
             if broken is None:
                 raise
             raise broken from error
-    mean = [Fraction(s, 255 * count) for s in total]
-    variance = [Fraction(s, 255**2 * count) - m**2 for s, m in zip(squares, mean, strict=True)]
+    mean = [Fraction(s, white * count) for s in total]
+    variance = [Fraction(s, white**2 * count) - m**2 for s, m in zip(squares, mean, strict=True)]
     if min(variance) == 0:
         raise UserError("--std: expected above 0, found that a channel of the training images is constant; give --mean "
                         "and --std")
@@ -61,7 +59,7 @@ def channel_statistics(split, stream=None, grey=False):
 
 
 def _moments(pixels):
-    """uint8 [..., C] -> (number of pixels, sums [C], sums of squares [C]), int64; a piece at a time."""
+    """Pixels [..., C] -> (number of pixels, sums [C], sums of squares [C]), int64; a piece at a time."""
     channels = pixels.shape[-1]
     pixels = tf.reshape(pixels, [-1, channels])
     number = tf.shape(pixels, tf.int64)[0]
@@ -76,11 +74,10 @@ def _moments(pixels):
     return number, sums, squares
 
 
-def _sums(reader, grey):
+def _sums(reader):
     """Dataset of (images, pixels, sums [C], sums of squares [C]), of some of a reader's images each."""
     @as_written
     def added(*columns):
         return tuple(tf.reduce_sum(column, axis=0) for column in columns)
 
-    moments = (lambda pixels: _moments(levels.grey(pixels))) if grey else _moments
-    return reader.map_pixels(moments).batch(16).map(added)
+    return reader.map_pixels(_moments).batch(16).map(added)

@@ -7,6 +7,8 @@ Handwritten Digits" (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 19
 import numpy as np
 
 from cct_tf.data import splits
+from cct_tf.errors import UserError
+from cct_tf.images import pixel_type
 from cct_tf.readers import tensors
 from cct_tf.readers.held import Held
 
@@ -29,11 +31,15 @@ def open_digits(config, rules):
         rules: source.Rules.
 
     Returns:
-        source.Source, held; pixels 0-16 are scaled to 0-255.
+        source.Source, held; levels 0-16 are scaled to 0-255, or with --bits=16 to 0-65535.
     """
     images, labels = arrays()
-    pixels = (images.astype(np.int32) * 255 + 8) // 16  # rounded
-    held = tensors.on_cpu(np.repeat(pixels.astype(np.uint8)[..., None], 3, axis=-1))  # [1797, 8, 8, 3]
+    pixels = ((images.astype(np.int32) * 255 + 8) // 16).astype(np.uint8)  # rounded
+    try:
+        levels = pixel_type.levels_of(pixel_type.of_config(config), pixels[..., None])
+    except ValueError:
+        raise UserError(f"--channels: expected 1 or 3 with --dataset=digits, found {config.channels}") from None
+    held = tensors.on_cpu(levels)  # [1797, 8, 8, C]
     train, test = splits.stratified(labels, _TEST_FRACTION, _TEST_SEED, rule=1)  # whatever the rules of the run
 
     def subset(indices):

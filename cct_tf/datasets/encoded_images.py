@@ -6,6 +6,7 @@ import numpy as np
 
 from cct_tf.data import splits
 from cct_tf.errors import UserError
+from cct_tf.images import pixel_type
 from cct_tf.readers import flat, loading, tensors
 
 
@@ -30,8 +31,9 @@ def open_encoded(config, rules, class_names, contents, labels, names, members, s
         UserError: no image can be decoded; or one is broken, with --on_bad_image=stop.
     """
     contents = tensors.on_cpu(contents)
-    rules, wide = loading.settle_bit_depth(rules, contents, names, False, f"looking at {config.dataset}", stream)
-    images = loading.whole(contents, names, False, rules.bit_depth)
+    kind = pixel_type.of_config(config)
+    rules, wide = loading.settle_bit_depth(rules, contents, names, False, f"looking at {config.dataset}", stream, kind)
+    images = loading.whole(contents, names, False, rules.settled_depth, kind)
     make_reader, good = _hold(images, config, stream)
     subsets = {split: splits.without_broken(splits.Subset(make_reader, indices, labels[indices].astype(np.int32)), good)
                for split, indices in members.items()}
@@ -46,7 +48,7 @@ def _hold(images, config, stream):
     if shape is None:
         raise UserError(f"--dataset={config.dataset}: expected images that can be decoded, found {number} broken ones")
     limit = config.in_memory_gib * tensors.GIB
-    if number * shape[0] * shape[1] * 3 <= limit:
+    if number * shape[0] * shape[1] * images.pixel_type.num_bytes <= limit:
         found = flat.decoded(images, shape, limit, config, what, stream)
         if found is not None:
             return found

@@ -19,7 +19,7 @@ from cct_tf.datasets import files as files_lib
 from cct_tf.datasets import image_files, tree
 from cct_tf.datasets.checked import Checked
 from cct_tf.errors import UserError
-from cct_tf.images import decode
+from cct_tf.images import decode, pixel_type
 from cct_tf.readers import flat, headers, loading, progress, tensors
 
 _MANY = 10_000  # files whose first bytes take long enough for a bar
@@ -56,7 +56,7 @@ def open_folder(config, rules, stream=None, part=None, cache=None, recorded=None
     held = False if recorded and recorded.broken else part and part.held
     with opened.broken_noted():
         rules, notes = _settle_bit_depth(rules, opened, part is not None)
-        images = loading.whole(opened.paths, opened.names, True, rules.bit_depth)
+        images = loading.whole(opened.paths, opened.names, True, rules.settled_depth, opened.pixel_type)
         images = dataclasses.replace(images, note=opened.note)
         make_reader, good = open_images(images, opened, held, bool(recorded))
     left_out, start = _left_out(opened, subsets, images, good, recorded), 0
@@ -137,10 +137,12 @@ class _Opened:
         paths: string [n] tensor.
         names: sequence of n paths, for messages.
         total: (files, bytes) of all that were listed.
+        pixel_type: `pixel_type.PixelType`, what the images become.
     """
 
     def __init__(self, config, listing, files, are_all, cache, stream):
         self.config, self.files, self.stream = config, files, stream
+        self.pixel_type = pixel_type.of_config(config)
         self.listing, self._are_all, self._cache = listing, are_all, cache
         self.paths, self.names = self.of(files)
         listed = listing.files.values()
@@ -181,9 +183,9 @@ class _Opened:
 
 def _settle_bit_depth(rules, opened, others_count):
     """As `loading.settle_bit_depth`; `others_count`: files that are listed but not opened have to be looked at too."""
-    what = f"looking at {opened.config.data_dir}"
-    if rules.bit_depth is not None:
-        return loading.settle_bit_depth(rules, opened.paths, opened.names, True, what, opened.stream)
+    what, kind = f"looking at {opened.config.data_dir}", opened.pixel_type
+    if rules.bit_depth is not None or kind.bits == 16 or not kind.is_colour_or_grey:
+        return loading.settle_bit_depth(rules, opened.paths, opened.names, True, what, opened.stream, kind)
     checked = opened.checked("at most 8 bits a channel")
     unknown = checked.unknown()
     with progress.count(len(unknown), what, opened.stream if len(unknown) > _MANY else None) as advance:
@@ -212,7 +214,7 @@ def open_images(images, opened, held, bears=False):
     shape = loading.first_shape(images, on_bad)
     if shape is None:
         raise UserError(f"{config.data_dir}: expected images that can be decoded, found {number} broken ones")
-    if opened.total[0] * shape[0] * shape[1] * 3 <= limit if held is None else held:
+    if opened.total[0] * shape[0] * shape[1] * images.pixel_type.num_bytes <= limit if held is None else held:
         found = flat.decoded(images, shape, limit, config, what, stream)
         if found is not None:
             return found
@@ -246,11 +248,12 @@ def _verify(images, opened, what):
     if images.on_disk and on_bad == "stop":
         _check_headers(opened, what.replace("decoding", "checking"))
         return good
-    checked = opened.checked(f"decoded, {images.bit_depth} bits, tensorflow {tf.__version__}")
+    kind = f"decoded, {images.bit_depth} bits{images.pixel_type.describe()}, tensorflow {tf.__version__}"
+    checked = opened.checked(kind)
     unknown = checked.unknown()
     if len(unknown) < len(good):  # all of them are not copied
         images = loading.whole(tf.gather(images.contents, unknown), [images.names[place] for place in unknown],
-                               images.on_disk, images.bit_depth)
+                               images.on_disk, images.bit_depth, images.pixel_type)
     if len(unknown):
         good[unknown] = loading.find_broken(images, on_bad, what, opened.stream)
     checked.add(unknown[good[unknown]])

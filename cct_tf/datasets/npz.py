@@ -1,6 +1,6 @@
 """`--dataset=npz`: one NumPy archive with x_train, y_train, x_test, y_test, as keras.datasets uses to make them.
 
-    x    uint8 [n, H, W], [n, H, W, 1] or [n, H, W, 3]
+    x    uint8 [n, H, W], [n, H, W, 1] or [n, H, W, 3]; with --channels=C [n, H, W, C], with --bits=16 uint16 too
     y    integers [n] or [n, 1], from 0; with --task=multilabel 0 or 1 [n, K], whether an image has a class
     x_val, y_val    optional, the validation split
     class_names    strings [K], optional
@@ -20,12 +20,14 @@ import numpy as np
 
 from cct_tf.data import folds, label_kinds
 from cct_tf.errors import UserError, nearest
+from cct_tf.images import pixel_type
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 _OURS = {"train": ("x_train", "y_train"), "validation": ("x_val", "y_val"), "test": ("x_test", "y_test")}
 _MEDMNIST = {"train": ("train_images", "train_labels"), "validation": ("val_images", "val_labels"),
              "test": ("test_images", "test_labels")}
 _GIB = 2**30
+_BLOCK = 1024  # images that are converted at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Contents:
         images: dict of the images' keys by "train", "test" and, where it has one, "validation".
         labels: dict of int32 [n] or uint8 [n, K], in the same way.
         class_names: tuple of K strings.
-        num_bytes: size of all the images as [n, H, W, 3] uint8.
+        num_bytes: size of all the images as they are held.
         notes: lines for the plan.
     """
 
@@ -69,7 +71,8 @@ def check(config, with_validation=True, arrays=None):
                         f"{'a folder' if os.path.isdir(path) else 'nothing'} at {path}")
     with _reading(path), _open(path, arrays) as archive:
         keys, notes = _keys(path, archive.files, config, with_validation)
-        shapes = {split: _image_shape(path, archive, images) for split, (images, _) in keys.items()}
+        kind = pixel_type.of_config(config)
+        shapes = {split: _image_shape(path, archive, images, kind) for split, (images, _) in keys.items()}
         read = _labels if config.task == "single" else _label_matrix
         labels = {split: read(path, archive, key, shapes[split][0]) for split, (_, key) in keys.items()}
         class_names = _class_names(path, archive, labels["train"], keys["train"][1])
@@ -86,7 +89,7 @@ def check(config, with_validation=True, arrays=None):
     folds.check(config, labels["train"], None, class_names)  # what rule 2 refuses, all do
     number = sum(shape[0] for shape in shapes.values())
     contents = Contents({split: images for split, (images, _) in keys.items()}, labels, class_names,
-                        number * shapes["train"][1] * shapes["train"][2] * 3, notes)
+                        number * shapes["train"][1] * shapes["train"][2] * kind.num_bytes, notes)
     if contents.num_bytes > config.in_memory_gib * _GIB:
         raise UserError(f"--in_memory_gib: expected at least {contents.num_bytes / _GIB:.2f}, the size of the images "
                         f"in {path} (an .npz is always held in memory), found {config.in_memory_gib:g}")
@@ -105,8 +108,11 @@ def open_npz(config, rules, arrays=None):
     for split, labels in contents.labels.items():
         with _reading(config.data_dir), _open(config.data_dir, arrays) as archive:
             images = archive[contents.images[split]]
-        held = tensors.empty_images([*images.shape[:3], 3])
-        held[:] = images[..., None] if images.ndim == 3 else images
+        kind = pixel_type.of_config(config)
+        held = tensors.empty_images([*images.shape[:3], kind.channels], kind.dtype)
+        for start in range(0, len(images), _BLOCK):
+            block = images[start:start + _BLOCK]
+            held[start:start + _BLOCK] = pixel_type.levels_of(kind, block[..., None] if block.ndim == 3 else block)
         held = tensors.as_tensor(held)
         subsets[split] = splits.Subset(lambda indices, held=held: Held(held, indices),
                                        np.arange(len(labels)), labels)
@@ -169,14 +175,19 @@ def _header(archive, key):
     return shape, dtype
 
 
-def _image_shape(path, archive, key):
+def _image_shape(path, archive, key, kind):
     shape, dtype = _header(archive, key)
-    if dtype != np.uint8:
-        hint = " (multiply images in 0-1 by 255 and round)" if dtype.kind == "f" else ""
-        raise UserError(f"{path}: {key}: expected uint8, found {dtype}{hint}")
-    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)) or 0 in shape:
-        raise UserError(f"{path}: {key}: expected the shape [n, H, W], [n, H, W, 1] or [n, H, W, 3], found "
-                        f"{list(shape)}")
+    if dtype != np.uint8 and not (dtype == np.uint16 and kind.bits == 16):
+        hint = {"f": f" (multiply images in 0-1 by {kind.white} and round)",
+                "u": " (--bits=16 keeps 16 bits)" if dtype == np.uint16 else ""}.get(dtype.kind, "")
+        raise UserError(f"{path}: {key}: expected uint8{' or uint16' * (kind.bits == 16)}, found {dtype}{hint}")
+    if kind.is_colour_or_grey:
+        fits, expected = len(shape) == 3 or shape[3:] in ((1,), (3,)), "[n, H, W], [n, H, W, 1] or [n, H, W, 3]"
+    else:
+        fits, expected = shape[3:] == (kind.channels,), f"[n, H, W, {kind.channels}]"
+    if not fits or 0 in shape:
+        hint = f" (--channels={shape[3]} takes them as they are)" if len(shape) == 4 and shape[3] > 1 else ""
+        raise UserError(f"{path}: {key}: expected the shape {expected}, found {list(shape)}{hint}")
     return shape
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from cct_tf.datasets import image_files, npz, table, tree
 from cct_tf.errors import UserError
+from cct_tf.images import pixel_type
 from cct_tf.machine import own_code
 
 _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(tree.VALIDATION_NAMES, "validation")
@@ -113,6 +114,12 @@ def _finished(found, config, rules):
         flag = "fold" if config.fold else "validation_fraction"
         raise UserError(f"--{flag}: expected none with --dataset={config.dataset}, which gives a Source with splits of "
                         f"its own, found {getattr(config, flag)}")
+    wanted = pixel_type.of_config(config)
+    for name, split in found.splits.items():
+        if split.reader.pixel_type != wanted:
+            raise UserError(f"{config.dataset}: expected images{wanted.describe() or ' in colours of 8 bits'} in the "
+                            f"{name} split, as --channels={wanted.channels} and --bits={wanted.bits} say, found "
+                            f"{split.reader.pixel_type.channels} channels of {split.reader.pixel_type.bits} bits")
     fingerprint = found.fingerprint or source_lib.fingerprint(found.class_names, list(found.splits.values()))
     rules = (found.rules or rules).settled(found.splits["train"].reader.image_shape)
     return dataclasses.replace(found, name=config.dataset, fingerprint=fingerprint, rules=rules)

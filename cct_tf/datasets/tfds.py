@@ -17,7 +17,8 @@ import tensorflow_datasets as tfds
 from cct_tf.data import source, statistics
 from cct_tf.datasets import encoded_images, tfds_prepare
 from cct_tf.errors import UserError, nearest
-from cct_tf.images import decode
+from cct_tf.images import decode, pixel_type
+from cct_tf.images.pixel_type import RGB
 from cct_tf.readers import tensors
 from cct_tf.readers.windowed import Windowed
 
@@ -31,9 +32,11 @@ class RecordReader:
     Args:
         info: tfds.core.DatasetInfo.
         keys: (image key, label key).
+        pixel_type: `pixel_type.PixelType`.
     """
 
-    def __init__(self, info, keys):
+    def __init__(self, info, keys, pixel_type=RGB):
+        self.pixel_type = pixel_type
         self.image_key, self.label_key = keys
         # Only these two: other features would be parsed in vain.
         self._features = tfds.features.FeaturesDict({key: info.features[key] for key in keys})
@@ -44,9 +47,9 @@ class RecordReader:
         return example[self.image_key], tf.cast(example[self.label_key], tf.int64)
 
     def __call__(self, record):
-        """Serialized record (string scalar) -> (image uint8 [H, W, 3], label int64 scalar)."""
+        """Serialized record (string scalar) -> (image [H, W, C], label int64 scalar)."""
         image, label = self.encoded(record)
-        return decode.decode(image), label
+        return decode.decode(image, pixel_type=self.pixel_type), label
 
 
 def open_tfds(config, rules, stream=None):
@@ -71,14 +74,15 @@ def open_tfds(config, rules, stream=None):
         raise UserError(tfds_prepare.not_images(info, config))
     make_reader = _reader_of(config, builder)
     specs, notes = _split_specs(config, info)
-    decode_record = RecordReader(info, keys)
+    kind = pixel_type.of_config(config)
+    decode_record = RecordReader(info, keys, kind)
     readers = {split: make_reader(*_shards(config, info, spec), decode_record) for split, spec in specs.items()}
     _require_disjoint(config, readers)
     class_names = tuple(info.features[keys[1]].names)
     known = statistics.KNOWN.get(builder.name)
     image_shape = info.features[keys[0]].shape
     uniform = None not in image_shape[:2]
-    size = _size(readers, image_shape[:2] if uniform else None)
+    size = _size(readers, image_shape[:2] if uniform else None, kind.num_bytes)
     if size > config.in_memory_gib * tensors.GIB:
         return _from_shards(config, rules, class_names, readers, notes, known)
     tensors.require_memory(2 * size, config.dataset)  # twice: TensorFlow copies what it is given
@@ -183,10 +187,10 @@ def _require_disjoint(config, readers):
                                 f"the {split} split shares some")
 
 
-def _size(readers, shape):
-    """Bytes of a set held in memory: pixels if all images have one `shape` (H, W), else as encoded in the shards."""
+def _size(readers, shape, num_bytes):
+    """Bytes of a set held in memory: pixels of `num_bytes` if all images have one `shape` (H, W), else encoded ones."""
     if shape:
-        return sum(len(reader) for reader in readers.values()) * shape[0] * shape[1] * 3
+        return sum(len(reader) for reader in readers.values()) * shape[0] * shape[1] * num_bytes
     return sum(os.path.getsize(path) for path in {path for reader in readers.values() for path in reader.paths})
 
 

@@ -88,5 +88,6 @@ def _caption(evaluated, row, letters):
 
 
 def _images(split, transform, places):
-    """What the network saw of a split's images, before normalising: uint8 [m, S, S, 3]."""
-    return np.stack([contact_sheet.at_network_size(split, transform, image) for image, _ in split.images(places)])
+    """What the network saw of a split's images, before normalising, as a person sees it: see `Transform.shown`."""
+    images = [contact_sheet.at_network_size(split, transform, image) for image, _ in split.images(places)]
+    return transform.shown(np.stack(images))

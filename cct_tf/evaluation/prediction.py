@@ -27,7 +27,7 @@ class Prediction:
     Attributes:
         path: as it was named; None of an image that was given as an array.
         broken: None, or `decode.BrokenImage`; then the fields below are empty.
-        image: uint8 [S, S, 3], as the network got it.
+        image: uint8 [S, S, 3], what the network got, as `Transform.shown` shows it.
         probabilities: float32 [K], softmax of the logits; the sigmoid of each where an image may have several classes.
         maps: dict of float32 [h, w], see `attention_maps`; empty if they were not asked for.
     """
@@ -60,23 +60,30 @@ class Network:
         bit_depth: int, of the images of its data set, see `decode`.
 
     Attributes:
+        pixel_type: `pixel_type.PixelType` of the images.
         pools: bool, with maps whether the network pools the sequence; if not, it has a class token.
 
-    Call: list of at most B uint8 [S, S, 3], of `prepare` -> {"probabilities": float32 [b, K]}, and the maps.
+    Call: list of at most B images [S, S, C], of `prepare` -> {"probabilities": float32 [b, K]}, and the maps.
     """
 
     def __init__(self, model, transform, kind, batch_size, with_maps=False, bit_depth=16):
         self._model, self._transform, self._with_maps = model, transform, with_maps
         self.pools, self.bit_depth = with_maps and model.pooling is not None, bit_depth
         self._forward = Forward(model, kind)
-        self._batch = np.zeros([batch_size, *sizes.sides(transform.size), transform.channels], np.uint8)
-        self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)],
+        self.pixel_type = kind_of_pixels = transform.pixel_type
+        channels, dtype = kind_of_pixels.channels, kind_of_pixels.dtype
+        self._batch = np.zeros([batch_size, *sizes.sides(transform.size), channels], dtype)
+        self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, channels], dtype)],
                                 autograph=False)
-        self._step = tf.function(self._of_batch, input_signature=[tf.TensorSpec(self._batch.shape, tf.uint8)],
+        self._step = tf.function(self._of_batch, input_signature=[tf.TensorSpec(self._batch.shape, dtype)],
                                  autograph=False)
 
+    def shown(self, image):
+        """An image of `prepare` as a person sees it."""
+        return self._transform.shown(image)
+
     def prepare(self, image):
-        """uint8 [H, W, 3] -> uint8 [S, S, 3]."""
+        """Pixels of its type, [H, W, C] -> [S, S, C]."""
         with tf.device("CPU:0"):  # where training's images are resized too: another device rounds otherwise
             return self._fit(image[None])[0].numpy()
 
@@ -91,19 +98,19 @@ class Network:
         return found | attention_maps(self._model, images) if self._with_maps else found
 
 
-def read_image(path, bit_depth):
-    """The pixels of a file, uint8 [H, W, 3]; `bit_depth` as for `decode`. Raises `decode.BrokenImage`."""
+def read_image(path, bit_depth, pixel_type):
+    """The pixels of a file, [H, W, C]; the other arguments as of `decode`. Raises `decode.BrokenImage`."""
     name = tree.shown(path)
     if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would block
         raise decode.BrokenImage(f"broken image: {name}: expected a file")
-    return decode.decode_file(decode.read_bytes(path), name, bit_depth)
+    return decode.decode_file(decode.read_bytes(path), name, bit_depth, pixel_type)
 
 
 class Predictor:
     """Predicts images in batches.
 
     Args:
-        network: `Network`, or what has its `prepare` and `bit_depth` and is called like it.
+        network: `Network`, or what has its `prepare`, `shown`, `bit_depth` and `pixel_type`, and is called like it.
         batch_size: int B.
     """
 
@@ -114,7 +121,7 @@ class Predictor:
         """Yields a list of `Prediction`s for each B images, in order.
 
         Args:
-            images: sequence of paths, and of uint8 [H, W, 3] as `decode` gives them.
+            images: sequence of paths, and of NumPy arrays [H, W, C] as `decode` gives them.
         """
         with concurrent.futures.ThreadPoolExecutor(runtime.num_threads()) as pool:
             for start in range(0, len(images), self._batch_size):
@@ -126,8 +133,9 @@ class Predictor:
     def _prepare(self, image):
         """The prepared image of a file or an array, or BrokenImage."""
         try:
-            pixels = image if isinstance(image, np.ndarray) else read_image(image, self.network.bit_depth)
-            return self.network.prepare(pixels)
+            if not isinstance(image, np.ndarray):
+                image = read_image(image, self.network.bit_depth, self.network.pixel_type)
+            return self.network.prepare(image)
         except decode.BrokenImage as error:
             return error
 
@@ -140,7 +148,8 @@ class Predictor:
             probabilities = values.pop("probabilities")
             for row, index in enumerate(read):
                 maps = {name: value[row] for name, value in values.items()}
-                found[index] = Prediction(paths[index], None, prepared[index], probabilities[row], maps)
+                found[index] = Prediction(paths[index], None, self.network.shown(prepared[index]),
+                                          probabilities[row], maps)
         return found
 
 

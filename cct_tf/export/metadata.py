@@ -16,6 +16,7 @@ import zipfile
 
 from cct_tf import sizes
 from cct_tf.errors import UserError
+from cct_tf.images.pixel_type import PixelType
 
 NAME = "cct_tf.json"
 KEY = "cct_tf"
@@ -30,7 +31,7 @@ class Metadata:
         classes: list of K names, in the order of the probabilities.
         image_size: int, side of the network's input, or (height, width), see `cct_tf.sizes`.
         crop_pct: float, see `image_ops.center_fit`.
-        mean, std: lists of one or three floats, of pixels in [0, 1].
+        mean, std: lists of one float, or of one a channel, of levels as shares of the highest.
         model: name of the network.
         checkpoint: name of the checkpoint's folder.
         step: int, of the checkpoint.
@@ -44,7 +45,8 @@ class Metadata:
             their thresholds. Not written for "single".
         thresholds: list of K floats with "multilabel"; else None.
         fit: "crop", "pad" or "stretch", how images come to size, see `image_ops.fit`. Not written for "crop".
-        channels: int, 3, or 1 for grey. Not written for 3.
+        channels: int, of the images the export takes: 3, 1 for grey, or another number. Not written for 3.
+        bits: 8, or 16: it takes uint16. Not written for 8.
     """
 
     classes: list
@@ -64,10 +66,16 @@ class Metadata:
     thresholds: list | None = None
     fit: str = "crop"
     channels: int = 3
+    bits: int = 8
 
     @property
     def is_multilabel(self):
         return self.task == "multilabel"
+
+    @property
+    def pixel_type(self):
+        """`pixel_type.PixelType` of the images that the export takes."""
+        return PixelType(self.channels, self.bits)
 
     def as_json(self):
         values = dataclasses.asdict(self)
@@ -77,6 +85,8 @@ class Metadata:
             del values["fit"]
         if self.channels == 3:
             del values["channels"]
+        if self.bits == 8:
+            del values["bits"]
         return json.dumps({"format": 1} | values, indent=1)
 
 
@@ -95,7 +105,7 @@ def parse(text):
         raise ValueError("no depth of images")
     if found.resampler not in ("matrix", "pillow"):
         raise ValueError("no resampler of images")
-    if found.channels not in (1, 3) or len(found.mean) > found.channels:
+    if type(found.channels) is not int or found.channels < 1 or found.bits not in (8, 16):
         raise ValueError("no channels of images")
     if found.fit not in ("crop", "pad", "stretch"):
         raise ValueError("no way of images to their size")
@@ -107,7 +117,7 @@ def parse(text):
         raise ValueError("no size of images")
     if not all(map(math.isfinite, numbers)) or found.crop_pct > 1:
         raise ValueError("no preparation of images")
-    if not min(*sides, found.crop_pct, *found.std) > 0 or not len(found.mean) == len(found.std) in (1, 3):
+    if not min(*sides, found.crop_pct, *found.std) > 0 or not len(found.mean) == len(found.std) in (1, found.channels):
         raise ValueError("no preparation of images")
     return found
 

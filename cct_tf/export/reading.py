@@ -28,12 +28,13 @@ class Export:
         self._runner, self._prepares = runner, prepares
         transform = Transform(metadata.image_size, tuple(metadata.mean), tuple(metadata.std), metadata.crop_pct,
                               resampler=metadata.resampler, fit=metadata.fit,
-                              channels=metadata.channels)
-        self._fit = tf.function(transform.resize, input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)],
-                                autograph=False)
+                              pixel_type=metadata.pixel_type)
+        self.pixel_type, self.shown = metadata.pixel_type, transform.shown
+        signature = [tf.TensorSpec([1, None, None, metadata.channels], metadata.pixel_type.dtype)]
+        self._fit = tf.function(transform.resize, input_signature=signature, autograph=False)
 
     def prepare(self, image):
-        """uint8 [H, W, 3] -> the same, or uint8 [S, S, 3]."""
+        """[H, W, C] -> the same, or [S, S, C]."""
         if self._prepares:
             return image
         with tf.device("CPU:0"):
@@ -66,8 +67,7 @@ def _tried(flag, path, kind, metadata):
     """The runner of an export, tried on one black image."""
     try:
         runner = running.RUNNERS[kind.name](str(path))
-        channels = 3 if kind.name == "saved_model" else metadata.channels  # it makes images grey itself
-        black = np.zeros([*sizes.sides(metadata.image_size), channels], np.uint8)
+        black = np.zeros([*sizes.sides(metadata.image_size), metadata.channels], metadata.pixel_type.dtype)
         found = runner([black])["probabilities"].shape
         if found != (1, len(metadata.classes)):
             raise ValueError(f"probabilities {list(found)} for {len(metadata.classes)} classes")

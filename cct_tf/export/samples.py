@@ -17,7 +17,7 @@ class Sample:
     """Some images.
 
     Attributes:
-        images: iterable of uint8 [H, W, 3], as decoded; can be iterated more than once.
+        images: iterable of arrays [H, W, C], as decoded; can be iterated more than once.
         labels: int [n], or uint8 [n, K] where an image may have several; None if they are unknown.
         count: int n.
         name: what they are, such as "test images", for messages.
@@ -52,8 +52,10 @@ def of_split(split, count):
     return Sample(_Read(split, places), labels, len(places), f"{split.name} images")
 
 
-def of_files(paths, count, bit_depth, console):
+def of_files(paths, count, decoding, console):
     """At most `count` of the image files, evenly spread. Broken ones are named and left out.
+
+    `decoding` is (bit depth, PixelType), what `read_image` takes.
 
     Raises:
         UserError: none can be read.
@@ -62,17 +64,17 @@ def of_files(paths, count, bit_depth, console):
     for place in _spread(len(paths), min(count, len(paths))):
         try:
             # Decoded only to see whether it can be, and not kept: 500 photographs may exceed the memory.
-            next(iter(_Files([paths[place]], bit_depth)))
+            next(iter(_Files([paths[place]], decoding)))
             good.append(paths[place])
         except decode.BrokenImage as error:
             console.warn(str(error))
     if not good:
         raise UserError("IMAGE: expected at least one image that can be read, found none")
-    return Sample(_Files(good, bit_depth), None, len(good), "images")
+    return Sample(_Files(good, decoding), None, len(good), "images")
 
 
 def prepared(sample, network):
-    """The images of a Sample at the network's size: uint8 [n, S, S, 3]; `network` is a `prediction.Network`."""
+    """The images of a Sample at the network's size: [n, S, S, C]; `network` is a `prediction.Network`."""
     return np.stack([network.prepare(image) for image in sample.images])
 
 
@@ -83,13 +85,13 @@ def _spread(n, count):
 class _Files:
     """Image files, read one after the other."""
 
-    def __init__(self, paths, bit_depth):
-        self._paths, self._bit_depth = paths, bit_depth
+    def __init__(self, paths, decoding):
+        self._paths, self._decoding = paths, decoding
 
     def __iter__(self):
         for path in self._paths:
             with runtime.quiet_stderr():
-                image = read_image(path, self._bit_depth)
+                image = read_image(path, *self._decoding)
             yield image
 
 

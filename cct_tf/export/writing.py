@@ -17,7 +17,7 @@ from cct_tf.evaluation.multilabel import HALF
 from cct_tf.evaluation.prediction import Network
 from cct_tf.export import check, reading, samples
 from cct_tf.export import metadata as metadata_lib
-from cct_tf.images import decode
+from cct_tf.images import decode, pixel_type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +102,10 @@ def export(config, record, choose, weights, request, console):
 
 def _samples(config, record, request, bit_depth, console):
     """Two Samples: to calibrate with (None unless the export is quantised) and to compare on."""
-    quantized = request.quantize != "none"
+    quantized, kind = request.quantize != "none", pixel_type.of_config(config.data)
     if request.paths:
         counts = request.calibration_images if quantized else None, request.check_images
-        return tuple(count and samples.of_files(request.paths, count, bit_depth, console) for count in counts)
+        return tuple(count and samples.of_files(request.paths, count, (bit_depth, kind), console) for count in counts)
     source = samples.of_run(config, record, request.part, console)
     split = source.splits["test" if "test" in source.splits else source.evaluated_split]
     calibration = samples.of_split(source.splits["train"], request.calibration_images) if quantized else None
@@ -118,7 +118,7 @@ def _metadata(config, loaded, quantize, rules):
         thresholds = list(loaded.thresholds or (HALF,) * resolved.num_classes)
     return metadata_lib.Metadata(
         classes=list(resolved.classes), image_size=loaded.model.image_size, crop_pct=config.augment.crop_pct,
-        fit=config.augment.fit, channels=config.augment.channels,
+        fit=config.augment.fit, channels=config.data.channels, bits=config.data.bits,
         mean=list(resolved.mean), std=list(resolved.std), model=config.model.model,
         checkpoint=loaded.path.name, step=loaded.record.step, weights=loaded.weights, quantize=quantize,
         cct_tf=cct_tf.__version__, bit_depth=rules.bit_depth, resampler=rules.resampler, task=config.data.task,

@@ -1,4 +1,4 @@
-"""The one way from the bytes of an image file to pixels: uint8 [H, W, 3].
+"""The one way from the bytes of an image file to pixels: uint8 [H, W, 3], or another `pixel_type`.
 
 * JPEG (1 or 3 components) and PNG (8 bits, grey or RGB) by TensorFlow's operations; JPEG with
   `dct_method="INTEGER_ACCURATE"`, which equals Pillow's decoder bit for bit (TensorFlow's default does not).
@@ -8,6 +8,8 @@
 * Of PNGs of 16 bits, and of grey TIFFs of 16 or 32, the highest 8 of `bit_depth` bits: 16 means the high byte, 12 suits
   what a 12-bit camera writes. `loading.used_bits` finds how many a data set uses. Of other files of more than 8 bits,
   the high byte.
+* Of a pixel type with 16 bits, or with another number of channels than 1 and 3, the pixels are those that `as_stored`
+  reads.
 * Of more than `MAX_PIXELS` pixels nothing is decoded: a file of a few kB may stand for more than the memory holds.
 
     decode(contents)                     string scalar -> [H, W, 3]
@@ -25,7 +27,9 @@ import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps
 
 from cct_tf.errors import UserError
-from cct_tf.images import damage, parts
+from cct_tf.images import as_stored, damage, parts
+from cct_tf.images import pixel_type as types
+from cct_tf.images.pixel_type import RGB
 from cct_tf.machine import python_calls
 
 # An orientation tag (0x0112, one value) other than 1, in either byte order, as EXIF of JPEG and PNG stores it, or the
@@ -116,8 +120,21 @@ def _narrowed(wide, bit_depth):
     return np.repeat((wide >> (bit_depth - 8)).astype(np.uint8), 3 // wide.shape[2], axis=2)
 
 
-def _with_pillow(contents, bit_depth=16):
-    """bytes -> uint8 [H, W, 3] by Pillow; raises whatever Pillow raises."""
+def _with_pillow(contents, bit_depth=16, pixel_type=RGB):
+    """bytes -> pixels [H, W, C] by Pillow; raises whatever Pillow raises."""
+    if pixel_type.bits == 8 and pixel_type.is_colour_or_grey:
+        return types.levels_of(pixel_type, _eight_bits(contents, bit_depth))
+    if (tiff := as_stored.of_tiff(contents, MAX_PIXELS)) is not None:
+        return types.levels_of(pixel_type, tiff)
+    image = _open(io.BytesIO(contents))
+    image.load()
+    pixels = as_stored.of_pillow(image, contents)
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation), np.asarray)
+    return np.ascontiguousarray(turn(types.levels_of(pixel_type, pixels)))
+
+
+def _eight_bits(contents, bit_depth):
+    """bytes -> uint8 [H, W, 3] by Pillow."""
     image = _open(io.BytesIO(contents))
     image.load()
     wide = _wide_pixels(image, contents)
@@ -174,15 +191,38 @@ def _decode_png(contents):
     return tf.io.decode_png(contents, channels=3)
 
 
-def decode(contents, bit_depth=16):
+def _of_rgb(pixel_type, image):
+    """`pixel_type.levels_of` in a graph, of an image of three channels of 8 bits and a type in colour or grey.
+
+    Args:
+        image: uint8 [H, W, 3].
+
+    Returns:
+        tensor [H, W, C].
+    """
+    if pixel_type == RGB:
+        return image
+    levels = tf.cast(image, tf.int32)
+    if pixel_type.bits == 16:
+        levels *= 257
+    if pixel_type.channels == 1:
+        kind = tf.int64 if pixel_type.bits == 16 else tf.int32  # the sum exceeds 31 bits with 16 alone
+        levels = tf.cast(levels, kind)
+        total = sum(levels[..., channel] * tf.constant(weight, kind) for channel, weight in enumerate(types.GREY))
+        levels = tf.bitwise.right_shift(total + tf.constant(types.HALF, kind), tf.constant(16, kind))[..., None]
+    return tf.cast(levels, pixel_type.dtype)
+
+
+def decode(contents, bit_depth=16, pixel_type=RGB):
     """Decode an image, in a graph or eagerly.
 
     Args:
         contents: string scalar tensor, the bytes of the file.
         bit_depth: int, 8 to 31, see the module's docstring.
+        pixel_type: `pixel_type.PixelType`, what it becomes.
 
     Returns:
-        uint8 [H, W, 3] tensor, H and W unknown to the graph.
+        uint8 or uint16 [H, W, C] tensor, H and W unknown to the graph.
 
     Raises:
         tf.errors.OpError: in a graph, at run time, if the image is broken.
@@ -190,23 +230,24 @@ def decode(contents, bit_depth=16):
     """
     if tf.executing_eagerly():
         with tf.device("CPU:0"):
-            return tf.constant(decode_file(contents.numpy(), _NO_NAME, bit_depth))
-    image = _by_kind(contents, bit_depth, lambda: _decode_jpeg(contents), lambda image: image)
-    image.set_shape([None, None, 3])
+            return tf.constant(decode_file(contents.numpy(), _NO_NAME, bit_depth, pixel_type))
+    image = _by_kind(contents, bit_depth, pixel_type, lambda: _of_rgb(pixel_type, _decode_jpeg(contents)),
+                     lambda image: image)
+    image.set_shape([None, None, pixel_type.channels])
     return image
 
 
-def decode_part(contents, part, bit_depth=16, fast=None):
+def decode_part(contents, part, bit_depth=16, fast=None, pixel_type=RGB):
     """Decode at least a part of an image, in a graph.
 
     Args:
-        contents, bit_depth: as for `decode`.
+        contents, bit_depth, pixel_type: as for `decode`.
         part: function of (height, width), int32 scalars, -> float32 [4], the box (top, left, height, width) that is
             wanted, whole numbers.
         fast: see `parts.of_jpeg`.
 
     Returns:
-        (uint8 [H, W, 3], frame), see `parts`.
+        (pixels [H, W, C], frame), see `parts`.
 
     Raises:
         tf.errors.OpError: as `decode`.
@@ -216,46 +257,50 @@ def decode_part(contents, part, bit_depth=16, fast=None):
         # Of a file that is cut off the upper rows would be decoded without an error.
         ends = tf.equal(tf.strings.substr(contents, -len(_JPEG_END), len(_JPEG_END)), _JPEG_END)
         is_worth_it = fast is not None or parts.is_worth_it(size[0] * size[1])
-        return tf.cond(ends & is_worth_it,
-                       lambda: parts.of_jpeg(contents, size, part(*tf.unstack(size)), fast),
-                       lambda: parts.of_whole(_decode_jpeg(contents)))
+        image, frame = tf.cond(ends & is_worth_it,
+                               lambda: parts.of_jpeg(contents, size, part(*tf.unstack(size)), fast),
+                               lambda: parts.of_whole(_decode_jpeg(contents)))
+        return _of_rgb(pixel_type, image), frame
 
-    image, frame = _by_kind(contents, bit_depth, of_jpeg, parts.of_whole)
-    return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(frame, [5])
+    image, frame = _by_kind(contents, bit_depth, pixel_type, of_jpeg, parts.of_whole)
+    return tf.ensure_shape(image, [None, None, pixel_type.channels]), tf.ensure_shape(frame, [5])
 
 
-def _by_kind(contents, bit_depth, of_jpeg, of_image):
-    """`of_jpeg()` for a JPEG that TensorFlow reads; for others `of_image` of the image, uint8 [H, W, 3]."""
+def _by_kind(contents, bit_depth, pixel_type, of_jpeg, of_image):
+    """`of_jpeg()` for a JPEG that TensorFlow reads; for others `of_image` of the image, pixels [H, W, C]."""
     def by_pillow():
-        image = python_calls.call(lambda found: _with_pillow_marked(found, bit_depth), [contents], tf.uint8)
-        return of_image(tf.ensure_shape(image, [None, None, 3]))
+        image = python_calls.call(lambda found: _with_pillow_marked(found, bit_depth, pixel_type), [contents],
+                                  pixel_type.dtype)
+        return of_image(tf.ensure_shape(image, [None, None, pixel_type.channels]))
 
     def of_png():
-        return of_image(_decode_png(contents))
+        return of_image(_of_rgb(pixel_type, _decode_png(contents)))
 
+    if not pixel_type.is_colour_or_grey:
+        return by_pillow()
     jpeg, png = _kinds(contents)
     return tf.case([(jpeg, lambda: tf.cond(_jpeg_is_for_pillow(contents), by_pillow, of_jpeg)),
                     (png, lambda: tf.cond(_png_is_for_pillow(contents), by_pillow, of_png))], default=by_pillow)
 
 
-def _with_pillow_marked(contents, bit_depth):
+def _with_pillow_marked(contents, bit_depth, pixel_type):
     """`_with_pillow`, its error marked so that `broken_image` finds it in TensorFlow's."""
     try:
-        return _with_pillow(contents, bit_depth)
+        return _with_pillow(contents, bit_depth, pixel_type)
     except Exception as error:  # Pillow's plugins raise nearly anything on broken files
         raise BrokenImage(f"{_MARK}{_NO_NAME}: {damage.reason(error, contents)}") from error
 
 
-def decode_file(contents, name, bit_depth=16):
+def decode_file(contents, name, bit_depth=16, pixel_type=RGB):
     """Decode an image eagerly; the same pixels as `decode`.
 
     Args:
         contents: bytes of the file.
         name: its path, for the message.
-        bit_depth: as for `decode`.
+        bit_depth, pixel_type: as for `decode`.
 
     Returns:
-        uint8 NumPy array [H, W, 3].
+        uint8 or uint16 NumPy array [H, W, C].
 
     Raises:
         BrokenImage: naming the path and what is wrong.
@@ -263,14 +308,16 @@ def decode_file(contents, name, bit_depth=16):
     if not contents:
         raise BrokenImage(f"{_MARK}{name}: the file is empty")
     try:
+        if not pixel_type.is_colour_or_grey:
+            return _with_pillow(contents, bit_depth, pixel_type)
         with tf.device("CPU:0"):
             tensor = tf.constant(contents)
             jpeg, png = _kinds(tensor)
             if png and not _png_is_for_pillow(tensor):
-                return _decode_png(tensor).numpy()
+                return _of_rgb(pixel_type, _decode_png(tensor)).numpy()
             if jpeg and not _jpeg_is_for_pillow(tensor):
-                return _decode_jpeg(tensor).numpy()
-        return _with_pillow(contents, bit_depth)
+                return _of_rgb(pixel_type, _decode_jpeg(tensor)).numpy()
+        return _with_pillow(contents, bit_depth, pixel_type)
     except Exception as error:
         raise BrokenImage(f"{_MARK}{name}: {damage.reason(error, contents)}") from error
 
@@ -290,15 +337,17 @@ def header_size(contents):
         with _open(io.BytesIO(contents)) as image:
             return image.height, image.width
     except Exception:  # as in `check_header`
-        return None
+        return as_stored.tiff_size(io.BytesIO(contents))
 
 
 def check_header(path):
-    """Raise BrokenImage if Pillow does not recognise the file as an image, or it is too large; decodes nothing."""
+    """Raise BrokenImage if the file is not recognised as an image, or it is too large; decodes nothing."""
     try:
         with _open(path):
             pass  # opening read the header
     except Exception as error:
+        if as_stored.tiff_size(path) is not None:
+            return
         raise BrokenImage(f"{_MARK}{shown(path)}: {damage.of_file(path, error)}") from error
 
 

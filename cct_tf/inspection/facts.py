@@ -118,8 +118,23 @@ def _name(split, place):
     return split.reader.origin(place) or f"{split.name}[{place}]"
 
 
+def picture(image):
+    """An image for a person: uint8 or uint16 [H, W, C] -> uint8 [H, W, 3].
+
+    In colour or grey of 8 bits it is itself. Of others the first three channels are red, green and blue, stretched over
+    the range of the image.
+    """
+    if image.dtype == np.uint8 and image.shape[2] in (1, 3):
+        return np.broadcast_to(image, (*image.shape[:2], 3))
+    levels = image[:, :, :3].astype(np.float64)
+    if levels.shape[2] == 2:
+        levels = np.concatenate([levels, levels.mean(axis=2, keepdims=True)], axis=2)
+    span = max(float(levels.max() - levels.min()), 1.0)
+    return np.broadcast_to(np.rint(255 * (levels - levels.min()) / span).astype(np.uint8), (*image.shape[:2], 3))
+
+
 def _row(split, place, image, label):
-    grey = Image.fromarray(image).convert("L")
+    grey = Image.fromarray(np.ascontiguousarray(picture(image))).convert("L")
     digest = hashlib.blake2b(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes(), digest_size=16)
     is_grey = bool((image[..., :1] == image).all())
     return (split.name, place, label, _name(split, place), image.shape[:2], is_grey, digest.digest(),

@@ -54,7 +54,7 @@ def describe(name, num_classes):
         "parameters": cost.count_parameters(variant, num_classes),
         "macs": cost.count_macs(variant, num_classes),
         "macs_published": cost.count_macs(variant, num_classes, attention_products=False),
-        "input_size": [*sizes.sides(variant.image_size), 3],
+        "input_size": [*sizes.sides(variant.image_size), variant.channels],
         "num_tokens": variant.num_tokens,
         "positional_embedding": variant.positional_embedding,
     }

@@ -27,7 +27,7 @@ def create_model(name, num_classes=10, image_size=None, positional_embedding=Non
         drop_path_rate: stochastic depth of the last block, in [0, 1); it grows linearly from 0 in the first.
         seed: the run's seed.
         dtype: Keras dtype policy or its name, such as "mixed_bfloat16"; None: Keras' global policy.
-        channels: of the images, 3, or 1 for grey.
+        channels: int, of the images: 3, 1 for grey, or another number.
 
     Returns:
         `CCT` or `ViT`. Beside Keras' own it has features(images) -> [B, D] and, if it pools the sequence,

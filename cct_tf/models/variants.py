@@ -219,8 +219,8 @@ def _check_choices(variant):
         value = getattr(variant, field)
         if value not in known:
             raise UserError(f"{field}: expected one of {', '.join(known)}, found {value!r}")
-    if type(variant.channels) is not int or variant.channels not in (1, 3):
-        raise UserError(f"channels: expected 1 or 3, found {variant.channels!r}")
+    if type(variant.channels) is not int or variant.channels < 1:
+        raise UserError(f"channels: expected an integer of at least 1, found {variant.channels!r}")
     for field in ("dropout_rate", "attention_dropout_rate", "drop_path_rate"):
         rate = getattr(variant, field)
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 <= rate < 1.0:

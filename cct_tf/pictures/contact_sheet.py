@@ -14,11 +14,12 @@ from cct_tf import rng
 from cct_tf.augment.stages import on_device
 from cct_tf.data import label_kinds, pipeline
 from cct_tf.images import decode
+from cct_tf.images.pixel_type import PixelType
 from cct_tf.pictures import fonts
 from cct_tf.policies import notation
 from cct_tf.policies.notation import BICUBIC, BILINEAR, NEAREST, Op
 from cct_tf.policies.operations import apply as apply_operations
-from cct_tf.policies.rand_augment import mean_colour
+from cct_tf.policies.rand_augment import mean_levels
 
 _CELL, _LARGEST_CELL = 96, 192  # pixels of the sheet that an image's longer side is enlarged to, or reduced to
 _NARROWEST = 64  # pixels of a column, for the words
@@ -47,8 +48,8 @@ class Sheet:
     """The contents of a contact sheet.
 
     Attributes:
-        originals: uint8 [R, S, S, 3], the images without anything random.
-        draws: float32 [R, C, S, S, 3] in [0, 1]; NaN is an empty place.
+        originals: uint8 [R, S, S, 3] or [R, S, S, 1], the images without anything random.
+        draws: float32 [R, C, S, S, 3], or of one channel, in [0, 1]; NaN is an empty place.
         titles: R strings, beside the rows.
         columns: C strings, above the draws, or ().
         captions: R sequences of C strings of up to two lines, below the draws, or ().
@@ -93,12 +94,13 @@ def draw(split, class_names, transform, stages, sampling, rows, columns):
     if any(stage.name == "mix" for stage in stages):
         labels = np.stack([batch["label"] for batch in batches], axis=1)  # [R, C, K]
         captions = _mixtures(labels, next(stage for stage in stages if stage.name == "labels"), classes, class_names)
-    return Sheet(originals, draws, tuple(", ".join(label_kinds.names(label, class_names)) for label in classes),
-                 tuple(f"epoch {epoch}" for epoch in range(columns)), captions)
+    titles = tuple(", ".join(label_kinds.names(label, class_names)) for label in classes)
+    epochs = tuple(f"epoch {epoch}" for epoch in range(columns))
+    return Sheet(transform.shown(originals), draws, titles, epochs, captions)
 
 
 def first_image(split, transform, seed):
-    """The first image of the training as the evaluation would prepare it, uint8 [S, S, 3]."""
+    """The first image of the training as the evaluation would prepare it, [S, S, C]."""
     with tf.device("CPU:0"), decode.broken_images_named():
         return _originals(split, transform, _first_examples(split, seed, 1))[0][0]
 
@@ -119,7 +121,7 @@ def _draws_of(chosen, split, sampling, epoch):
 
 
 def _originals(split, transform, chosen):
-    """Examples as the evaluation would prepare them: uint8 [R, S, S, 3], and their labels, see `Split.label_of`."""
+    """Examples as the evaluation would prepare them: [R, S, S, C], and their labels, see `Split.label_of`."""
     images, classes = [], []
     for row in range(len(chosen["index"])):
         image, label, place = split.reader.load_or_replace({name: value[row] for name, value in chosen.items()})
@@ -129,7 +131,7 @@ def _originals(split, transform, chosen):
 
 
 def at_network_size(split, transform, image):
-    """An image of a split as the network sees it in evaluation: uint8 [H, W, 3] -> uint8 [S, S, 3]."""
+    """An image of a split as the network sees it in evaluation: [H, W, C] -> [S, S, C]."""
     return image if split.reader.at_network_size else transform.resize(image[None])[0]
 
 
@@ -150,8 +152,8 @@ def operations(image, mean):
     """Every operation of the policies at several arguments.
 
     Args:
-        image: uint8 [S, S, 3].
-        mean: one or three floats in [0, 1], the colour of what a geometric operation leaves empty.
+        image: uint8 [S, S, 3] or [S, S, 1].
+        mean: one or C floats in [0, 1], the colour of what a geometric operation leaves empty.
 
     Returns:
         Sheet, a row for each operation.
@@ -164,7 +166,7 @@ def operations(image, mean):
                 for _, _, op, value, _, _ in cells]
     stage = {"op": tf.constant([int(cell[2]) for cell in cells]), "argument": tf.constant(argument, tf.float64),
              "interpolation": tf.constant([cell[5] for cell in cells])}
-    fill = mean_colour(mean)[:image.shape[2]]
+    fill = mean_levels(mean, PixelType(image.shape[2]))
     done = apply_operations(tf.tile(image[None], [len(cells), 1, 1, 1]), stage, fill).numpy()
     most = max(map(len, SHOWN.values()))
     draws = np.full([len(SHOWN), most, *image.shape], np.nan, np.float32)

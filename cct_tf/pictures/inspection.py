@@ -27,6 +27,7 @@ class Inspection:
 
     def __init__(self, split, transform, class_names):
         self._split, self._class_names = split, class_names
+        self._shown = transform.shown
         self._stages, self._several = transform.evaluation_stages(len(class_names)), transform.multilabel
         self._shown = None
 
@@ -64,7 +65,7 @@ class Inspection:
         projector.write(folder, np.concatenate(features), columns, np.concatenate(pixels))
 
     def _batches(self, count):
-        """Yields (float32 [b, S, S, 3], uint8 [b, S, S, 3], list of b labels), `count` images or all of them.
+        """Yields (float32 [b, S, S, C], uint8 of `Transform.shown`, list of b labels), `count` images or all of them.
 
         A label is an int, or float32 [K] where an image may have several.
         """
@@ -75,7 +76,8 @@ class Inspection:
         for batch in batches:
             labels = batch["label"][:left].numpy()
             labels = list(labels) if self._several else np.argmax(labels, axis=1).tolist()
-            yield on_device(batch, self._stages)[:left], batch["image"][:left].numpy(), labels
+            shown = self._shown(batch["image"][:left].numpy())
+            yield on_device(batch, self._stages)[:left], shown, labels
             left -= len(labels)
             if not left:
                 return

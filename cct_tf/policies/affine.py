@@ -12,9 +12,9 @@ import math
 
 import tensorflow as tf
 
-from cct_tf.policies.notation import Op
+from cct_tf.policies.notation import GEOMETRIC, Op
 
-OPS = (Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y, Op.ROTATE)
+OPS = GEOMETRIC
 
 
 def matrices(op, argument, sides):
@@ -71,7 +71,7 @@ def _columns(values):
 
 
 def _gather(images, rows, columns):
-    """Pixels of each image: uint8 [B, H, W, 3], int32 [B, H, W] twice -> uint8 [B, H, W, 3]."""
+    """Pixels of each image: [B, H, W, C], int32 [B, H, W] twice -> [B, H, W, C]."""
     height, width, channels = images.shape[1:]
     flat = tf.reshape(images, [-1, height * width, channels])
     found = tf.gather(flat, tf.reshape(rows * width + columns, [-1, height * width]), axis=1, batch_dims=1)
@@ -82,12 +82,12 @@ def nearest(images, steps, fill):
     """Transform with NEAREST, every pixel as Pillow's.
 
     Args:
-        images: uint8 [B, H, W, 3].
+        images: uint8 or uint16 [B, H, W, C].
         steps: int32 [B, 6], see `nearest_steps`.
-        fill: uint8 [3].
+        fill: the same [C].
 
     Returns:
-        uint8 [B, H, W, 3].
+        The same [B, H, W, C].
     """
     height, width = images.shape[1:3]
     a, b, c, d, e, f = _columns(steps)
@@ -139,13 +139,13 @@ def smooth(images, terms, bicubic, fill):
     """Transform with BILINEAR or BICUBIC.
 
     Args:
-        images: uint8 [B, H, W, 3].
+        images: uint8 or uint16 [B, H, W, C].
         terms: float64 [B, 6, max(H, W)], see `smooth_terms`.
         bicubic: bool [B].
-        fill: uint8 [3].
+        fill: the same [C].
 
     Returns:
-        uint8 [B, H, W, 3], truncated to whole levels as Pillow does.
+        The same [B, H, W, C], truncated to whole levels as Pillow does.
     """
     height, width = images.shape[1:3]
     a_x, b_y, c, d_x, e_y, f = tf.unstack(terms, axis=1)  # [B, max(H, W)] each
@@ -166,5 +166,6 @@ def smooth(images, terms, bicubic, fill):
             line += weight_x[..., None] * tf.cast(_gather(images, rows, columns), tf.float32)
         total += weight_y[..., None] * line
     # By rounding, what should be a whole level is often just below it, and would be truncated to the level before.
-    levels = tf.cast(tf.clip_by_value(total + 1e-3, 0.0, 255.0), tf.uint8)
+    white = float(images.dtype.max)
+    levels = tf.cast(tf.clip_by_value(total + 1e-3 * (white + 1.0) / 256.0, 0.0, white), images.dtype)
     return tf.where(inside[..., None], levels, fill)

@@ -19,11 +19,16 @@ class AutoAugment:
 
     Attributes:
         policy: `policies.SubPolicies`.
-        fill: three ints, levels of what lies outside the image.
+        fill: C ints, levels of what lies outside the image.
     """
 
     policy: notation.SubPolicies
     fill: tuple
+
+    @property
+    def geometry_alone(self):
+        """Whether it holds geometric operations alone."""
+        return self.policy.level_op is None
 
     def sample(self, seeds, size):
         """What each image gets.

@@ -3,6 +3,7 @@
     cifar10                 AutoAugment for CIFAR-10 (arXiv:1805.09501) in the reading of the CCT authors
     cifar10_torchvision     the same in torchvision's reading; so are imagenet and svhn
     trivial                 TrivialAugment-wide (arXiv:2103.10158), torchvision's
+    trivial_geometric       its geometric operations alone, for images of any channels and bits
     rand-m9-mstd0.5-inc1    RandAugment (arXiv:1909.13719) in timm's notation, parts in any order:
                             mN magnitude 0 to 10 (10), nN operations 1 to 6 (2), pX probability of each (0.5), mstdX
                             standard deviation of the magnitude (0; above 100: uniform from 0 to N), inc1 operations
@@ -47,6 +48,7 @@ NEAREST, BILINEAR, BICUBIC = 0, 1, 2  # interpolation of SHEAR, TRANSLATE and RO
 
 _SHEARS = (Op.SHEAR_X, Op.SHEAR_Y)
 _TRANSLATIONS = (Op.TRANSLATE_X, Op.TRANSLATE_Y)
+GEOMETRIC = (*_SHEARS, *_TRANSLATIONS, Op.ROTATE)
 _ENHANCEMENTS = (Op.BRIGHTNESS, Op.CONTRAST, Op.COLOR, Op.SHARPNESS)
 _MAX_OPERATIONS = 6  # places that cct_tf.augment.sites has numbers for
 
@@ -110,6 +112,11 @@ class SubPolicies:
     rows: tuple
     reading: tables.Reading
 
+    @property
+    def level_op(self):
+        """Name of an operation on levels of 8 bits; None of a policy that has geometric ones alone."""
+        return next((name for row in self.rows for name, *_ in row if Op[name] not in (Op.IDENTITY, *GEOMETRIC)), None)
+
     def table(self, size):
         """The rows as arrays.
 
@@ -142,6 +149,8 @@ class Rand:
     probability: float = 0.5  # that a chosen operation is applied
     increasing: bool = False
 
+    level_op = "AUTO_CONTRAST"  # as of `SubPolicies`
+
     def table(self):
         """`tables.RAND_INCREASING` or `RAND_PLAIN`: tuple of (Op, start, sign, reach, whole)."""
         rows = tables.RAND_INCREASING if self.increasing else tables.RAND_PLAIN
@@ -155,6 +164,8 @@ NAMED = {
     "svhn": SubPolicies(tables.SVHN, tables.TORCHVISION),
     "trivial": SubPolicies(tuple(((name, 1.0, bin_),) for name in tables.TRIVIAL_OPS
                                  for bin_ in range(tables.TRIVIAL_WIDE.bins)), tables.TRIVIAL_WIDE),
+    "trivial_geometric": SubPolicies(tuple(((name, 1.0, bin_),) for name in tables.TRIVIAL_GEOMETRIC_OPS
+                                           for bin_ in range(tables.TRIVIAL_WIDE.bins)), tables.TRIVIAL_WIDE),
     "none": None,
 }
 

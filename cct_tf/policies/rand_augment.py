@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf import rng, sites
+from cct_tf.images.pixel_type import RGB
 from cct_tf.policies import notation
 from cct_tf.policies.auto_augment import AutoAugment
 
@@ -57,11 +58,13 @@ class RandAugment:
 
     Attributes:
         policy: `policies.Rand`.
-        fill: three ints, levels of what lies outside the image.
+        fill: C ints, levels of what lies outside the image.
     """
 
     policy: notation.Rand
     fill: tuple
+
+    geometry_alone = False
 
     def sample(self, seeds, size):
         """What each image gets: as `AutoAugment.sample`, a dict for each of the operations."""
@@ -104,13 +107,13 @@ class RandAugment:
         return tf.gather(start.astype(np.float64), row) + tf.where(sign == 0.0, drawn, sign) * level
 
 
-def make_policy(resolved, mean, channels=3):
+def make_policy(resolved, mean, pixel_type=RGB):
     """The policy that samples.
 
     Args:
         resolved: what `policies.resolve` gave.
-        mean: tuple of one or three floats, mean of the pixels in [0, 1]: timm's RandAugment fills with it.
-        channels: int C of the images, 1 or 3.
+        mean: tuple of one or C floats, mean of the levels as shares of the highest: timm's RandAugment fills with it.
+        pixel_type: `pixel_type.PixelType` of the images.
 
     Returns:
         `AutoAugment`, `RandAugment` or None.
@@ -118,11 +121,12 @@ def make_policy(resolved, mean, channels=3):
     if resolved is None:
         return None
     if isinstance(resolved, notation.SubPolicies):
-        return AutoAugment(resolved, (resolved.reading.fill,) * channels)
-    return RandAugment(resolved, mean_colour(mean)[:channels])
+        return AutoAugment(resolved, (resolved.reading.fill * pixel_type.white // 255,) * pixel_type.channels)
+    return RandAugment(resolved, mean_levels(mean, pixel_type))
 
 
-def mean_colour(mean):
-    """What timm's geometric operations leave empty: one or three floats in [0, 1] -> tuple of three levels."""
-    levels = tuple(min(255, max(0, round(255 * value))) for value in mean)
-    return levels * 3 if len(levels) == 1 else levels
+def mean_levels(mean, pixel_type):
+    """What timm's geometric operations leave empty: one or C floats in [0, 1] -> tuple of C levels of a PixelType."""
+    white = pixel_type.white
+    levels = tuple(min(white, max(0, round(white * value))) for value in mean)
+    return levels * pixel_type.channels if len(levels) == 1 else levels

@@ -43,8 +43,9 @@ TRIVIAL_WIDE = Reading(
     bins=31, shear=0.99, translate_share=0.0, translate_pixels=32.0, rotate=135.0, enhance=0.99, posterize=2,
     solarize=255.0, turns_both_ways=True, float32=True, whole_pixels=True, shears_bicubic=False, fill=0)
 
+TRIVIAL_GEOMETRIC_OPS = ("IDENTITY", "SHEAR_X", "SHEAR_Y", "TRANSLATE_X", "TRANSLATE_Y", "ROTATE")
 TRIVIAL_OPS = (
-    "IDENTITY", "SHEAR_X", "SHEAR_Y", "TRANSLATE_X", "TRANSLATE_Y", "ROTATE", "BRIGHTNESS", "COLOR", "CONTRAST",
+    *TRIVIAL_GEOMETRIC_OPS, "BRIGHTNESS", "COLOR", "CONTRAST",
     "SHARPNESS", "POSTERIZE", "SOLARIZE", "AUTO_CONTRAST", "EQUALIZE",
 )
 

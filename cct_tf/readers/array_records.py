@@ -18,6 +18,7 @@ import tensorflow as tf
 from array_record.python import array_record_module
 
 from cct_tf.images import decode
+from cct_tf.images.pixel_type import RGB
 from cct_tf.machine import python_calls
 from cct_tf.readers import tensors
 from cct_tf.readers.broken import Broken, OnDemand
@@ -37,8 +38,9 @@ class ArrayRecords(OnDemand):
         paths: list of the shards' files.
         lengths: list of int, the records of each shard that may be used, m in all.
         skips: list of int, records at the start of each shard that belong to another split.
-        decode: function of one serialized record (string scalar) -> (image uint8 [H, W, 3], label int64 scalar). Its
-            attribute `encoded` is a function of the same -> (bytes of the image, label).
+        decode: function of one serialized record (string scalar) -> (image [H, W, C], label int64 scalar). Its
+            attribute `encoded` is a function of the same -> (bytes of the image, label), `pixel_type` that of the
+            image, or missing.
         indices: int64 [n] NumPy array, those of the m records that belong to this split; None: all.
         broken: see `broken.OnDemand`.
     """
@@ -82,12 +84,16 @@ class ArrayRecords(OnDemand):
 
         return batches.map(read, num_parallel_calls=_MOST_BATCHES)
 
+    @property
+    def pixel_type(self):
+        return getattr(self.decode, "pixel_type", RGB)
+
     def attempt(self, example):
         return self.decode(example["record"])
 
     def attempt_part(self, example, part, fast=None):
         contents, label = self.decode.encoded(example["record"])
-        return *decode.decode_part(contents, part, fast=fast), label
+        return *decode.decode_part(contents, part, fast=fast, pixel_type=self.pixel_type), label
 
     def decoded(self, place):
         try:

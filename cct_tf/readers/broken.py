@@ -24,7 +24,6 @@ from cct_tf.readers import tensors
 from cct_tf.readers.reader import Reader, as_written
 
 NONE = -1  # the place of an image that is masked
-_BLANK = np.zeros([1, 1, 3], np.uint8)
 # What says that a file is not there, or is none. Others are no word on the image: too many open files, say.
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
@@ -105,7 +104,7 @@ class Broken:
                 `way` is, and nothing is listed.
 
         Returns:
-            (uint8 NumPy array [H, W, 3], label or None, place of the image that it is, or NONE).
+            (NumPy array [H, W, C], label or None, place of the image that it is, or NONE).
 
         Raises:
             BrokenImage: no image of the split can be decoded, or it is not the image's fault.
@@ -124,7 +123,7 @@ class Broken:
                 continue
             self._note(candidate, Finding(before.reason, position))
             if self.way == "mask":
-                return _BLANK, None, NONE
+                return np.zeros([1, 1, reader.pixel_type.channels], reader.pixel_type.dtype), None, NONE
         nothing = ValueError("expected an image of the split that can be decoded, found none")
         raise decode.named(nothing, reader.origin(place))
 
@@ -185,7 +184,7 @@ class OnDemand(Reader):
         return *parts.of_whole(image), label
 
     def decoded(self, place):
-        """(uint8 NumPy array [H, W, 3], label or None) of the image at a place, eagerly; BrokenImage names it."""
+        """(NumPy array [H, W, C], label or None) of the image at a place, eagerly; BrokenImage names it."""
         raise NotImplementedError
 
     def home(self, place):
@@ -265,5 +264,7 @@ class OnDemand(Reader):
             image, label, place = found
             return image, np.int64(label or 0), np.int64(place)
 
-        image, label, place = python_calls.call(find, [place, position], (tf.uint8, tf.int64, tf.int64), stateful=True)
-        return tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(label, []), tf.ensure_shape(place, [])
+        kinds = tf.as_dtype(self.pixel_type.dtype), tf.int64, tf.int64
+        image, label, place = python_calls.call(find, [place, position], kinds, stateful=True)
+        image = tf.ensure_shape(image, [None, None, self.pixel_type.channels])
+        return image, tf.ensure_shape(label, []), tf.ensure_shape(place, [])

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf.images import decode, parts
+from cct_tf.images.pixel_type import RGB, PixelType
 from cct_tf.readers import tensors
 from cct_tf.readers.broken import Broken, OnDemand
 
@@ -23,7 +24,7 @@ class Encoded(OnDemand):
         names: list of m paths, for error messages.
         indices: int64 [n] NumPy array, the entries of `contents` that belong to this split.
         on_disk: whether `contents` holds paths.
-        bit_depth: int, see `decode`.
+        bit_depth, pixel_type: see `decode.decode`.
         broken: see `broken.OnDemand`.
         note: function of an entry -> text, what else is said of it where it is broken; None: nothing.
     """
@@ -35,6 +36,7 @@ class Encoded(OnDemand):
     bit_depth: int = 16
     broken: Broken | None = None
     note: collections.abc.Callable | None = None
+    pixel_type: PixelType = RGB
 
     def __len__(self):
         return len(self.indices)
@@ -70,7 +72,7 @@ class Encoded(OnDemand):
         return tf.io.read_file(contents) if self.on_disk else contents
 
     def attempt(self, example):
-        return decode.decode(self._contents(example), self.bit_depth), None
+        return decode.decode(self._contents(example), self.bit_depth, self.pixel_type), None
 
     @functools.cached_property
     def _has_large(self):
@@ -82,14 +84,14 @@ class Encoded(OnDemand):
     def attempt_part(self, example, part, fast=None):
         if fast is None and not self._has_large:
             return super().attempt_part(example, part)
-        return *decode.decode_part(self._contents(example), part, self.bit_depth, fast), None
+        return *decode.decode_part(self._contents(example), part, self.bit_depth, fast, self.pixel_type), None
 
     def decoded(self, place):
         row = int(self.indices[place])
         found = self.contents[row].numpy()
         try:
             found = decode.read_bytes(found) if self.on_disk else found
-            return decode.decode_file(found, self.names[row], self.bit_depth), None
+            return decode.decode_file(found, self.names[row], self.bit_depth, self.pixel_type), None
         except decode.BrokenImage as error:
             if self.note is None or not self.note(row):
                 raise

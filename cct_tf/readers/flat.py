@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from cct_tf.errors import UserError
 from cct_tf.images import decode
+from cct_tf.images.pixel_type import RGB, PixelType
 from cct_tf.readers import loading, progress, tensors
 from cct_tf.readers.held import Held
 from cct_tf.readers.reader import Reader
@@ -19,11 +20,12 @@ class Flat(Reader):
     """See the module's docstring.
 
     Attributes:
-        pixels: uint8 [bytes], eager, on the CPU: one image after the other.
+        pixels: uint8 or uint16 [levels], eager, on the CPU: one image after the other.
         starts: int64 [m] NumPy array, where each begins.
         shapes: int32 [m, 2] NumPy array, height and width of each.
         indices: int64 [n] NumPy array, the images that belong to this split (splits share the tensor).
         names: list of m paths, for messages.
+        pixel_type: `pixel_type.PixelType` of the images.
     """
 
     pixels: tf.Tensor
@@ -31,6 +33,7 @@ class Flat(Reader):
     shapes: np.ndarray
     indices: np.ndarray
     names: list
+    pixel_type: PixelType = RGB
 
     holds_pixels = True
 
@@ -45,7 +48,7 @@ class Flat(Reader):
 
     @property
     def held_bytes(self):
-        return int(self.pixels.shape[0])
+        return int(self.pixels.shape[0]) * self.pixels.dtype.size
 
     def sizes(self, most=256):
         return self.shapes[self.indices[self.spread(most)]].astype(np.float64)
@@ -58,8 +61,9 @@ class Flat(Reader):
 
     def load(self, example):
         start, height, width = tf.unstack(tf.gather(self._table, example["index"]))
-        flat = tf.slice(self.pixels, start[None], (height * width * 3)[None])
-        return tf.reshape(flat, tf.stack([height, width, 3])), None
+        channels = self.pixel_type.channels
+        flat = tf.slice(self.pixels, start[None], (height * width * channels)[None])
+        return tf.ensure_shape(tf.reshape(flat, tf.stack([height, width, channels])), [None, None, channels]), None
 
     def select(self, places):
         return dataclasses.replace(self, indices=self.indices[places])
@@ -83,11 +87,12 @@ def hold(images, budget, on_bad, what, stream):
     if lengths is None:
         return None
     try:
-        tensors.require_memory(2 * sum(lengths), "pixels")
+        tensors.require_memory(2 * sum(lengths) * images.pixel_type.dtype.itemsize, "pixels")
     except UserError:
         return None
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-    pixels, shapes = tensors.empty_images([sum(lengths)]), np.zeros([len(lengths), 2], np.int32)
+    pixels = tensors.empty_images([sum(lengths)], images.pixel_type.dtype)
+    shapes = np.zeros([len(lengths), 2], np.int32)
 
     def put(index, image):
         if image.size == lengths[index]:
@@ -98,7 +103,8 @@ def hold(images, budget, on_bad, what, stream):
     good = loading.each_decoded(images, put, on_bad, what, stream)
     if good is None:
         return None
-    return Flat(tensors.as_tensor(pixels), starts, shapes, np.arange(len(lengths)), images.names), good
+    everything = np.arange(len(lengths))
+    return Flat(tensors.as_tensor(pixels), starts, shapes, everything, images.names, images.pixel_type), good
 
 
 def decoded(images, shape, limit, config, what, stream):
@@ -130,15 +136,15 @@ def decoded(images, shape, limit, config, what, stream):
 
 
 def _lengths(images, budget):
-    """The bytes of each image's pixels by its header, 0 without one: list of ints; None if they exceed the budget."""
+    """The levels of each image by its header, 0 without one: list of ints; None if they exceed the budget in bytes."""
     found, total = [], 0
     for value in images.contents:
         try:
             contents = decode.read_bytes(value.numpy()) if images.on_disk else value.numpy()
-            found.append(3 * math.prod(decode.header_size(contents) or (0,)))
+            found.append(images.pixel_type.channels * math.prod(decode.header_size(contents) or (0,)))
         except decode.BrokenImage:
             found.append(0)
         total += found[-1]
-        if total > budget:
+        if total * images.pixel_type.dtype.itemsize > budget:
             return None
     return found

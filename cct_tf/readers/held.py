@@ -7,6 +7,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from cct_tf.images.pixel_type import PixelType
 from cct_tf.readers import budget, tensors
 from cct_tf.readers.reader import Reader, as_written
 
@@ -18,8 +19,8 @@ class Held(Reader):
     """See the module's docstring.
 
     Attributes:
-        tensor: uint8 [m, H, W, 3], eager, on the CPU (captured by reference; a NumPy array would be copied into the
-            graph).
+        tensor: uint8 or uint16 [m, H, W, C], eager, on the CPU (captured by reference; a NumPy array would be copied
+            into the graph).
         indices: int64 [n] NumPy array, the images of the tensor that belong to this split (splits share tensors).
         at_network_size: whether they are what the network takes already.
         names: list of m paths, for messages; None where the images were no files.
@@ -47,7 +48,11 @@ class Held(Reader):
 
     @property
     def held_bytes(self):
-        return math.prod(self.tensor.shape)
+        return math.prod(self.tensor.shape) * self.tensor.dtype.size
+
+    @property
+    def pixel_type(self):
+        return PixelType(self.tensor.shape[-1], 8 * self.tensor.dtype.size)
 
     def sizes(self, most=256):
         return np.array([self.image_shape], np.float64)
@@ -67,7 +72,7 @@ class Held(Reader):
         return dataclasses.replace(self, indices=self.indices[places])
 
     def map_pixels(self, function):
-        image_bytes = math.prod(self.tensor.shape[1:])
+        image_bytes = math.prod(self.tensor.shape[1:]) * self.tensor.dtype.size
         size = tensors.batch_within(_BLOCK_BYTES, image_bytes)
         rows = self._rows
 

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf.images import decode
+from cct_tf.images.pixel_type import RGB
 from cct_tf.readers import budget, progress, tensors
 from cct_tf.readers.encoded import Encoded
 
@@ -28,22 +29,25 @@ def path_tensor(paths):
     return tensors.on_cpu([os.fsencode(path) for path in paths])
 
 
-def whole(contents, names, on_disk, bit_depth=16):
+def whole(contents, names, on_disk, bit_depth=16, pixel_type=RGB):
     """Encoded of all files of a set: string [n] tensor of bytes or paths, n names, whether they are paths."""
-    return Encoded(contents, names, np.arange(len(names)), on_disk, bit_depth)
+    return Encoded(contents, names, np.arange(len(names)), on_disk, bit_depth, pixel_type=pixel_type)
 
 
-def settle_bit_depth(rules, contents, names, on_disk, what, stream):
+def settle_bit_depth(rules, contents, names, on_disk, what, stream, pixel_type=RGB):
     """`rules` with the bit depth that was recorded, else the one that the images use.
 
     Args:
         rules: source.Rules.
+        pixel_type: with 16 bits, or all channels as they are stored, there is nothing to find out.
         contents, names, on_disk: as for `whole`.
         what, stream: progress.
 
     Returns:
         (source.Rules, lines for the plan).
     """
+    if pixel_type.bits == 16 or not pixel_type.is_colour_or_grey:
+        return rules, ()
     if rules.bit_depth is None:
         bits, count = used_bits(contents, names, on_disk, what, stream)
         rules = dataclasses.replace(rules, bit_depth=bits)
@@ -116,7 +120,7 @@ def _in_parallel(images, function, threads):
     def one(index):
         value = tf.gather(images.contents, index)
         encoded = tf.io.read_file(value) if images.on_disk else value
-        return index, function(decode.decode(encoded, images.bit_depth))
+        return index, function(decode.decode(encoded, images.bit_depth, images.pixel_type))
 
     dataset = tf.data.Dataset.range(len(images.names)).map(one, num_parallel_calls=threads)
     return dataset.ignore_errors()
@@ -124,7 +128,7 @@ def _in_parallel(images, function, threads):
 
 def _decoders(images):
     """How many images of an Encoded are decoded at a time."""
-    return tensors.threads_within(budget.opening(), tensors.DECODING * images.most_pixels)
+    return tensors.threads_within(budget.opening(), images.decoding_bytes)
 
 
 def _diagnose(images, index, on_bad):
@@ -132,7 +136,7 @@ def _diagnose(images, index, on_bad):
     value = images.contents[index].numpy()
     try:
         contents = decode.read_bytes(value) if images.on_disk else value
-        return decode.decode_file(contents, images.names[index], images.bit_depth)
+        return decode.decode_file(contents, images.names[index], images.bit_depth, images.pixel_type)
     except decode.BrokenImage as error:
         if on_bad == "stop":
             raise decode.BrokenImage(f"{error} (--on_bad_image=skip leaves such images out)") from error
@@ -159,23 +163,26 @@ def decode_uniform(images, shape, on_bad, what, stream):
         stream: progress stream or None.
 
     Returns:
-        (uint8 [n, H, W, 3] array of `tensors.empty_images`, zeros where broken; bool [n], False where broken).
+        (array [n, H, W, C] of `tensors.empty_images`, zeros where broken; bool [n], False where broken).
 
     Raises:
         MixedSizes: an image of another size.
         BrokenImage: a broken image, with on_bad="stop".
         UserError: the pixels exceed the free memory.
     """
+    kind = images.pixel_type
+    wanted = [*shape, kind.channels]
+
     def fitted(image):
-        fits = tf.reduce_all(tf.equal(tf.shape(image), [*shape, 3]))
-        image = tf.cond(fits, lambda: image, lambda: tf.zeros([*shape, 3], tf.uint8))
-        return tf.ensure_shape(image, [*shape, 3]), fits
+        fits = tf.reduce_all(tf.equal(tf.shape(image), wanted))
+        image = tf.cond(fits, lambda: image, lambda: tf.zeros(wanted, kind.dtype))
+        return tf.ensure_shape(image, wanted), fits
 
     number = len(images.names)
-    pixels = tensors.empty_images((number, *shape, 3))
+    pixels = tensors.empty_images((number, *wanted), kind.dtype)
     good = np.zeros(number, bool)
     # Sets of mixed sizes mostly show themselves in the first images, so the memory is not judged before.
-    image_bytes = math.prod(shape) * 3
+    image_bytes = math.prod(shape) * kind.num_bytes
     decoded = _in_parallel(images, fitted, tensors.threads_within(budget.opening(), 2 * image_bytes))
     decoded = decoded.batch(tensors.batch_within(budget.block(), image_bytes)).prefetch(1)
     decoded = tensors.by_reference(decoded).as_numpy_iterator()
@@ -203,7 +210,7 @@ def each_decoded(images, put, on_bad, what, stream):
 
     Args:
         images, on_bad, what, stream: as for `decode_uniform`.
-        put: function of (index, uint8 NumPy array [H, W, 3]), called by one thread; False ends the work.
+        put: function of (index, NumPy array [H, W, C]), called by one thread; False ends the work.
 
     Returns:
         bool [n], False where broken; None if `put` said so.
@@ -255,7 +262,8 @@ def broken_images(images, good):
     for index in np.flatnonzero(~good):
         value, name = images.contents[index].numpy(), images.names[index]
         try:
-            decode.decode_file(decode.read_bytes(value) if images.on_disk else value, name, images.bit_depth)
+            contents = decode.read_bytes(value) if images.on_disk else value
+            decode.decode_file(contents, name, images.bit_depth, images.pixel_type)
         except decode.BrokenImage as error:
             found.append((name, decode.reason_of(error, name)))
     return tuple(found)

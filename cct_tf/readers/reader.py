@@ -11,7 +11,8 @@ in a module of its own; the defaults are those of a reader that finds any image 
 An *example* is a dict: "index", the image's place in the split, and whatever else the reader's `load` needs (a
 streamed record, say). Batches of examples have a leading dimension B.
 
-Legend: n images of the split, B batch, H W height and width of an image.
+Legend: n images of the split, B batch, H W height and width of an image, C channels. Pixels are uint8, or uint16 of a
+`pixel_type` with 16 bits.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ import tensorflow as tf
 from cct_tf import rng
 from cct_tf.errors import UserError
 from cct_tf.images import parts
+from cct_tf.images.pixel_type import RGB
 from cct_tf.readers import budget, tensors
 
 _UNKNOWN = 12_000_000  # pixels of a photograph
@@ -44,6 +46,7 @@ class Reader:
         knows_labels: whether `load` gives labels; where it doesn't, the split has them.
         shuffling: "indexed", any image may follow any other in the order of training, or "windowed".
         own_columns: tuple of names: what an example of this reader holds beside "index" and "epoch".
+        pixel_type: `pixel_type.PixelType` of the images.
     """
 
     image_shape = None
@@ -54,6 +57,7 @@ class Reader:
     knows_labels = False
     shuffling = "indexed"
     own_columns = ()
+    pixel_type = RGB
 
     # What it is.
 
@@ -106,6 +110,11 @@ class Reader:
                 found = [image.shape[:2] for image, _ in self.images(self.spread(8))]
         return max((int(height * width) for height, width in found), default=_UNKNOWN)
 
+    @property
+    def decoding_bytes(self):
+        """Bytes that decoding the largest image takes."""
+        return tensors.DECODING * self.most_pixels * self.pixel_type.num_bytes // RGB.num_bytes
+
     # One image.
 
     def load(self, example):
@@ -115,7 +124,7 @@ class Reader:
             example: dict of scalars, see the module's docstring; in a graph one that went through `fetch`.
 
         Returns:
-            (uint8 [H, W, 3] tensor, label: integer scalar tensor, or None, see `knows_labels`).
+            (pixels [H, W, C], a tensor, label: integer scalar tensor, or None, see `knows_labels`).
 
         Raises:
             BrokenImage: eagerly; in a graph tf.errors.OpError at run time, in which `decode.broken_image` finds it.
@@ -144,14 +153,14 @@ class Reader:
             may_fail: as for `load_or_replace`.
 
         Returns:
-            (pixels uint8 [H, W, 3], frame, label, place): see `parts` and `load_or_replace`.
+            (pixels [H, W, C], frame, label, place): see `parts` and `load_or_replace`.
         """
         del part, fast
         image, label, place = self.load_or_replace(example, may_fail)
         return *parts.of_whole(image), label, place
 
     def gather(self, index):
-        """Many images, of a reader with an `image_shape`: int64 [B] places -> uint8 [B, H, W, 3]."""
+        """Many images, of a reader with an `image_shape`: int64 [B] places -> pixels [B, H, W, C]."""
         raise NotImplementedError
 
     def images(self, places):
@@ -161,7 +170,7 @@ class Reader:
             places: sequence of k ints.
 
         Yields:
-            (uint8 NumPy array [H, W, 3], int label or None), in the order of `places`.
+            (pixels [H, W, C], a NumPy array, int label or None), in the order of `places`.
         """
         for place in places:
             with tf.device("CPU:0"):
@@ -246,7 +255,7 @@ class Reader:
         """A function of all pixels, some images at a time, in parallel, in bounded memory.
 
         Args:
-            function: of uint8 [..., 3] -> tuple of tensors of fixed shapes.
+            function: of pixels [..., C] -> tuple of tensors of fixed shapes.
 
         Returns:
             Dataset of (number of images, *function's results).
@@ -258,7 +267,7 @@ class Reader:
         def one(example):
             return tf.constant(1), *function(self.load(example)[0])
 
-        threads = tensors.threads_within(budget.opening(), tensors.DECODING * self.most_pixels + tensors.SUMMING)
+        threads = tensors.threads_within(budget.opening(), self.decoding_bytes + tensors.SUMMING)
         places = tf.data.Dataset.range(len(self)).batch(threads)
         examples = self.fetch(places.map(as_written(lambda index: {"index": index}))).unbatch()
         return tensors.by_reference(examples.map(one, num_parallel_calls=threads).prefetch(2))

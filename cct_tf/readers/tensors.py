@@ -44,12 +44,12 @@ def on_cpu(value):
         return tf.constant(value)
 
 
-def empty_images(shape):
-    """A uint8 array of zeros for `as_tensor`. It takes memory only as it is written."""
-    size = math.prod(shape)
+def empty_images(shape, dtype=np.uint8):
+    """An array of zeros for `as_tensor`. It takes memory only as it is written."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.zeros(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start:start + size].reshape(shape)
+    return memory[start:start + size].view(dtype).reshape(shape)
 
 
 def as_tensor(images):

@@ -26,6 +26,7 @@ import tensorflow as tf
 from cct_tf import rng
 from cct_tf.errors import UserError
 from cct_tf.images import decode
+from cct_tf.images.pixel_type import RGB
 from cct_tf.machine import python_calls
 from cct_tf.readers import budget, tensors, tf_records
 from cct_tf.readers.broken import Broken, OnDemand
@@ -44,8 +45,8 @@ class Windowed(OnDemand):
         paths: list of the shards' TFRecord files.
         lengths: list of int, the records of each shard that belong to this split.
         skips: list of int, records at the start of each shard that belong to another split.
-        decode: function of one serialized record (string scalar) -> (image uint8 [H, W, 3], label int64 scalar); its
-            `encoded`, where there is one, gives (bytes of the image, label).
+        decode: function of one serialized record (string scalar) -> (image [H, W, C], label int64 scalar); its
+            `encoded`, where there is one, gives (bytes of the image, label), its `pixel_type` that of the image.
         window: int W.
         broken: see `broken.OnDemand`.
     """
@@ -76,6 +77,10 @@ class Windowed(OnDemand):
         path, number = self._located(place)
         return f"{path} (record {number})"
 
+    @property
+    def pixel_type(self):
+        return getattr(self.decode, "pixel_type", RGB)
+
     def attempt(self, example):
         return self.decode(example["record"])
 
@@ -83,7 +88,7 @@ class Windowed(OnDemand):
         if not hasattr(self.decode, "encoded"):
             return super().attempt_part(example, part, fast)
         contents, label = self.decode.encoded(example["record"])
-        return *decode.decode_part(contents, part, fast=fast), label
+        return *decode.decode_part(contents, part, fast=fast, pixel_type=self.pixel_type), label
 
     def fetch(self, batches):
         @as_written

@@ -47,6 +47,10 @@ class DataConfig:
                              "validation split where it has no test split")
     split_seed: int = option(0, "seed of the validation split or the folds; not the run's seed, so that runs stay "
                              "comparable", minimum=0, maximum=2**63 - 1)
+    channels: int = option(3, "channels of the images, through the network too: 3, colours; 1, grey (Pillow's L); "
+                           "another number, as they are stored, in npz, TIFF or with alpha", minimum=1, maximum=1024)
+    bits: int = option(8, "bits a channel: 8, or 16, which keeps those of 16-bit images (npz of uint16, PNG, TIFF)",
+                       minimum=8, maximum=16)
     on_bad_image: str = option("stop", "what a broken image does: end the run; or be left out when the run begins, "
                                "and later replaced by the next image (in evaluation masked), and counted",
                                choices=("stop", "skip"))
@@ -78,7 +82,6 @@ class AugmentConfig:
 
     image_size: int | tuple[int, int] | None = option(None, "side of the network's input in pixels, or H,W, its height "
                                                       "and width; default: the model's own", minimum=8, pair=True)
-    channels: int = option(3, "3: colours; 1: grey (Pillow's L), one channel through the network", minimum=1, maximum=3)
     crop_padding: int = option(0, "random crop after padding with this many pixels of zeros on each side; 0 = off",
                                minimum=0)
     random_resized_crop: tuple[float, ...] | None = option(
@@ -117,10 +120,10 @@ class AugmentConfig:
                       choices=("crop", "pad", "stretch"))
     crop_pct: float = option(1.0, "evaluation: the shorter side is resized to image_size / crop_pct before the centre "
                              "crop", above=0.0, maximum=1.0)
-    mean: tuple[float, ...] | None = option(None, "mean of the pixels in [0, 1], one value or three; default: the "
-                                            "data set's own, or computed", length=(1, 3))
-    std: tuple[float, ...] | None = option(None, "standard deviation of the pixels in [0, 1], one value or three; "
-                                           "default: the data set's own, or computed", above=0.0, length=(1, 3))
+    mean: tuple[float, ...] | None = option(None, "mean of the pixels in [0, 1], one value or one a channel; "
+                                            "default: the data set's own, or computed")
+    std: tuple[float, ...] | None = option(None, "standard deviation of the pixels in [0, 1], one value or one a "
+                                           "channel; default: the data set's own, or computed", above=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,11 +357,6 @@ def _check_together(config):
     if augment.crop_padding and augment.random_resized_crop:
         raise UserError("--crop_padding: expected 0 with --random_resized_crop (one crop or the other), found "
                         f"{augment.crop_padding}")
-    if augment.channels == 2:
-        raise UserError("--channels: expected 1 or 3, found 2")
-    if augment.channels == 1 and augment.mean is not None and len(augment.mean + augment.std) > 2:
-        raise UserError("--mean: expected one value, and one of --std, with --channels=1, found "
-                        f"{len(augment.mean)} and {len(augment.std)}")
     if augment.fit != "crop" and augment.crop_pct != 1.0:
         raise UserError(f"--crop_pct: expected 1 with --fit={augment.fit}, which keeps the whole image, found "
                         f"{augment.crop_pct:g}")
@@ -376,12 +374,32 @@ def _check_together(config):
         raise UserError(f"--init_weights: expected auto without --init_from, found {config.model.init_weights!r}")
     if optim.optimizer == "lion" and optim.beta_1 == 0.0:
         raise UserError("--beta_1: expected above 0 with --optimizer=lion, found 0")
+    _check_pixels(config)
     _check_task(config)
     _check_batch(config)
     _check_warmup(optim)
     if optim.schedule == "constant" and optim.cooldown_epochs:
         raise UserError("--cooldown_epochs: expected 0 with --schedule=constant, found "
                         f"{optim.cooldown_epochs:g}")
+
+
+def _check_pixels(config):
+    """What depends on the channels of the images and their bits."""
+    data, augment = config.data, config.augment
+    if data.bits not in (8, 16):
+        raise UserError(f"--bits: expected 8 or 16, found {data.bits}")
+    for name in ("mean", "std"):
+        values = getattr(augment, name)
+        if values is not None and len(values) not in (1, data.channels):
+            expected = "one value" if data.channels == 1 else f"one value or {data.channels}"
+            raise UserError(f"--{name}: expected {expected} with --channels={data.channels}, found {len(values)}")
+    kind = f"--channels={data.channels}" if data.channels not in (1, 3) else "--bits=16"
+    if (data.channels in (1, 3) and data.bits == 8) or not (augment.color_jitter or data.resize == "fast"):
+        return
+    if augment.color_jitter:
+        raise UserError(f"--color_jitter: expected none with {kind}, for it changes colours or grey of 8 bits, found "
+                        f"{','.join(f'{value:g}' for value in augment.color_jitter)}")
+    raise UserError(f"--resize: expected exact with {kind}, for the fast way is of colours of 8 bits, found 'fast'")
 
 
 def _check_task(config):

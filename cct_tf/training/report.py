@@ -4,6 +4,7 @@ import numpy as np
 
 from cct_tf import sizes
 from cct_tf.augment.stages import describe
+from cct_tf.images import pixel_type
 from cct_tf.machine.console import duration, listed
 from cct_tf.optim import schedules
 from cct_tf.readers import budget
@@ -193,7 +194,6 @@ def _kept(shares):
             "keeps all of it, and --image_size=H,W changes the network's shape"]
 
 
-_COLOURS = {3: "", 1: ", grey"}
 _FITS = {"crop": "", "pad": " (whole images, with the mean beside them)", "stretch": " (whole images, stretched)"}
 
 
@@ -212,8 +212,9 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
         ("data set", f"{config.data.dataset}: {counts}; {source.splits['train'].reader.describe()}"),
         ("input", budget.describe()),
         ("classes", f"{source.num_classes}: {listed(source.class_names)}" + _several(config, source)),
-        ("images", f"{sizes.shown(model.image_size)}{_COLOURS[config.augment.channels]}{_FITS[config.augment.fit]}, "
-                   f"mean {_numbers(images.mean)}, std {_numbers(images.std)} ({images.statistics_from})"),
+        ("images", sizes.shown(model.image_size) + pixel_type.of_config(config.data).describe()
+                   + f"{_FITS[config.augment.fit]}, mean {_numbers(images.mean)}, std {_numbers(images.std)} "
+                   f"({images.statistics_from})"),
         ("augmentation", _augmentation(stages, sampling)),
         ("model", f"{config.model.model}, {_size(config, model)}"),
         *_initial_weights(initial_weights),

@@ -1,0 +1,97 @@
+"""All channels and bits of an image file: what `decode` reads for pixel types of 16 bits or of many channels.
+
+TIFF is read by tifffile, an optional package (it comes with the extra `tiff`), where that is installed: Pillow knows no
+TIFF of more than four channels, or of 16 bits in colour. Channels may be stored as planes or pages of their own; of a
+stack over time or depth the first page counts.
+"""
+
+import importlib.util
+import io
+
+import numpy as np
+import tensorflow as tf
+
+SUFFIXES = (".tif", ".tiff")
+_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_CHANNELS = {"C", "S", "Q", "I"}  # axes: channels, samples, and those that have no name
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def has_tiff_reader():
+    """Whether tifffile is installed."""
+    return importlib.util.find_spec("tifffile") is not None
+
+
+def tiff_size(file):
+    """(height, width) of the first page of a TIFF, a path or file; None of another, or where tifffile is missing."""
+    if not has_tiff_reader():
+        return None
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(file) as found:
+            return found.pages[0].imagelength, found.pages[0].imagewidth
+    except Exception:  # of a file that is no TIFF, or damaged
+        return None
+
+
+def of_tiff(contents, max_pixels):
+    """The first page of a TIFF: uint8 or uint16 [H, W, C]; None of another file, or where tifffile is missing.
+
+    Raises:
+        ValueError, or what tifffile raises on a broken file.
+    """
+    if not contents.startswith(_SIGNATURES) or not has_tiff_reader():
+        return None
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(contents)) as file:
+        series = file.series[0]
+        is_image = len(series.axes) <= 3 and set(series.axes) - {"Y", "X"} <= _CHANNELS
+        found = series if is_image else file.pages[0]
+        axes = dict(zip(found.axes, found.shape, strict=True))
+        if not {"Y", "X"} <= set(axes) or len(axes) > 3 or axes["Y"] * axes["X"] > max_pixels:
+            raise ValueError(f"expected an image of at most {max_pixels:,} pixels, found the axes {axes}")
+        pixels = found.asarray()
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    elif found.axes.index("Y") == 1:  # planes, one a channel
+        pixels = np.moveaxis(pixels, 0, 2)
+    return np.ascontiguousarray(_of_levels(pixels))
+
+
+def of_pillow(image, contents):
+    """All of Pillow's image: uint8 or uint16 [H, W, C], orientation not applied.
+
+    Args:
+        image: Pillow's, loaded.
+        contents: bytes of its file.
+
+    Raises:
+        ValueError: numbers that are no levels of at most 16 bits.
+    """
+    if contents.startswith(_PNG) and contents[24] == 16:  # Pillow has no mode for 16 bits in colour
+        with tf.device("CPU:0"):
+            return tf.io.decode_png(contents, channels=0, dtype=tf.uint16).numpy()
+    if image.mode.startswith("I") or image.mode == "F":
+        return _of_levels(np.asarray(image)[:, :, None])
+    straight = {"RGBa": "RGBA", "La": "LA", "PA": "RGBA", "P": "RGBA" if "transparency" in image.info else "RGB",
+                "1": "L"}.get(image.mode)
+    if straight is None and image.mode not in ("L", "LA", "RGB", "RGBA"):
+        straight = "RGB"
+    pixels = np.asarray(image.convert(straight) if straight else image)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _of_levels(pixels):
+    """Integers as uint8 or uint16."""
+    if pixels.dtype.kind not in "uib":
+        raise ValueError(f"expected levels of 8 or 16 bits, found {pixels.dtype}")
+    if pixels.dtype in (np.uint8, np.uint16):
+        return pixels
+    if pixels.dtype == bool:
+        return pixels.astype(np.uint8) * np.uint8(255)
+    low, high = int(pixels.min()), int(pixels.max())
+    if low < 0 or high >= 2**16:
+        raise ValueError(f"expected levels of at most 16 bits, found values {low} to {high}")
+    return pixels.astype(np.uint16)
