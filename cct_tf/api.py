@@ -36,7 +36,6 @@ from cct_tf.machine.interrupts import Interrupts
 from cct_tf.runs import run_record, side_by_side
 from cct_tf.runs.workdir import Workdir
 from cct_tf.settings import calls, command, config
-from cct_tf.settings.fields import LOCAL_PATH, is_remote
 from cct_tf.settings.measure import NAMES, measure_of
 from cct_tf.workers import cluster
 
@@ -416,7 +415,7 @@ def _images(images):
         images = [images]
     if isinstance(images, (list, tuple)):
         if all(isinstance(image, (str, os.PathLike)) for image in images):
-            return listing.list_images([_local(os.fspath(image)) for image in images])
+            return listing.list_images([os.path.expanduser(image) for image in images])
     else:
         images = np.asarray(images)
         images = [images] if images.ndim == 3 else list(images) if images.ndim == 4 else [images]
@@ -436,9 +435,3 @@ def _of_pixels(images, kind):
         return [pixel_type.levels_of(kind, each) if isinstance(each, np.ndarray) else each for each in images]
     except ValueError as error:
         raise UserError(f"images: {error}") from None
-
-
-def _local(path):
-    if is_remote(path):
-        raise UserError(f"{path!r}: expected {LOCAL_PATH}")
-    return os.path.expanduser(path)

@@ -8,7 +8,7 @@ import sys
 from cct_tf.assembly import checks, selection
 from cct_tf.convert import matching, names, state
 from cct_tf.errors import UserError
-from cct_tf.machine import runtime
+from cct_tf.machine import files, runtime
 from cct_tf.machine.console import Console
 from cct_tf.models import variants
 from cct_tf.settings import command, config, flags
@@ -22,7 +22,8 @@ With a data set, cct_tf.evaluate reads the work folder; a recipe's --flagfile na
 """
 
 _OWN = [
-    flags.command_field("input", str, None, "file of weights; with --to_torch: work folder or .keras file", path=True),
+    flags.command_field("input", str, None, "file of weights; with --to_torch: work folder or .keras file", path=True,
+                        remote=True),
     flags.command_field("output", str, None, "a new work folder, or a .keras file; with --to_torch: .safetensors file",
                         path=True),
     flags.command_field("infer_model", bool, False, "find --model among the published networks by the shapes (and for "
@@ -150,10 +151,18 @@ def main(given):
     if not values["input"]:
         raise UserError("--input: expected a file of weights (.pth, .safetensors), found none")
     _check_output(values["output"], (".safetensors",) if values["to_torch"] else ("", ".keras"))
-    if values["to_torch"]:
-        _to_torch(values)
-    else:
-        _from_torch(values, given)
+    asked = values["input"]
+    if files.is_remote(asked):
+        files.check("--input", asked)
+        if not files.is_file(asked):
+            raise UserError("--input: expected a file, for a remote work folder has to be copied to this machine, "
+                            f"found {'a folder' if files.is_dir(asked) else 'nothing'} at {asked!r}")
+    copy = files.local(asked)
+    with files.named(asked, copy):
+        if values["to_torch"]:
+            _to_torch(values | {"input": copy})
+        else:
+            _from_torch(values | {"input": copy}, given)
 
 
 def run():

@@ -66,8 +66,8 @@ def storage_fault(error):
     if not type(error).__module__.startswith("tensorflow."):
         return None
     found = next((text for text in map(os.strerror, _STORAGE_ERRORS) if text in str(error)), None)
-    path = re.search(r"(/[^\s;]+);", str(error))
-    return found and f"{path.group(1) if path else 'storage'}: {found}"
+    path = re.search(r"/[^\s;]+(?=;)|\w+://[^'\s]+(?=')", str(error))  # the latter of `machine.files`
+    return found and f"{path.group() if path else 'storage'}: {found}"
 
 
 def exit_status(error):

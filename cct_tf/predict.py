@@ -14,7 +14,7 @@ from cct_tf.datasets import listing, tree
 from cct_tf.errors import UserError
 from cct_tf.evaluation.multilabel import HALF
 from cct_tf.export import formats, metadata
-from cct_tf.machine import memory, runtime
+from cct_tf.machine import files, memory, runtime
 from cct_tf.machine.console import Console
 from cct_tf.settings import command, config, flags
 
@@ -34,7 +34,7 @@ FIELDS = [
     command.CHECKPOINT,
     command.WEIGHTS,
     flags.command_field("exported", str, None, "what cct_tf.export wrote, instead of --workdir: the folder of a "
-                        "SavedModel, or a .keras, .tflite or .onnx file", path=True),
+                        "SavedModel, or a .keras, .tflite or .onnx file", path=True, remote=True),
     flags.command_field("top", int, 5, "classes to show of each image, at most all", minimum=1),
     flags.command_field("csv", bool, False, "print comma-separated values, and nothing else, on stdout"),
     command.JSON,
@@ -221,15 +221,19 @@ def _of_export(values, given):
     for name in ("workdir", "checkpoint", "weights", "attention"):
         if name in given:
             raise UserError(f"--{name}: expected none beside --exported, found {given[name]!r}")
-    path = values["exported"]
-    kind = formats.of_path("--exported", path)
-    formats.require("--exported", kind.reads_with)
-    found = metadata.read("--exported", path, kind)
+    path = copy = values["exported"]
+    files.check("--exported", path)
+    if files.is_remote(path) and files.exists(path):
+        copy = files.local(path)
+    with files.named(path, copy):
+        kind = formats.of_path("--exported", copy)
+        formats.require("--exported", kind.reads_with)
+        found = metadata.read("--exported", copy, kind)
 
     @contextlib.contextmanager
     def opened(size, with_maps):
         from cct_tf.export import reading
-        with reading.opened("--exported", pathlib.Path(path), kind, found) as network:
+        with files.named(path, copy), reading.opened("--exported", pathlib.Path(copy), kind, found) as network:
             origin = {"exported": path, "checkpoint": found.checkpoint, "step": found.step, "weights": found.weights}
             if found.is_multilabel:
                 origin |= {"thresholds": dict(zip(found.classes, found.thresholds, strict=True)),

@@ -45,6 +45,8 @@ def _values(field):
     """What a flag takes, in words."""
     if field.choices:
         return ", ".join(f"`{choice}`" for choice in field.choices)
+    if field.remote:
+        return "a path, also [elsewhere](remote_files.md)"
     return "a path" if field.path else field.expectation()
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 _GOLDEN = 0x9E3779B9  # 2^32 / golden ratio, odd
+_ALL = 0xFFFFFFFF  # 32 bits
 
 
 class Stream(enum.IntEnum):
@@ -36,7 +37,7 @@ class Stream(enum.IntEnum):
 
 def _uint32(value):
     if isinstance(value, (int, np.integer)):
-        return tf.constant(int(value) & 0xFFFFFFFF, tf.uint32)
+        return tf.constant(int(value) & _ALL, tf.uint32)
     return tf.cast(value, tf.uint32)
 
 
@@ -44,16 +45,23 @@ def mix(x):
     """A bijective, well-mixed 32-bit finaliser ("lowbias32": Chris Wellons, hash-prospector, public domain).
 
     Args:
-        x: uint32 tensor of any shape.
+        x: uint32 tensor of any shape, or a Python int, of which the lower 32 bits count.
 
     Returns:
-        uint32 tensor of the same shape.
+        uint32 tensor of the same shape; of a Python int another one. What is known when a graph is made needs no
+        operations in it, which are most of the time that making it takes.
     """
-    x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, _uint32(16)))
+    if isinstance(x, int):
+        x &= _ALL
+        x = (x ^ x >> 16) * 0x7FEB352D & _ALL
+        x = (x ^ x >> 15) * 0x846CA68B & _ALL
+        return x ^ x >> 16
+    half = _uint32(16)
+    x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, half))
     x = x * _uint32(0x7FEB352D)
     x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, _uint32(15)))
     x = x * _uint32(0x846CA68B)
-    return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, _uint32(16)))
+    return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, half))
 
 
 def _words(index):
@@ -61,7 +69,7 @@ def _words(index):
     if isinstance(index, (int, np.integer)):
         return _uint32(int(index)), _uint32(int(index) >> 32)
     index = tf.cast(index, tf.int64)
-    low = tf.cast(tf.bitwise.bitwise_and(index, tf.constant(0xFFFFFFFF, tf.int64)), tf.uint32)
+    low = tf.cast(tf.bitwise.bitwise_and(index, tf.constant(_ALL, tf.int64)), tf.uint32)
     high = tf.cast(tf.bitwise.right_shift(index, tf.constant(32, tf.int64)), tf.uint32)
     return low, high
 
@@ -79,11 +87,10 @@ def fold(seed, stream, index):
     Returns:
         uint32 tensor of the shape of `index`.
     """
-    seed_low, seed_high = _words(seed)
     low, high = _words(index)
-    key = mix(seed_low + _uint32(_GOLDEN))
-    key = mix(tf.bitwise.bitwise_xor(key, seed_high) + _uint32(int(stream) * _GOLDEN))
-    key = mix(tf.bitwise.bitwise_xor(key, high) + _uint32(_GOLDEN))
+    key = mix(int(seed) + _GOLDEN)
+    key = mix((key ^ int(seed) >> 32 & _ALL) + int(stream) * _GOLDEN)
+    key = mix(tf.bitwise.bitwise_xor(_uint32(key), high) + _uint32(_GOLDEN))
     return mix(tf.bitwise.bitwise_xor(key, low))
 
 
@@ -123,7 +130,7 @@ def draw(seeds, site):
     Returns:
         uint32 [B].
     """
-    return mix(tf.bitwise.bitwise_xor(seeds, mix(_uint32(site) * _uint32(_GOLDEN) + _uint32(1))))
+    return mix(tf.bitwise.bitwise_xor(seeds, _uint32(mix(int(site) * _GOLDEN + 1))))
 
 
 def bits(seeds, site, shape):
@@ -141,18 +148,24 @@ def bits(seeds, site, shape):
     # Each example has its own start and its own odd stride. With a common stride, one example's numbers would be
     # another's, shifted.
     stride = tf.bitwise.bitwise_or(mix(start + _uint32(_GOLDEN)), _uint32(1))
-    extended = [-1] + [1] * len(shape)
+    extended = tf.constant([-1] + [1] * len(shape))
     counter = tf.reshape(start, extended)
     stride = tf.reshape(stride, extended)
     step = 1
     for axis in reversed(range(len(shape))):
-        # Sums of short ranges, not one long range: uint32 has no Range kernel on GPUs.
-        place = [1] * (len(shape) + 1)
-        place[axis + 1] = -1
-        index = tf.reshape(tf.cast(tf.range(shape[axis]), tf.uint32), place)
-        counter = counter + index * (stride * _uint32(step))
+        counter = counter + _steps(shape[axis], step, [1] * axis + [-1] + [1] * (len(shape) - 1 - axis)) * stride
         step = step * shape[axis]
     return mix(counter)
+
+
+def _steps(size, step, place):
+    """0, step, 2 step ... `size` of them along the axis of -1 in `place`: uint32, of ints and scalar tensors.
+
+    Sums of such short ranges make the counter, not one long range: uint32 has no Range kernel on GPUs.
+    """
+    if isinstance(size, int) and isinstance(step, int):
+        return tf.constant(np.uint32(np.arange(size, dtype=np.uint64) * np.uint64(step & _ALL) & _ALL).reshape(place))
+    return tf.reshape(tf.cast(tf.range(size), tf.uint32), place) * _uint32(step)
 
 
 def threshold(rate):

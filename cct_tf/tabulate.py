@@ -6,6 +6,7 @@ import sys
 
 from cct_tf.datasets import tree
 from cct_tf.errors import UserError
+from cct_tf.machine import files
 from cct_tf.machine.console import Console
 from cct_tf.settings import command, config
 
@@ -22,8 +23,8 @@ def _rows(listing):
     """Yield the cells of the table of a `tree.Tree` of `tree.scan_all`, the header first."""
     with_splits = "" not in listing.files
     yield ["path", "label", *["split"] * with_splits]
-    for split, files in listing.files.items():
-        for file, label in zip(files, listing.labels[split].tolist(), strict=True):
+    for split, found in listing.files.items():
+        for file, label in zip(found, listing.labels[split].tolist(), strict=True):
             try:
                 path = file.path.decode()
             except UnicodeDecodeError:
@@ -37,8 +38,9 @@ def main(given):
     if len(given["folder"]) != 1:
         raise UserError(f"FOLDER: expected one image folder, found {len(given['folder'])}")
     root, = given["folder"]
-    if not os.path.isdir(root):
-        raise UserError(f"{root}: expected an image folder, found {'a file' if os.path.exists(root) else 'nothing'}")
+    files.check("FOLDER", root)
+    if not files.is_dir(root):
+        raise UserError(f"{root}: expected an image folder, found {'a file' if files.exists(root) else 'nothing'}")
     try:
         listing = tree.scan_all(root)
     except OSError as error:

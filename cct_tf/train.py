@@ -7,7 +7,7 @@ import contextlib
 import sys
 import time
 
-from cct_tf.machine import compile_cache, runtime, streams
+from cct_tf.machine import compile_cache, files, runtime, streams
 from cct_tf.machine.interrupts import Interrupts
 from cct_tf.settings import command, config, flags
 from cct_tf.workers import joining
@@ -54,6 +54,9 @@ def train(settings, interrupts, quiet=False, choosing_devices=contextlib.nullcon
         interrupts.install()
         stack.enter_context(streams.watched(interrupts.output_closed))
         console = Console(quiet)
+        if any(map(files.by_tensorflow, checks.places(settings))):
+            # Before TensorFlow is imported, which the checks now do.
+            compile_cache.start(settings.run.compile_cache, console.warn)
         with interrupts.held(cluster is not None):
             checks.check_training(settings, stream=console.stream)
         workdir = Workdir(settings.run.workdir)

@@ -31,7 +31,7 @@ FLAGS = [
     ("NaN", "--learning_rate=nan", "--learning_rate", "nan"),
     ("infinity", "--weight_decay=inf", "--weight_decay", "inf"),
     ("NaN in a list", "--mean=0.5,nan,0.5 --std=1", "--mean", "nan"),
-    ("mean of two values", "--mean=0.5,0.5 --std=1", "--mean", "1 or 3"),
+    ("mean of two values", "--mean=0.5,0.5 --std=1", "--mean", "one value or 3"),
     ("deviation of zero", "--mean=0 --std=0", "--std", "above 0"),
     ("mean alone", "--mean=0.5", "--std", "--mean"),
     ("deviation alone", "--std=0.5", "--mean", "--std"),
@@ -549,20 +549,55 @@ OTHERS = [
     ("torch", "train", "--workdir={scene}/new", "KERAS_BACKEND", "torch"),
     ("nonsense", "evaluate", "--workdir={scene}/done", "KERAS_BACKEND", "nonsense"),
 ]
-# What is elsewhere, in every flag and argument that names a file or folder.
+# What is elsewhere, in every flag and argument that names a file or folder of this machine.
 REMOTE = [(f"{module} {start}{where}", module, start + where, start.partition("=")[0].removeprefix("-- "), where,
-           "a path of this machine (remote") for where, module, *starts in [
-    ("gs://bucket/x", "train", "--workdir=", "--data_dir=", "--image_root=", "--class_names=", "--init_from=",
-     "--compile_cache="),
-    ("s3://x", "evaluate", "--workdir=", "--data_dir=", "--checkpoint=", "--output_dir=", "--compare={scene}/done,"),
+           "a path of this machine (remote", *(["--backup_dir"] if start == "--workdir=" else []))
+          for where, module, *starts in [
+    ("gs://bucket/x", "train", "--workdir=", "--compile_cache="),
+    ("s3://x", "evaluate", "--workdir=", "--checkpoint=", "--output_dir=", "--compare={scene}/done,"),
     ("hdfs://host/x.csv", "compare", "--csv=", "--plot=", ""),
-    ("https://host/x.png", "predict", "--workdir=", "--checkpoint=", "--exported=", "--attention=", "", "-- "),
-    ("gs://bucket/x.onnx", "export", "--workdir=", "--checkpoint=", "--output=", "--data_dir=", ""),
-    ("gs://bucket/x.pth", "convert_torch", "--input=", "--output=", "--checkpoint=", "--data_dir="),
+    ("https://host/x.png", "predict", "--workdir=", "--checkpoint=", "--attention="),
+    ("gs://bucket/x.onnx", "export", "--workdir=", "--checkpoint="),
+    ("gs://bucket/x.pth", "convert_torch", "--output=", "--checkpoint="),
     ("gs://bucket/x", "checkpoints", "--workdir="),
-    ("gs://bucket/x.png", "preview", "--output=", "--data_dir="),
-    ("gs://bucket/x", "benchmark", "--data_dir=", "--init_from="),
+    ("gs://bucket/x.png", "preview", "--output="),
+    ("gs://bucket/x.png", "inspect_data", "--output="),
 ] for start in starts]
+_NEW = "--workdir={scene}/new "
+ELSEWHERE = [  # file systems that are not TensorFlow's, for it can't be imported here
+    ("folder on a system that nothing knows", "train", _NEW + "--dataset=folder --data_dir=nope://x", "--data_dir",
+     "TensorFlow or fsspec", "'nope://x'"),
+    ("package of a file system", "train", _NEW + "--dataset=folder --data_dir=dropbox://x", "--data_dir", "package",
+     "dropbox://", "pip install"),
+    ("folder elsewhere that is missing", "train", _NEW + "--dataset=folder --data_dir=memory://none", "--data_dir",
+     "found nothing at memory://none"),
+    ("table elsewhere that is missing", "train", _NEW + "--dataset=table --data_dir=memory://none.csv", "--data_dir",
+     "memory://none.csv (No such file"),
+    ("images elsewhere that are missing", "train", _NEW + "--dataset=table --data_dir={scene}/words.cfg "
+     "--image_root=memory://none", "--image_root", "found nothing at memory://none"),
+    ("classes elsewhere that are missing", "train", _NEW + "--dataset=table --data_dir={scene}/words.cfg "
+     "--class_names=memory://none.txt", "--class_names", "memory://none.txt"),
+    ("archive elsewhere that is missing", "train", _NEW + "--dataset=npz --data_dir=memory://none.npz", "--data_dir",
+     "found nothing at memory://none.npz"),
+    ("set of TFDS elsewhere", "train", _NEW + "--dataset=mnist --data_dir=gs://bucket/x", "--data_dir", "this machine",
+     "gs://bucket/x", "mount"),
+    ("weights elsewhere that are missing", "train", _NEW + "--init_from=memory://none.pth", "--init_from",
+     "found nothing at 'memory://none.pth'"),
+    ("weights on a system that nothing knows", "train", _NEW + "--init_from=nope://x.pth", "--init_from", "nope://"),
+    ("evaluate on a folder elsewhere that is missing", "evaluate", "--workdir={scene}/used --data_dir=nope://x",
+     "--data_dir", "nope://x"),
+    ("export to a system that nothing knows", "export", "--workdir={scene}/done --format=keras --output=nope://x.keras",
+     "--output", "nope:"),
+    ("predict by an export elsewhere that is missing", "predict", "--exported=memory://none.keras {scene}/one",
+     "--exported", "found nothing at 'memory://none.keras'"),
+    ("predict images elsewhere that are missing", "predict", "--workdir={scene}/done memory://none/x.png",
+     "memory://none/x.png", "no such file"),
+    ("predict a deep pattern elsewhere", "predict", "--workdir={scene}/done memory://none/**/x.png",
+     "memory://none/**/x.png", "expected a folder"),
+    ("convert weights elsewhere that are missing", "convert_torch", "--input=memory://none.pth --model=cct_2_3x1_16 "
+     "--output={scene}/new", "--input", "found nothing at 'memory://none.pth'"),
+    ("tabulate a folder elsewhere that is missing", "tabulate", "memory://none", "memory://none", "nothing"),
+]
 FINE = [  # no error: status 0, nothing on stderr, these words on stdout
     ("help", "train", "--help", "Data set", "augmentation", "Network", "Optimisation", "The run", "--flagfile"),
     ("help for evaluate", "evaluate", "--help", "--split", "--checkpoint"),
@@ -597,4 +632,5 @@ def _of_table(name, text, flags, words):
 
 
 TABLE = ([(name, "train", "--workdir={scene}/new " + arguments, *words) for name, arguments, *words in FLAGS + DATA]
-         + [_of_table(name, text, flags, words) for name, text, flags, *words in TABLES] + OTHERS + REMOTE + FINE)
+         + [_of_table(name, text, flags, words) for name, text, flags, *words in TABLES] + OTHERS + REMOTE + ELSEWHERE
+         + FINE)

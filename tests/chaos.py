@@ -30,9 +30,9 @@ from tests import exact_resume  # noqa: E402
 KINDS = ("kill", "terminate", "stop", "truncate", "flip", "fill")
 WORKERS = 2
 FLAGS = [flag for flag in exact_resume.FLAGS if not flag.startswith(("--num_replicas", "--epochs"))] + [
-    "--epochs=5", "--mixup_alpha=0.8", "--startup_timeout=60"]
+    "--epochs=5", "--mixup_alpha=0.8", "--startup_timeout=180"]
 _SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "stop": signal.SIGSTOP}
-_PATIENCE = 420.0  # seconds of a whole run with its event
+_PATIENCE = 1800.0  # seconds of a whole run with its event
 
 
 class Launched:

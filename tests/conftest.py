@@ -8,7 +8,7 @@ import gc
 import pytest
 
 from cct_tf.machine import runtime
-from tests import environment, undrawn
+from tests import environment, shared_networks, undrawn
 
 FOLDER = environment.prepare()
 
@@ -29,9 +29,9 @@ def pytest_unconfigure():
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first, so that the processes end at about the same time."""
+    """Files with slow tests first, then those of training: the processes end with short ones, at about one time."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, item.path.parent.name != "training"))
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +44,14 @@ def _undrawn():
     """Of the whole module, for many train in a fixture."""
     with pytest.MonkeyPatch.context() as patch:
         yield undrawn.leave_out(patch.setattr)
+
+
+@pytest.fixture(scope="module")
+def one_network():
+    """Trainings of the module that compute alike share one traced network: see `shared_networks`."""
+    with pytest.MonkeyPatch.context() as patch:
+        shared_networks.share(patch)
+        yield
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ FLAGS = """--dataset=digits --validation_fraction=0.15 --model=cct_2_3x1_16 --im
 RECIPE = """--crop_padding=0 --random_resized_crop=0.5,1 --flip=alternating --auto_augment=rand-m9-mstd0.5-inc1
     --mixup_alpha=0.8 --cutmix_alpha=1 --erase_probability=0.25 --repeated_augmentation=2""".split()
 STEPS = 96
-_PATIENCE = 300.0  # seconds that a start, or the way to a moment, may take on a busy machine
+_PATIENCE = 900.0  # seconds that a start, or the way to a moment, may take on a busy machine
 _STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 
 

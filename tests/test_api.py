@@ -177,7 +177,8 @@ SAME_LINES = [
     ({"dataset": "cifar1000"}, "--dataset=cifar1000"),
     ({"dataset": "folder"}, "--dataset=folder"),
     ({"dataset": "folder", "data_dir": "{tmp}/photographs"}, "--dataset=folder --data_dir={tmp}/photographs"),
-    ({"dataset": "folder", "data_dir": "gs://bucket/images"}, "--dataset=folder --data_dir=gs://bucket/images"),
+    ({"dataset": "folder", "data_dir": "nope://images"}, "--dataset=folder --data_dir=nope://images"),
+    ({"compile_cache": "gs://bucket/x"}, "--compile_cache=gs://bucket/x"),
     ({"init_from": "{tmp}/weights.pth"}, "--init_from={tmp}/weights.pth"),
     ({"compile_cache": "on"}, "--compile_cache=on"),
     ({"flagfile": "{tmp}/no.cfg"}, "--flagfile={tmp}/no.cfg"),
@@ -380,7 +381,7 @@ def test_predict_names_what_is_no_image(trained, tmp_path):
     floats, grey = np.zeros([2, 8, 8, 3]), np.zeros([8, 8], np.uint8)
     for images, named in ((floats, r"found float64 \[8, 8, 3\]"), (grey, r"found uint8 \[8, 8\]"),
                           ([], "IMAGE: expected files"), (np.zeros([0, 8, 8, 3], np.uint8), "found none"),
-                          (["missing.png"], "missing.png: "), ("gs://bucket/x.png", "a path of this machine"),
+                          (["missing.png"], "missing.png: "), ("nope://x.png", "IMAGE: expected a file system .*nope://x.png"),
                           ([tmp_path / "photographs" / "0.png", grey], "images: expected paths, or uint8")):
         with pytest.raises(UserError, match=named):
             trained.predict(images)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 def _run(*command, **options):
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300,
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=900,
                           env=os.environ | {"PYTHONPATH": str(REPO), "TF_CPP_MIN_LOG_LEVEL": "3"}, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -16,6 +16,7 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 # Everything the scripts call beyond bash itself; PATH holds these and the stand-ins only.
 TOOLS = "env bash cat dirname find flock grep mkdir readlink realpath rm sha256sum tail touch".split()
+PATIENCE = 60  # seconds that a busy machine may take for what takes a moment
 # Plays the machine's Python and, copied by `-m venv`, the environment's. Installer calls are written to $CALLS.
 STUB = """#!/bin/bash
 case "$*" in
@@ -29,8 +30,10 @@ case "$*" in
   "-I -m pip "*)
     shift 3; echo "pip $*" >>"$CALLS"
     [[ ! ${PIP_PHASE:-} ]] || echo "$PIP_PHASE"
-    while [[ ${PIP_UNTIL:-} && ! -e $PIP_UNTIL ]]; do sleep 0.02; done
-    if [[ ${PIP_SLEEP:-} ]]; then trap 'exit 1' TERM; sleep "$PIP_SLEEP" & wait; fi
+    if [[ ${PIP_UNTIL:-} ]]; then
+      trap 'exit 1' TERM; echo "waiting" >>"$CALLS"
+      while [[ ! -e $PIP_UNTIL ]]; do sleep 0.02; done
+    fi
     echo "the last line of pip"; exit "${PIP_STATUS:-0}" ;;
   "-P -m ruff "*) exit "${RUFF_STATUS:-0}" ;;
   "-P ${SUBMITTED:-}/launch/tf_config.py "*) shift 2; exec "$@" ;;
@@ -73,7 +76,7 @@ class Machine:
 
     def start(self, *args, **kwargs):
         process = self.popen(*args, **kwargs)
-        process.out, process.err = process.communicate(timeout=20)
+        process.out, process.err = process.communicate(timeout=PATIENCE)
         return process
 
     def projects(self):
@@ -98,8 +101,14 @@ def machine(bare):
     return bare
 
 
+def children_seconds():
+    """Processor time of the processes that have ended: a busy machine slows the clock, not these."""
+    found = os.times()
+    return found.children_user + found.children_system
+
+
 def wait_for(condition):
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -111,9 +120,9 @@ def test_first_start_installs_and_second_start_only_runs(machine):
     assert machine.calls("venv") == [f"venv {machine.venv}"]
     assert machine.calls("pip") == [f"pip install --no-input -r {machine.root}/requirements.txt"]
     before = {p: p.stat().st_mtime_ns for p in machine.root.rglob("*")}
-    begin = time.monotonic()
+    begin = children_seconds()
     second = machine.start()
-    assert time.monotonic() - begin < 1
+    assert children_seconds() - begin < 1
     assert second.returncode == 0 and "is ready: Python 3.12" in second.err and len(machine.calls()) == 2
     assert before == {p: p.stat().st_mtime_ns for p in machine.root.rglob("*")}
 
@@ -138,14 +147,14 @@ def test_training_is_the_started_process_and_gets_its_signals(machine):
     assert process.stdout.readline() == f"pid {process.pid}\n"
     [process.stdout.readline() for _ in range(3)]
     process.terminate()
-    assert process.wait(timeout=5) == 143
+    assert process.wait(timeout=PATIENCE) == 143
     # Nor does the training hold the lock of the set-up.
     process = machine.popen(RUN_SLEEP="20")
     process.stdout.readline()
     (machine.root / "requirements.txt").write_text("numpy\n")
     assert machine.start().returncode == 0
     process.terminate()
-    process.wait(timeout=5)
+    process.wait(timeout=PATIENCE)
 
 
 def test_workers_script_becomes_the_supervisor(machine, tmp_path):
@@ -158,7 +167,7 @@ def test_workers_script_becomes_the_supervisor(machine, tmp_path):
     assert process.stdout.readline() == f"pid {process.pid}\n"
     [process.stdout.readline() for _ in range(3)]
     process.terminate()
-    assert process.wait(timeout=5) == 143
+    assert process.wait(timeout=PATIENCE) == 143
 
 
 @pytest.fixture
@@ -240,7 +249,7 @@ def test_parallel_starts_install_once(machine, tmp_path):
     others = [machine.popen() for _ in range(3)]
     said = [p.stderr.readline() for p in others]  # before the install has ended: the first line says so
     release.touch()
-    outs = [p.communicate(timeout=20) for p in [first, *others]]
+    outs = [p.communicate(timeout=PATIENCE) for p in [first, *others]]
     assert [p.returncode for p in [first, *others]] == [0] * 4, outs
     assert len(machine.calls("venv")) == len(machine.calls("pip")) == 1
     assert all("waiting for it" in line for line in said), said
@@ -254,15 +263,20 @@ def test_failed_install_shows_the_log_and_is_repeated(machine):
 
 
 @pytest.mark.parametrize("kill, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_install_stopped_while_writing_is_made_again(machine, kill, status):
-    process = machine.popen(PIP_SLEEP="0.6", PIP_PHASE="Installing collected packages: tensorflow")
-    wait_for(lambda: machine.calls("pip"))
-    time.sleep(0.1)
+def test_install_stopped_while_writing_is_made_again(machine, kill, status, tmp_path):
+    release = tmp_path / "release"
+    process = machine.popen(PIP_UNTIL=str(release), PIP_PHASE="Installing collected packages: tensorflow")
+    wait_for(lambda: machine.calls("waiting"))
     process.send_signal(kill)
-    process.communicate(timeout=5)
-    assert process.returncode == status
-    run = machine.start()  # after SIGKILL the installer still holds the lock
-    assert run.returncode == 0 and "unfinished" in run.err and len(machine.calls("venv")) == 2
+    assert process.wait(timeout=PATIENCE) == status
+    run, first = machine.popen(), ""
+    if kill == signal.SIGKILL:  # the installer still holds the lock
+        first = run.stderr.readline()
+        assert "waiting for it" in first
+    release.touch()
+    _, err = run.communicate(timeout=PATIENCE)
+    assert run.returncode == 0 and "unfinished" in first + err and len(machine.calls("venv")) == 2
+    process.communicate(timeout=PATIENCE)
 
 
 def test_changed_requirements_or_python_are_installed_again(machine):

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests import undrawn
+
 REPO = pathlib.Path(__file__).resolve().parents[1]
 NOTEBOOK = REPO / "docs" / "first_run.ipynb"
 PAGE = REPO / "docs" / "python_run.md"
@@ -39,7 +41,7 @@ def test_the_notebook_and_the_page_run_in_one_process(tmp_path):
     first, wrong, *_ = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
     (tmp_path / "script.py").write_text("\n".join([*cells, CHECKS, first, PAGE_CHECKS, wrong]), encoding="utf-8")
     done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": str(REPO), "MPLBACKEND": "Agg"})
+                          env=os.environ | {"PYTHONPATH": undrawn.PYTHONPATH, "MPLBACKEND": "Agg"})
     assert done.returncode == 0, done.stderr
     assert "expected the config of this run, found other values of --epochs (checkpoint 6.0, now 7.0)" in done.stdout
     assert wrong.partition("# ")[2].strip() == done.stdout.splitlines()[-1]

@@ -19,6 +19,7 @@ from cct_tf.runs.workdir import MetricsFile, Workdir
 from tests.commands import call, only_line, run
 from tests.exact_resume import differences
 
+pytestmark = pytest.mark.usefixtures("one_network")
 SIDE = 8
 FLAGS = ["--dataset=npz", "--model=cct_2_3x1_8", "--batch_size=8", "--train_steps=5", "--checkpoint_every_steps=2",
          "--eval_every_steps=4", "--log_every_steps=3", "--jit=off"]

@@ -34,6 +34,31 @@ def test_python_and_tensor_indices_agree():
     assert [int(rng.fold(11, Stream.STEP, index)) for index in indices] == tensor.tolist()
 
 
+def test_the_numbers_are_those_of_every_earlier_version():
+    """Whole numbers are the same on all machines, and a run must go on under newer code."""
+    seeds = rng.fold(2**40 + 7, Stream.EXAMPLE, tf.constant([5, 2**33], tf.int64))
+    assert seeds.numpy().tolist() == [0x8085118A, 0x927115D5]
+    assert rng.draw(seeds, 17).numpy().tolist() == [0x5372C47B, 0xCD31EDAD]
+    assert rng.bits(seeds, 17, (2, 2)).numpy().ravel().tolist() == [
+        0x3A98EFD7, 0xFA717008, 0x4EF86B7B, 0x481B1DA2, 0x0A2D9BFB, 0x288AF720, 0xFC655A5D, 0x4EDB5E5A]
+    assert rng.fold_pair(3, Stream.ORDER, 4).numpy().tolist() == [1055133792, -1117370866]
+
+
+def test_what_is_hashed_in_python_is_hashed_alike():
+    numbers = [0, 1, 77, 2**31, 2**32 - 1]
+    assert [rng.mix(number) for number in numbers] == rng.mix(tf.constant(numbers, tf.uint32)).numpy().tolist()
+    assert rng.mix(2**32 + 77) == rng.mix(77)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4, 2)])
+def test_sizes_known_only_in_the_graph_give_the_same_bits(shape):
+    seeds = rng.fold(9, Stream.EXAMPLE, tf.range(10))
+    expected = rng.bits(seeds, 5, shape).numpy()
+    for known in range(len(shape)):
+        sizes = shape[:known] + tuple(tf.constant(size) for size in shape[known:])
+        assert np.array_equal(rng.bits(seeds, 5, sizes).numpy(), expected)
+
+
 @pytest.mark.parametrize("stream", [Stream.EXAMPLE, Stream.STEP, Stream.IMAGE])
 def test_neighbouring_indices_are_uncorrelated_and_uniform(stream):
     values = _unit(rng.fold(5, stream, tf.range(100_000)))

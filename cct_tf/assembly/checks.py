@@ -8,11 +8,12 @@ from cct_tf.augment import simd_resize
 from cct_tf.convert import names
 from cct_tf.datasets import registry
 from cct_tf.errors import UserError
-from cct_tf.machine import own_code
+from cct_tf.machine import files, own_code
 from cct_tf.models import variants
 from cct_tf.optim import freezing
 from cct_tf.policies import notation
 from cct_tf.settings import class_weights
+from cct_tf.settings.config import FIELDS
 
 
 def check_workdir(path):
@@ -132,14 +133,28 @@ def check_output(flag, name, suffix):
         suffix: how it has to end, such as ".png".
     """
     path = pathlib.Path(name)
-    if path.suffix.lower() != suffix or os.path.isdir(name):  # that of pathlib raises if it can't be looked at
+    if files.is_remote(name):
+        files.check_folder(flag, files.dirname(name))
+    if path.suffix.lower() != suffix or files.is_dir(name):  # that of pathlib raises if it can't be looked at
         raise UserError(f"{flag}: expected the name of a file that ends in {suffix}, found {name!r}")
-    _probe(path.with_name(f".{path.name}-{os.getpid()}"), f"{flag}: expected a file in a folder that can be written, "
-           f"found {name!r}")
+    if not files.is_remote(name):
+        _probe(path.with_name(f".{path.name}-{os.getpid()}"), f"{flag}: expected a file in a folder that can be "
+               f"written, found {name!r}")
+
+
+def places(config):
+    """What a `config.Config` reads that may lie elsewhere: list of paths, some of them None."""
+    return [config.value(name) for name, field in FIELDS.items() if field.remote]
 
 
 def check_new_folder(flag, name):
     """Raise UserError unless a folder can be made, or is there and empty; arguments as for `check_output`."""
+    if files.is_remote(name):
+        files.check(flag, name)
+        if files.is_file(name) or files.is_dir(name) and files.names(name):
+            raise UserError(f"{flag}: expected a new or empty folder, found something at {name!r}")
+        files.check_folder(flag, name)
+        return
     path = pathlib.Path(name)
     try:
         found = ("a link to nothing" if path.is_symlink() and not path.exists() else None if not path.exists()

@@ -3,6 +3,7 @@
 As much as possible is checked without TensorFlow: all of a PyTorch file, and the record of a run.
 """
 
+import dataclasses
 import os
 import pathlib
 
@@ -13,6 +14,7 @@ from cct_tf.convert import transfer
 from cct_tf.convert.state import read_state
 from cct_tf.convert.weights import by_path
 from cct_tf.errors import UserError
+from cct_tf.machine import files
 from cct_tf.runs import run_record
 from cct_tf.runs.workdir import Workdir
 
@@ -33,7 +35,39 @@ def find(config):
     Raises:
         UserError: there are none, they can't be read, or are another network's; the function raises it too.
     """
-    name, variant = os.path.expanduser(config.model.init_from or ""), checks.variant_of(config)
+    asked = os.path.expanduser(config.model.init_from or "")
+    if not asked or not files.is_remote(asked):
+        return _find(config, asked)
+    asked = asked.rstrip("/")
+    copy = _fetched(asked)
+    with files.named(asked, copy):
+        found = _find(config, copy)
+
+    def load():
+        with files.named(asked, copy):
+            weights = found()
+        return dataclasses.replace(weights, name=weights.name.replace(copy, asked))
+
+    return load
+
+
+def _fetched(asked):
+    """The path of a copy of remote weights; of a work folder, one that has its best checkpoint alone."""
+    files.check("--init_from", asked)
+    if not files.is_dir(asked) or run_record.step_of(asked) is not None:
+        return files.local(asked) if files.exists(asked) else asked
+    best = f"{asked}/{Workdir('').best.name}"
+    if files.is_dir(best):
+        return os.path.dirname(files.local(best))
+    hint = "; it is a copy of --backup_dir, which an empty --workdir goes on from"
+    hint = hint if files.is_dir(f"{asked}/files") else ""
+    raise UserError("--init_from: expected a work folder with a best checkpoint, or a checkpoint folder (step_...), "
+                    f"found neither in {asked!r}{hint}")
+
+
+def _find(config, name):
+    """`find` of a path of this machine, or "" for none."""
+    variant = checks.variant_of(config)
     if not name:
         return None
     if config.run.workdir and _is_inside(name, config.run.workdir):

@@ -6,6 +6,8 @@ import zlib
 
 import numpy as np
 
+from cct_tf.machine import files
+
 _MOST = 10_000  # files of a size that another split has too; more would take long to look at
 _HEAD = 4096  # bytes that are looked at first
 _THREADS = 8
@@ -26,7 +28,7 @@ def notes(root, splits):
     if len(found) > _MOST:
         return ()
     paths = {place: bytes(splits[where[place]].files.paths[place - starts[where[place]]]) for place in found.tolist()}
-    for most in (_HEAD, -1):
+    for most in (_HEAD, None):
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
             sums = list(pool.map(lambda place, most=most: _checksum(root, paths[place], most), found.tolist()))
         keys = sizes[found] * 2**33 + np.array(sums, np.int64)
@@ -44,10 +46,9 @@ def _in_two_splits(keys, where):
 
 
 def _checksum(root, path, most):
-    """CRC-32 of the first bytes of a file, of all where `most` is -1; -1 where it can't be read."""
+    """CRC-32 of the first bytes of a file, of all where `most` is None; -1 where it can't be read."""
     try:
-        with open(os.path.join(os.fsencode(root), path), "rb") as file:
-            return zlib.crc32(file.read(most))
+        return zlib.crc32(files.read(os.path.join(os.fsencode(root), path), most))
     except OSError:
         return -1
 

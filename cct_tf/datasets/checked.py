@@ -16,6 +16,8 @@ import zlib
 
 import numpy as np
 
+from cct_tf.machine import files as remote_files
+
 MOST_BYTES = 256 * 2**20  # of all notes: 32 million files
 _HEAD = b"cct_tf: image files found good, 1\n"
 
@@ -35,7 +37,8 @@ class Checked:
         self._path, self._good, self._others = None, np.zeros(len(files), bool), np.zeros(0, np.uint64)
         if cache is None:
             return
-        name = hashlib.blake2b(os.fsencode(os.path.realpath(root)) + b"\0" + kind.encode(), digest_size=16).hexdigest()
+        root = os.fsencode(remote_files.realpath(root))
+        name = hashlib.blake2b(root + b"\0" + kind.encode(), digest_size=16).hexdigest()
         self._path, self._keys = cache / name, _keys(files, kind)
         before = _read(self._path)
         self._good = np.isin(self._keys, before)

@@ -20,6 +20,7 @@ from cct_tf.datasets import image_files, tree
 from cct_tf.datasets.checked import Checked
 from cct_tf.errors import UserError
 from cct_tf.images import decode, pixel_type
+from cct_tf.machine import files as remote_files
 from cct_tf.readers import flat, headers, loading, progress, tensors
 
 _MANY = 10_000  # files whose first bytes take long enough for a bar
@@ -53,6 +54,26 @@ def open_folder(config, rules, stream=None, part=None, cache=None, recorded=None
     subsets = _needed(subsets, config, rules, part)
     opened = _Opened(config, listing, files_lib.joined(subset.files for subset in subsets.values()),
                      part is None or len(subsets) == len(listing.files), cache, stream)
+    with _read_once(opened):
+        return _opened(opened, subsets, rules, part, recorded)
+
+
+@contextlib.contextmanager
+def _read_once(opened):
+    """While a set is opened its files are looked at several times: fetch each remote one once, if they may be held."""
+    if not remote_files.is_remote(opened.listing.root) or opened.total[1] > opened.config.in_memory_gib * tensors.GIB:
+        yield
+        return
+    tensors.require_memory(int(opened.files.sizes.sum()), opened.config.data_dir)
+    with remote_files.remembering():
+        with progress.count(len(opened.names), f"fetching {opened.config.data_dir}", opened.stream) as advance:
+            remote_files.fetch(opened.paths.numpy().tolist(), advance)
+        yield
+
+
+def _opened(opened, subsets, rules, part, recorded):
+    """The `source.Source` of files that were listed; `subsets` are those of `_needed`."""
+    config, listing = opened.config, opened.listing
     held = False if recorded and recorded.broken else part and part.held
     with opened.broken_noted():
         rules, notes = _settle_bit_depth(rules, opened, part is not None)
@@ -178,7 +199,9 @@ class _Opened:
     def checked(self, kind):
         """The `Checked` of one kind of look. The packages that look are part of it."""
         kind = f"{kind}; pillow {PIL.__version__}, heif {importlib.util.find_spec('pillow_heif') is not None}, at most "
-        return Checked(self._cache, self.listing.root, f"{kind}{decode.MAX_PIXELS} pixels", self.files, self._are_all)
+        is_dated = not remote_files.is_remote(self.listing.root) or self.files.times.all()  # some places tell no times
+        return Checked(self._cache if is_dated else None, self.listing.root, f"{kind}{decode.MAX_PIXELS} pixels",
+                       self.files, self._are_all)
 
 
 def _settle_bit_depth(rules, opened, others_count):

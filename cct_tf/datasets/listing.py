@@ -5,6 +5,7 @@ import os
 
 from cct_tf.datasets import tree
 from cct_tf.errors import UserError
+from cct_tf.machine import files as remote_files
 
 
 def list_images(names):
@@ -36,6 +37,8 @@ def list_images(names):
 
 
 def _matches(name):
+    if remote_files.is_remote(name):
+        return _remote_matches(name)
     if os.path.lexists(name):  # first, for a file may be called img[1].png
         return [name]
     if not any(mark in name for mark in "*?["):
@@ -46,7 +49,20 @@ def _matches(name):
     return found
 
 
+def _remote_matches(name):
+    remote_files.check("IMAGE", name)
+    if remote_files.exists(name):
+        return [name]
+    if "**" in name:
+        raise UserError(f"{tree.shown(name)}: expected a folder, which is searched with those below it, found ** in a "
+                        "remote pattern")
+    found = sorted(remote_files.glob(name), key=os.fsencode) if any(mark in name for mark in "*?[") else []
+    if not found:
+        raise UserError(f"{tree.shown(name)}: expected an image, a folder or a pattern, found no such file")
+    return found
+
+
 def _files(path):
-    if not os.path.isdir(path):
+    if not remote_files.is_dir(path):
         return [path]
     return sorted((file for file, *_ in tree.images_below(path)[0]), key=os.fsencode)

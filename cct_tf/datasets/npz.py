@@ -12,15 +12,15 @@ MedMNIST's names are read too: train_images, train_labels, val_images ... (arXiv
 
 import contextlib
 import dataclasses
-import os
 import zipfile
 import zlib
 
 import numpy as np
 
 from cct_tf.data import folds, label_kinds
-from cct_tf.errors import UserError, nearest
+from cct_tf.errors import UserError, nearest, storage_fault
 from cct_tf.images import pixel_type
+from cct_tf.machine import files
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 _OURS = {"train": ("x_train", "y_train"), "validation": ("x_val", "y_val"), "test": ("x_test", "y_test")}
@@ -66,9 +66,9 @@ def check(config, with_validation=True, arrays=None):
     path = config.data_dir
     if not path:
         raise UserError("--data_dir: expected an .npz file with --dataset=npz, found nothing")
-    if arrays is None and not os.path.isfile(path):
+    if arrays is None and not files.is_file(path):
         raise UserError(f"--data_dir: expected an .npz file, found "
-                        f"{'a folder' if os.path.isdir(path) else 'nothing'} at {path}")
+                        f"{'a folder' if files.is_dir(path) else 'nothing'} at {path}")
     with _reading(path), _open(path, arrays) as archive:
         keys, notes = _keys(path, archive.files, config, with_validation)
         kind = pixel_type.of_config(config)
@@ -148,7 +148,7 @@ class _Given(dict):
 def _open(path, arrays=None):
     if arrays is not None:
         return contextlib.nullcontext(_Given({key: np.asarray(value) for key, value in arrays.items()}))
-    archive = np.load(path, allow_pickle=False)
+    archive = np.load(files.local(path), allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise UserError(f"{path}: expected an .npz archive with the keys {', '.join(KEYS)}, found a single array")
     return archive
@@ -160,6 +160,8 @@ def _reading(path):
     try:
         yield
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if files.is_remote(path) and storage_fault(error):
+            raise  # the server's: worth another try
         raise UserError(f"{path}: expected a sound .npz archive without pickled objects, found: "
                         f"{' '.join(str(error).split())[:120]}") from error
 

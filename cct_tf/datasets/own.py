@@ -15,7 +15,7 @@ import numpy as np
 from cct_tf.datasets import image_files, npz, table, tree
 from cct_tf.errors import UserError
 from cct_tf.images import pixel_type
-from cct_tf.machine import own_code
+from cct_tf.machine import files, own_code
 
 _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(tree.VALIDATION_NAMES, "validation")
 _EXPECTED = ("expected a dict of arrays (x_train, y_train, ...), columns (path, label, ...) or rows of images, or a "
@@ -43,7 +43,7 @@ def open_own(config, rules, stream, part, cache, recorded):
         return _encoded(named, rules, rows, stream)
     from cct_tf.datasets import folder
 
-    named = dataclasses.replace(named, image_root=config.image_root or config.data_dir or os.curdir)
+    named = dataclasses.replace(named, image_root=config.image_root or _root(config.data_dir, rows))
     image_files.keep(named, table.scan(named, part, stream, rows), part)
     return folder.open_folder(named, rules, stream, part, cache, recorded)
 
@@ -64,6 +64,17 @@ def _rows(config, found):
     raise UserError(f"--dataset: {_EXPECTED}, found that {config.dataset} returns {type(found).__name__}"
                     + (f" with the keys {', '.join(map(str, list(found)[:6]))}"
                        if isinstance(found, collections.abc.Mapping) else ""))
+
+
+def _root(data_dir, rows):
+    """The folder that paths are relative to. A remote --data_dir may be anything where none is."""
+    if not data_dir or not files.is_remote(data_dir):
+        return data_dir or os.curdir
+    paths = [str(row.get("path")) for row in rows]
+    if all(files.is_remote(path) or os.path.isabs(path) for path in paths):
+        return os.curdir
+    files.check("--data_dir", data_dir)
+    return data_dir
 
 
 def _encoded(config, rules, rows, stream):

@@ -5,7 +5,7 @@ import os
 import re
 
 from cct_tf.errors import UserError, nearest
-from cct_tf.machine import own_code
+from cct_tf.machine import files, own_code
 from cct_tf.settings.config import PLACES
 
 OURS = ("digits", "folder", "table", "npz")
@@ -59,6 +59,7 @@ def _check_flags(config):
     if config.task == "multilabel" and config.dataset not in SEVERAL_LABELS and not is_own:
         raise UserError(f"--task: expected single with --dataset={config.dataset}, whose images have one label each "
                         f"(several: --dataset={' or '.join(SEVERAL_LABELS)}), found 'multilabel'")
+    _check_places(config, is_own)
     for flag in () if config.dataset == "table" or is_own else _OF_TABLES:
         if getattr(config, flag) is not None:
             raise UserError(f"--{flag}: expected it with --dataset=table, found it with --dataset={config.dataset}")
@@ -68,6 +69,16 @@ def _check_flags(config):
             if value != default:
                 raise UserError(f"--{flag}: expected {default} with --dataset={config.dataset}, which has no other, "
                                 f"found {value!r}")
+
+
+def _check_places(config, is_own):
+    """Raise UserError or OutsideFault for a remote place that can't be read; what own code reads is its own affair."""
+    if config.data_dir and files.is_remote(config.data_dir) and not is_own and config.dataset not in OURS:
+        raise UserError(f"--data_dir: expected a folder of this machine for sets of TFDS, found {config.data_dir!r}; "
+                        "copy the prepared set here (gcloud storage cp -r), or mount the bucket")
+    for flag in PLACES:
+        if not (is_own and flag == "data_dir"):
+            files.check(f"--{flag}", getattr(config, flag))
 
 
 def _check_tfds_name(config):

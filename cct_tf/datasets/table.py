@@ -20,8 +20,9 @@ import numpy as np
 
 from cct_tf.data import folds
 from cct_tf.datasets import files as files_lib
-from cct_tf.datasets import tree
-from cct_tf.errors import UserError, nearest
+from cct_tf.datasets import located, tree
+from cct_tf.errors import UserError, nearest, storage_fault
+from cct_tf.machine import files as remote_files
 from cct_tf.readers import progress
 from cct_tf.tables import class_names as class_names_lib
 from cct_tf.tables import table_file
@@ -50,8 +51,8 @@ def scan(config, part=None, stream=None, given=None):
     _check_places(config)
     known = class_names_lib.read(config.class_names) if config.class_names else None
     numbers, columns, declared = _read(config, names, known, given)
-    root = config.image_root or os.path.dirname(config.data_dir) or os.curdir
-    root, columns["path"] = _located(root, columns["path"])
+    root = config.image_root or remote_files.dirname(config.data_dir) or os.curdir
+    root, columns["path"] = located.relative(config.data_dir, root, numbers, columns["path"])
     numbers, columns, notes = _once(config.data_dir, numbers, columns)
     splits = columns.pop("split", None)
     present = None if splits is None else collections.Counter(splits)
@@ -82,8 +83,8 @@ def _check_places(config):
     """Raise UserError unless a table is named, and the root of its images is there."""
     if not config.data_dir:
         raise UserError("--data_dir: expected the file of the table with --dataset=table, found nothing")
-    if config.image_root and not os.path.isdir(config.image_root):
-        found = "a file" if os.path.exists(config.image_root) else "nothing"
+    if config.image_root and not remote_files.is_dir(config.image_root):
+        found = "a file" if remote_files.exists(config.image_root) else "nothing"
         raise UserError(f"--image_root: expected a folder of images, found {found} at {config.image_root}")
 
 
@@ -172,18 +173,6 @@ _JUDGES = {"path": ("the path of an image", _text), "label": ("a label, text or 
            "group": ("a group, text or a whole number", _name)}
 _JUDGES_OF_SEVERAL = {"label": ("labels, text such as cat;dog or a list", _several)}
 _SAID = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True, "false": False, "true": True}
-
-
-def _located(root, paths):
-    """(root, paths relative to it). It is "/" where a path is absolute and leads elsewhere."""
-    paths = [os.path.normpath(path) for path in paths]
-    if any(map(os.path.isabs, paths)):
-        start = os.path.join(os.path.abspath(root), "")
-        paths = [path.removeprefix(start) for path in paths]
-        if any(map(os.path.isabs, paths)):
-            return os.sep, [os.path.normpath(start + path if path[0] != os.sep else path).lstrip(os.sep)
-                            for path in paths]
-    return root, paths
 
 
 def _once(table, numbers, columns):
@@ -318,8 +307,10 @@ def _looked_for(root, paths, table, stream):
     def look(start):
         for place, path in enumerate(paths[start:start + _BLOCK], start):
             try:
-                found = os.stat(os.path.join(root, path))
+                found = remote_files.stat(os.path.join(root, path))
             except OSError as error:
+                if remote_files.is_remote(root) and storage_fault(error):
+                    raise  # the server's: worth another try
                 lost[place] = error.strerror
                 continue
             if stat.S_ISDIR(found.st_mode):

@@ -18,7 +18,8 @@ import numpy as np
 
 from cct_tf.data import folds
 from cct_tf.datasets import files as files_lib
-from cct_tf.errors import UserError, nearest
+from cct_tf.errors import UserError, nearest, storage_fault
+from cct_tf.machine import files as remote_files
 from cct_tf.readers import progress
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -115,6 +116,8 @@ def scan(config, part=None, stream=None):
     try:
         return _scan(config.data_dir, config, part.listed(config) if part else None, part, stream)
     except OSError as error:
+        if remote_files.is_remote(config.data_dir) and storage_fault(error):
+            raise  # the server's: worth another try
         raise UserError(f"{error.filename}: expected a readable folder, found: {error.strerror}") from error
 
 
@@ -139,8 +142,8 @@ def scan_all(root):
 def _scan(root, config, wanted, part, stream):
     if not root:
         raise UserError("--data_dir: expected the root of the image folder with --dataset=folder, found nothing")
-    if not os.path.isdir(root):
-        found = "a file (--dataset=table reads a table)" if os.path.exists(root) else "nothing"
+    if not remote_files.is_dir(root):
+        found = "a file (--dataset=table reads a table)" if remote_files.exists(root) else "nothing"
         raise UserError(f"--data_dir: expected the root of an image folder, found {found} at {root}")
     folders = _split_folders(root, config, wanted)
     ignored, files, labels = collections.Counter(), {}, {}
@@ -245,7 +248,7 @@ def _one_tree(root, present, config):
 
 def _folders(path):
     """(names of the folders in `path`, sorted by bytes; Counter of the other entries by kind)."""
-    with os.scandir(path) as entries:
+    with remote_files.scandir(path) as entries:
         entries = list(entries)
     names = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
     others = collections.Counter(_kind(entry.name) for entry in entries if entry.name not in names)
@@ -303,13 +306,13 @@ def images_below(folder, above=()):
     `time` is when the file was last modified, in nanoseconds. `above` holds the real paths of the folders on the way
     here: links back to them are ignored.
     """
-    above = (*above, os.path.realpath(folder))
+    above = (*above, remote_files.realpath(folder))
     found, ignored, endings = [], collections.Counter(), suffixes()
-    with os.scandir(folder) as entries:
+    with remote_files.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 ignored["hidden"] += 1
-            elif entry.is_dir() and os.path.realpath(entry.path) in above:
+            elif entry.is_dir() and remote_files.realpath(entry.path) in above:
                 ignored["link to a folder above"] += 1
             elif entry.is_dir():
                 deeper, skipped = images_below(entry.path, above)

@@ -16,7 +16,7 @@ from cct_tf.data.source import rules_of
 from cct_tf.datasets import tree
 from cct_tf.evaluation.forward import Forward
 from cct_tf.images import decode
-from cct_tf.machine import runtime
+from cct_tf.machine import files, runtime
 from cct_tf.models.attention_maps import attention_maps
 
 
@@ -101,7 +101,7 @@ class Network:
 def read_image(path, bit_depth, pixel_type):
     """The pixels of a file, [H, W, C]; the other arguments as of `decode`. Raises `decode.BrokenImage`."""
     name = tree.shown(path)
-    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would block
+    if not files.is_remote(path) and os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would block
         raise decode.BrokenImage(f"broken image: {name}: expected a file")
     return decode.decode_file(decode.read_bytes(path), name, bit_depth, pixel_type)
 

@@ -1,14 +1,17 @@
 """Write a network for others to run: `python -m cct_tf.export --workdir=runs/x --format=onnx --output=x.onnx`."""
 
+import contextlib
 import json
+import os
 import pathlib
 import sys
+import tempfile
 
 from cct_tf.assembly import checks, recorded_data, selection
 from cct_tf.datasets import listing
-from cct_tf.errors import UserError
+from cct_tf.errors import OutsideFault, UserError
 from cct_tf.export import formats
-from cct_tf.machine import runtime
+from cct_tf.machine import files, runtime
 from cct_tf.machine.console import Console
 from cct_tf.settings import command, config, flags
 
@@ -26,7 +29,7 @@ FIELDS = [
     command.WEIGHTS,
     flags.command_field("format", str, None, "what to write", choices=tuple(formats.FORMATS)),
     flags.command_field("output", str, None, "a new or empty folder for saved_model, else a file that ends in .keras, "
-                        ".tflite or .onnx, which is replaced", path=True),
+                        ".tflite or .onnx, which is replaced", path=True, remote=True),
     flags.command_field("quantize", str, "none", "int8, with --format=litert: a quarter of the size",
                         choices=("none", "int8")),
     flags.command_field("calibration_images", int, 200, "training images (or of those named) by which the ranges of "
@@ -65,22 +68,22 @@ def _check(values, given):
     return kind
 
 
-def _say(written, request, console):
-    found, kind, loaded = written.comparison, request.kind, written.loaded
+def _say(written, kind, values, console):
+    found, loaded = written.comparison, written.loaded
     console.say(f"{loaded.path}, {'EMA' if loaded.weights == 'ema' else 'raw'} weights")
     console.say(f"  {found.count} {written.sample.name} compared: largest difference of a probability "
-                f"{found.difference:.2g}" + (f" (allowed {kind.tolerance:g})" if request.quantize == "none" else "")
+                f"{found.difference:.2g}" + (f" (allowed {kind.tolerance:g})" if values["quantize"] == "none" else "")
                 + f", same prediction on {100 * found.same:.2f}%")
     if found.accuracies:
         console.say(f"  accuracy there: network {100 * found.accuracies[0]:.2f}%, export "
                     f"{100 * found.accuracies[1]:.2f}%")
-    console.say(f"wrote {request.output}: {written.num_bytes:,} bytes")
+    console.say(f"wrote {values['output']}: {written.num_bytes:,} bytes")
 
 
-def _as_dict(written, request):
+def _as_dict(written, values):
     found = written.comparison
     ours, theirs = found.accuracies or (None, None)
-    return {"output": str(request.output), "format": request.kind.name, "quantize": request.quantize,
+    return {"output": values["output"], "format": values["format"], "quantize": values["quantize"],
             "bytes": written.num_bytes, "checkpoint": str(written.loaded.path), "step": written.loaded.record.step,
             "weights": written.loaded.weights, "compared_on": f"{found.count} {written.sample.name}",
             "largest_difference": found.difference, "same_prediction": found.same, "accuracy_of_network": ours,
@@ -110,12 +113,29 @@ def main(given):
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow()
         from cct_tf.export import writing
-    request = writing.Request(kind, pathlib.Path(values["output"]), values["quantize"], values["calibration_images"],
-                              values["check_images"], paths, part)
-    written = writing.export(settings, selected.record, selected.find, values["weights"], request, console)
-    _say(written, request, console)
+    with _output(values["output"], console) as output:
+        request = writing.Request(kind, pathlib.Path(output), values["quantize"], values["calibration_images"],
+                                  values["check_images"], paths, part)
+        written = writing.export(settings, selected.record, selected.find, values["weights"], request, console)
+    _say(written, request.kind, values, console)
     if values["json"]:
-        print(json.dumps(_as_dict(written, request)))
+        print(json.dumps(_as_dict(written, values)))
+
+
+@contextlib.contextmanager
+def _output(path, console):
+    """Context manager of a path of this machine to write to; what is there in the end is copied to a remote one."""
+    if not files.is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        output = os.path.join(folder, os.path.basename(path.rstrip("/")))
+        yield output
+        try:
+            with console.phase(f"copying to {path}"):
+                files.send(output, path.rstrip("/"), last="saved_model.pb")
+        except OSError as error:
+            raise OutsideFault(f"--output: copying to {path} failed ({error.strerror})") from None
 
 
 def run():

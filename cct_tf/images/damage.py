@@ -11,6 +11,8 @@ import re
 
 from PIL import Image
 
+from cct_tf.machine import files
+
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 # Starts of files that are no images, in small letters and without leading white space.
 _OTHERS = ((b"<!doctype html", "a web page (HTML)"), (b"<html", "a web page (HTML)"), (b"<svg", "an SVG drawing"),
@@ -62,8 +64,7 @@ def of_file(path, error):
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     try:
-        with open(path, "rb") as file:
-            return reason(error, file.read())
+        return reason(error, files.read(path))
     except OSError as unreadable:
         return unreadable.strerror
 

@@ -26,11 +26,11 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps
 
-from cct_tf.errors import UserError
+from cct_tf.errors import UserError, storage_fault
 from cct_tf.images import as_stored, damage, parts
 from cct_tf.images import pixel_type as types
 from cct_tf.images.pixel_type import RGB
-from cct_tf.machine import python_calls
+from cct_tf.machine import files, python_calls
 
 # An orientation tag (0x0112, one value) other than 1, in either byte order, as EXIF of JPEG and PNG stores it, or the
 # same in XMP. \C is any byte. A chance match costs a slower decoder, never another result.
@@ -323,11 +323,17 @@ def decode_file(contents, name, bit_depth=16, pixel_type=RGB):
 
 
 def read_bytes(path):
-    """The bytes of a file; BrokenImage (naming it) if it cannot be read."""
+    """The bytes of a file.
+
+    Raises:
+        BrokenImage: naming it, if it cannot be read.
+        OSError: a remote one can't be reached, which is no word on the image.
+    """
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return files.read(path)
     except OSError as error:
+        if files.is_remote(path) and storage_fault(error):
+            raise
         raise BrokenImage(f"{_MARK}{shown(path)}: {damage.of_file(path, error)}") from error
 
 
@@ -342,11 +348,12 @@ def header_size(contents):
 
 def check_header(path):
     """Raise BrokenImage if the file is not recognised as an image, or it is too large; decodes nothing."""
+    file = io.BytesIO(read_bytes(path)) if files.is_remote(path) else path
     try:
-        with _open(path):
+        with _open(file):
             pass  # opening read the header
     except Exception as error:
-        if as_stored.tiff_size(path) is not None:
+        if as_stored.tiff_size(file) is not None:
             return
         raise BrokenImage(f"{_MARK}{shown(path)}: {damage.of_file(path, error)}") from error
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from cct_tf.errors import storage_fault
 from cct_tf.images import decode, parts
-from cct_tf.machine import python_calls
+from cct_tf.machine import files, python_calls
 from cct_tf.readers import tensors
 from cct_tf.readers.reader import Reader, as_written
 
@@ -153,7 +153,7 @@ def _require_fault_of_image(error, reader, place):
             raise error
     if isinstance(cause, (MemoryError, tf.errors.ResourceExhaustedError)):
         raise error
-    if not os.path.exists(home):
+    if not files.exists(home):
         raise OSError(errno.ESTALE, f"{home}; {os.strerror(errno.ESTALE)}") from None
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from cct_tf.images import decode, parts
 from cct_tf.images.pixel_type import RGB, PixelType
+from cct_tf.machine import files, python_calls
 from cct_tf.readers import tensors
 from cct_tf.readers.broken import Broken, OnDemand
 
@@ -42,7 +43,10 @@ class Encoded(OnDemand):
         return len(self.indices)
 
     def describe(self):
-        return "indexed, decoded as needed from " + ("disk" if self.on_disk else "memory")
+        where = "disk" if self.on_disk else "memory"
+        if self._is_remote:
+            where = f"{files.scheme(self.origin(0))}://"
+        return f"indexed, decoded as needed from {where}"
 
     def origin(self, place):
         return str(self.names[self.indices[place]])
@@ -69,7 +73,19 @@ class Encoded(OnDemand):
 
     def _contents(self, example):
         contents = tf.gather(self.contents, tf.gather(self._rows, example["index"]))
-        return tf.io.read_file(contents) if self.on_disk else contents
+        return self.bytes_of(contents)
+
+    def bytes_of(self, contents):
+        """The encoded bytes of an entry of `contents`, in a graph: string scalars."""
+        if not self.on_disk:
+            return contents
+        if not self._is_remote:
+            return tf.io.read_file(contents)
+        return tf.ensure_shape(python_calls.call(files.read, [contents], tf.string, stateful=True), [])
+
+    @property
+    def _is_remote(self):
+        return self.on_disk and files.is_remote(str(self.names[0]))  # all have one root
 
     def attempt(self, example):
         return decode.decode(self._contents(example), self.bit_depth, self.pixel_type), None
@@ -98,7 +114,7 @@ class Encoded(OnDemand):
             raise decode.BrokenImage(f"{error}{self.note(row)}") from error
 
     def home(self, place):
-        return os.fsdecode(os.path.dirname(self.contents[int(self.indices[place])].numpy()))
+        return files.dirname(os.fsdecode(self.contents[int(self.indices[place])].numpy()))
 
     @property
     def can_fail(self):

@@ -1,11 +1,13 @@
 """Whether files begin as images do: many at once, and nothing decoded."""
 
 import concurrent.futures
+import contextlib
 import os
 
 import numpy as np
 
 from cct_tf.images import decode
+from cct_tf.machine import files
 from cct_tf.readers import loading
 
 _BLOCK = 256  # files handed to a thread
@@ -69,6 +71,10 @@ def check(path):
 
 def _start(path, size=_START):
     """The first bytes of a file; none of one that can't be read."""
+    if files.is_remote(path):
+        with contextlib.suppress(OSError):
+            return files.read(path, size)
+        return b""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from cct_tf.images import decode
 from cct_tf.images.pixel_type import RGB
+from cct_tf.machine import files
 from cct_tf.readers import budget, progress, tensors
 from cct_tf.readers.encoded import Encoded
 
@@ -95,8 +96,7 @@ def _heads(contents, on_disk):
 
 def _head(path):
     try:
-        with open(path, "rb") as file:
-            return file.read(HEAD)
+        return files.read(path, HEAD)
     except OSError:
         return b""
 
@@ -119,8 +119,7 @@ def _in_parallel(images, function, threads):
     @tf.autograph.experimental.do_not_convert
     def one(index):
         value = tf.gather(images.contents, index)
-        encoded = tf.io.read_file(value) if images.on_disk else value
-        return index, function(decode.decode(encoded, images.bit_depth, images.pixel_type))
+        return index, function(decode.decode(images.bytes_of(value), images.bit_depth, images.pixel_type))
 
     dataset = tf.data.Dataset.range(len(images.names)).map(one, num_parallel_calls=threads)
     return dataset.ignore_errors()

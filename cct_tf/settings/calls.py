@@ -6,7 +6,6 @@ import os
 from cct_tf import sizes
 from cct_tf.errors import UserError, nearest
 from cct_tf.settings import flags
-from cct_tf.settings.fields import is_remote
 
 
 def given(values, fields, flagfiles=()):
@@ -39,7 +38,7 @@ def _checked(field, value):
     except OverflowError:  # an integer of more than 308 digits
         converted = ...
     # A remote path: as `flags` judges it.
-    if converted is ... or field.problem(converted) or field.path and converted and is_remote(converted):
+    if converted is ... or field.problem(converted) or field.is_too_far(converted):
         suggestion = nearest(value, field.choices) if field.choices and isinstance(value, str) else ""
         raise UserError(f"--{field.name}: expected {field.expectation()}, found {value!r}{suggestion}")
     return converted

@@ -28,14 +28,14 @@ class DataConfig:
     dataset: str = option("digits", "digits (scikit-learn's), folder, table, npz, or the name of a TFDS "
                           "image-classification set")
     data_dir: str | None = option(None, "folder of the TFDS sets, root of the image folder, the table, or the .npz "
-                                  "file", how=True, path=True)
+                                  "file", how=True, path=True, remote=True)
     image_root: str | None = option(None, "folder that the paths of a table are relative to; default: the table's own",
-                                    how=True, path=True)
+                                    how=True, path=True, remote=True)
     columns: str | None = option(None, "columns of a table that have other names, such as "
                                  "path:filename,label:diagnosis; nothing behind the colon leaves one unread; with "
                                   "--task=multilabel labels:PATTERN names columns of 0 and 1, one for each class")
     class_names: str | None = option(None, "names of a table's classes in their order, one a line or as JSON; default: "
-                                     "its labels, sorted", how=True, path=True)
+                                     "its labels, sorted", how=True, path=True, remote=True)
     task: str = option("single", "single: an image has one label; multilabel: any number of them, by binary "
                        "cross-entropy of each class (tables and npz sets)", choices=tuple(measure.TASKS))
     train_split: str = option("train", "TFDS split, split of a table, or folder to train on")
@@ -143,7 +143,7 @@ class ModelConfig:
                                           minimum=0.0, below=1.0)
     init_from: str | None = option(None, "weights to start from: a work folder (its best), a checkpoint folder, a "
                                    ".keras, .pth or .safetensors file; positions are resized, a head for other classes "
-                                   "is new", path=True)
+                                   "is new", path=True, remote=True)
     init_weights: str = option("auto", "which of them: raw, ema (their moving average), or auto: ema where a run kept "
                                "one, and of a .pth file the only ones", choices=("auto", "raw", "ema"))
     freeze: str | None = option(None, "weights that do not learn: tokenizer, encoder (class token, positions, blocks, "

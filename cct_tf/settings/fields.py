@@ -3,9 +3,11 @@
 import dataclasses
 import math
 
+from cct_tf.machine.files import is_remote
+
 
 def option(default, help, *, minimum=None, maximum=None, above=None, below=None, choices=None, how=False,
-           transient=False, length=None, path=False, pair=False):
+           transient=False, length=None, path=False, remote=False, pair=False):
     """Declare a config field.
 
     Args:
@@ -18,20 +20,16 @@ def option(default, help, *, minimum=None, maximum=None, above=None, below=None,
         transient: True if it belongs to one call of the command and not to the run (never written down).
         length: allowed lengths of a tuple.
         path: True of a string that names a file or folder of this machine, or several with commas.
+        remote: True of a path that may lie elsewhere, such as gs://bucket/x, see `cct_tf.machine.files`.
         pair: True of an integer that may be two, HEIGHT,WIDTH: a size, see `cct_tf.sizes`.
     """
     metadata = {"help": help, "minimum": minimum, "maximum": maximum, "above": above, "below": below,
                 "choices": choices, "how": how or transient, "transient": transient, "length": length,
-                "path": path, "pair": pair}
+                "path": path, "remote": remote, "pair": pair}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-LOCAL_PATH = "a path of this machine (remote ones are not read or written yet)"
-
-
-def is_remote(path):
-    """Whether a path, text, is the address of something elsewhere, such as `gs://bucket/run`."""
-    return "://" in path
+LOCAL_PATH = "a path of this machine (remote ones are not taken here: copy it, or mount the bucket)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Field:
     """One field as declared: what `flags`, `plan` and the checkpoint need to know of it.
 
     `kind` is int, float, str, bool or tuple (of floats); `optional` says whether None is allowed; `bare` is the text
-    that a flag without `=` stands for, None where it needs a value; `path` and `pair` are as in `option`.
+    that a flag without `=` stands for, None where it needs a value; `path`, `remote` and `pair` are as in `option`.
     """
 
     name: str
@@ -58,6 +56,7 @@ class Field:
     transient: bool
     length: tuple | None
     path: bool = False
+    remote: bool = False
     pair: bool = False
     bare: str | None = None
 
@@ -65,7 +64,7 @@ class Field:
         """What a value must be, in words: `an integer of at least 1`."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        if self.path:
+        if self.path and not self.remote:
             return LOCAL_PATH + ("; --backup_dir keeps a copy elsewhere" if self.name == "workdir" else "")
         noun = {int: "an integer", float: "a number", str: "a text", bool: "true or false",
                 tuple: " or ".join(str(n) for n in self.length or ()) + " numbers separated by commas"}[self.kind]
@@ -73,6 +72,10 @@ class Field:
             ("of at least", self.minimum), ("above", self.above), ("of at most", self.maximum), ("below", self.below))
             if bound is not None]
         return " ".join([noun, " and ".join(bounds)]).strip() + (", or two of them, H,W" if self.pair else "")
+
+    def is_too_far(self, value):
+        """Whether a value (text or None) is a remote path where it has to be one of this machine."""
+        return self.path and not self.remote and bool(value) and is_remote(value)
 
     def problem(self, value):
         """None if `value` (of the right type) is allowed, else True."""

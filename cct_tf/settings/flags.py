@@ -20,8 +20,11 @@ from absl import flags as absl_flags
 
 from cct_tf import sizes
 from cct_tf.errors import UserError, nearest
+from cct_tf.machine.files import is_remote
 from cct_tf.settings import config as config_lib
-from cct_tf.settings.fields import LOCAL_PATH, Field, is_remote
+from cct_tf.settings.fields import LOCAL_PATH, Field
+
+REMOTE_ARGUMENTS = ("images", "folder")  # positional arguments that may lie elsewhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,7 @@ class _FieldParser(absl_flags.ArgumentParser):
         except ValueError:
             value = ...
         # Not in `problem`: the records of old runs may hold such a path, which then was taken for a local one.
-        if value is ... or self.field.problem(value) or self.field.path and is_remote(value):
+        if value is ... or self.field.problem(value) or self.field.is_too_far(value):
             suggestion = nearest(text, self.field.choices) if self.field.choices else ""
             raise ValueError(f"expected {self.field.expectation()}, found {argument!r}{suggestion}")
         return value
@@ -92,10 +95,11 @@ def _make_flags(fields):
 
 
 def command_field(name, kind, default, help, *, choices=None, minimum=None, maximum=None, optional=False, bare=None,
-                  path=False):
+                  path=False, remote=False):
     """A flag of one command that is no config field (evaluate's --split, say), as a `fields.Field`."""
     return Field(name, "command", "This command.", kind, optional or default is None, default, help, minimum,
-                 maximum, None, None, choices, how=True, transient=True, length=None, path=path, bare=bare)
+                 maximum, None, None, choices, how=True, transient=True, length=None, path=path, remote=remote,
+                 bare=bare)
 
 
 def _read_file(path, origin, stack):
@@ -248,7 +252,7 @@ def parse(argv, fields, positional=None):
             raise UserError(f"{argument.origin}--{name}: {reason}") from None
         given[name] = values[name].value
     for text in given.get(positional, ()):  # paths, in each command that takes some
-        if is_remote(text):
+        if is_remote(text) and positional not in REMOTE_ARGUMENTS:
             raise UserError(f"{text!r}: expected {LOCAL_PATH}")
     return given
 

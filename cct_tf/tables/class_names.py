@@ -13,6 +13,7 @@ import re
 import numpy as np
 
 from cct_tf.errors import UserError
+from cct_tf.machine import files
 
 _SYNSET = re.compile(r"(n\d{8})\s+(\S.*)")
 
@@ -24,7 +25,7 @@ def read(path):
         UserError: it can't be read, or has not two or more different names.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with files.open(path, encoding="utf-8-sig") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"

@@ -11,6 +11,7 @@ import json
 import os
 
 from cct_tf.errors import UserError, nearest
+from cct_tf.machine import files
 
 COLUMNS = ("path", "label", "split", "weight", "group")  # the first two are needed
 PATTERN = "labels"
@@ -61,7 +62,7 @@ def rows(path, names):
     """
     reader = _READERS.get(os.path.splitext(path)[1].lower())
     if reader is None:
-        found = "the folder " if os.path.isdir(path) else ""
+        found = "the folder " if files.is_dir(path) else ""
         raise UserError(f"--data_dir: expected a table that ends in {', '.join(_READERS)}, found {found}{path}")
     try:
         yield from reader(path, names)
@@ -83,7 +84,7 @@ def given_rows(source, given, names):
 
 def _other_encoding(path):
     """What the first line that is no UTF-8 has in it, in words."""
-    with open(path, "rb") as file:
+    with files.open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                 return "UTF-16"
@@ -121,7 +122,7 @@ def _present(path, header, names, what="columns"):
 
 def _separated(delimiter):
     def read(path, names):
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with files.open(path, encoding="utf-8-sig", newline="") as file:
             records = csv.reader(file, delimiter=delimiter, strict=True)
             number = 0
             try:
@@ -145,7 +146,7 @@ def _separated(delimiter):
 
 def _json_lines(path, names):
     found = None
-    with open(path, encoding="utf-8-sig") as file:
+    with files.open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -171,7 +172,7 @@ def _parquet(path, names):
     except ImportError:
         raise UserError(f"--data_dir: expected pyarrow, which reads {path}, found none; pip install pyarrow") from None
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(files.open(path, "rb") if files.is_remote(path) else path) as file:
             found = _present(path, file.schema_arrow.names, names)
             number = 0
             for batch in file.iter_batches(_BLOCK, columns=list(dict.fromkeys(found.values()))):

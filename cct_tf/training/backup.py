@@ -14,15 +14,13 @@ import pathlib
 import re
 import threading
 
-import tensorflow as tf
-
 from cct_tf.errors import OutsideFault, UserError
+from cct_tf.machine import remote_systems
 
 _BLOCK = 16 * 2**20  # bytes copied at a time
 _FIRST_WAIT, _LONGEST_WAIT = 5.0, 300.0  # seconds before a copy that failed is tried again
 _LAST_WAIT = 60.0  # seconds that the end of a run waits for the last copy
 _LISTS = 2  # kept
-_FAULTS = (OSError, tf.errors.OpError)
 
 
 class Changed(Exception):
@@ -42,6 +40,7 @@ class Backup:
 
     def __init__(self, workdir, place, warn):
         self._folder, self._place, self._warn = workdir.path, place.rstrip("/"), warn
+        self._system = remote_systems.system(place)
         self._wake, self._is_over, self._is_whole = threading.Event(), False, False
         self._stored, self._number, self._digests = set(), 0, {}
         self._thread = threading.Thread(target=self._run, daemon=True, name="backup")
@@ -70,7 +69,7 @@ class Backup:
             try:
                 self.copy()
                 wait, has_failed, self._is_whole = None, False, True
-            except (*_FAULTS, Changed) as error:
+            except Exception as error:  # each file system has its own, and a copy never ends a run
                 self._is_whole = False
                 if not has_failed and not isinstance(error, Changed):
                     self._warn(f"--backup_dir: copying to {self._place} failed, and is tried again: "
@@ -81,23 +80,23 @@ class Backup:
                 return
 
     def copy(self):
-        """Copy what is new, then the list; raises OSError, tf.errors.OpError, or Changed."""
+        """Copy what is new, then the list; raises Changed, or whatever the file system does."""
         if not self._number:
             lists = _lists(self._place)
             self._number = max(lists, default=0)
             self._stored = set().union(*(_read(self._place, number).values() for number in lists[-_LISTS:]))
-        tf.io.gfile.makedirs(f"{self._place}/files")
+        self._system.makedirs(f"{self._place}/files")
         listed = {}
         for path in sorted(self._folder.rglob("*")):
             if path.is_file() and not any(part.startswith(".") for part in path.relative_to(self._folder).parts):
                 name = self._name(path)
                 if name not in self._stored:
-                    _copied(path, f"{self._place}/files/{name}", name)
+                    _copied(self._system, path, f"{self._place}/files/{name}", name)
                     self._stored.add(name)
                 listed[str(path.relative_to(self._folder))] = name
         self._number += 1
-        with tf.io.gfile.GFile(f"{self._place}/list_{self._number:08d}.json", "w") as file:
-            file.write(json.dumps({"files": listed}))
+        with self._system.opened(f"{self._place}/list_{self._number:08d}.json", "wb") as file:
+            file.write(json.dumps({"files": listed}).encode())
         self._remove_old()
 
     def _name(self, path):
@@ -114,11 +113,11 @@ class Backup:
     def _remove_old(self):
         lists = _lists(self._place)
         for number in lists[:-_LISTS]:
-            tf.io.gfile.remove(f"{self._place}/list_{number:08d}.json")
+            self._system.remove(f"{self._place}/list_{number:08d}.json")
         self._stored = set().union(*(_read(self._place, number).values() for number in lists[-_LISTS:]))
-        for name in tf.io.gfile.listdir(f"{self._place}/files"):
+        for name in self._system.names(f"{self._place}/files"):
             if name not in self._stored:
-                tf.io.gfile.remove(f"{self._place}/files/{name}")
+                self._system.remove(f"{self._place}/files/{name}")
 
 
 def _digest(path):
@@ -129,10 +128,10 @@ def _digest(path):
     return found.hexdigest()[:16]
 
 
-def _copied(path, target, name):
+def _copied(system, path, target, name):
     found = hashlib.sha256()
     try:
-        with open(path, "rb") as source, tf.io.gfile.GFile(target, "wb") as file:
+        with open(path, "rb") as source, system.opened(target, "wb") as file:
             while block := source.read(_BLOCK):
                 found.update(block)
                 file.write(block)
@@ -144,30 +143,27 @@ def _copied(path, target, name):
 
 def _lists(place):
     """Numbers of the lists, from the oldest on."""
-    if not tf.io.gfile.exists(place):
+    system = remote_systems.system(place)
+    if not system.exists(place):
         return []
-    found = (re.fullmatch(r"list_(\d+)\.json", name.rstrip("/")) for name in tf.io.gfile.listdir(place))
+    found = (re.fullmatch(r"list_(\d+)\.json", name) for name in system.names(place))
     return sorted(int(match.group(1)) for match in found if match)
 
 
 def _read(place, number):
     """{path: name} of a list; {} of one that is damaged."""
     try:
-        with tf.io.gfile.GFile(f"{place}/list_{number:08d}.json", "r") as file:
-            return dict(json.loads(file.read())["files"])
+        return dict(json.loads(remote_systems.system(place).read(f"{place}/list_{number:08d}.json", None))["files"])
     except (ValueError, KeyError, TypeError):
         return {}
 
 
 def check(place):
-    """Raise UserError if no file system here knows the place."""
+    """Raise UserError if no file system here knows the place; it need not be there yet."""
     try:
-        tf.io.gfile.exists(place)
-    except tf.errors.UnimplementedError as error:
-        raise UserError(f"--backup_dir: expected a place that TensorFlow can write, found {place!r} "
-                        f"({error.message}; gs:// and s3:// need tensorflow-io)") from None
-    except _FAULTS:
-        pass  # it may be there later
+        remote_systems.system(place)
+    except UserError as error:
+        raise UserError(f"--backup_dir: {error}") from None
 
 
 def restore(workdir, place):
@@ -192,7 +188,7 @@ def restore(workdir, place):
             ordered = sorted(listed.items(), key=lambda pair: (pair[0].endswith("run.json"), pair[0]))
             if listed and all(_fetched(f"{place}/files/{name}", name, workdir.path / path) for path, name in ordered):
                 return len(listed)
-    except _FAULTS as error:
+    except Exception as error:  # each file system has its own
         raise OutsideFault(f"--backup_dir: {place} can't be read ({' '.join(str(error).split())[:200]}); the same "
                            "command tries again") from None
     if lists:
@@ -203,11 +199,12 @@ def restore(workdir, place):
 
 def _fetched(stored, name, target):
     """Copy a file here; whether it is there and whole. It is seen whole or not at all."""
-    if not tf.io.gfile.exists(stored):
+    system = remote_systems.system(stored)
+    if not system.exists(stored):
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary, found = target.with_name(f".{target.name}.tmp"), hashlib.sha256()
-    with tf.io.gfile.GFile(stored, "rb") as source, open(temporary, "wb") as file:
+    with system.opened(stored, "rb") as source, open(temporary, "wb") as file:
         while block := source.read(_BLOCK):
             found.update(block)
             file.write(block)

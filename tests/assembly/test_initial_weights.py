@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 from cct_tf.assembly import initial_weights, keras_file
 from cct_tf.convert.weights import by_path, to_torch
 from cct_tf.errors import UserError
+from cct_tf.machine import files
 from cct_tf.models import create_model
 from cct_tf.runs import run_record
 from cct_tf.training import saver
@@ -76,6 +77,38 @@ def test_every_kind_of_file_gives_the_same_weights(trained, tmp_path):
     for name in ("x.keras", "x.zip", "x.legacy", "x.safetensors"):
         pretrained = initial_weights.find(tiny.settings(tmp_path / "b", init_from=str(tmp_path / name)))()
         assert equal(dict(pretrained.arrays), expected), name
+
+
+def test_weights_elsewhere_are_those_of_a_copy_here(trained, tmp_path):
+    best, = run_record.list_checkpoints(trained / "best")
+    files.send(str(trained), "ram://weights/run")
+    files.send(str(best), f"memory://weights/{best.name}")
+    model = create_model("cct_2_3x1_8", num_classes=10)
+    keras_file.save(model, tmp_path / "x.keras")
+    torch_files.write(tmp_path / "x.safetensors", to_torch(model), "safetensors")
+    files.send(str(tmp_path / "x.keras"), "ram://weights/x.keras")
+    files.send(str(tmp_path / "x.safetensors"), "memory://weights/x.safetensors")
+    for here, elsewhere in ((trained, "ram://weights/run/"), (best, f"memory://weights/{best.name}"),
+                            (tmp_path / "x.keras", "ram://weights/x.keras"),
+                            (tmp_path / "x.safetensors", "memory://weights/x.safetensors")):
+        found, expected = (initial_weights.find(tiny.settings(tmp_path / "run", init_from=str(place)))()
+                           for place in (elsewhere, here))
+        assert equal(dict(found.arrays), dict(expected.arrays)) and found.checksum == expected.checksum
+        assert found.name == expected.name.replace(str(here), elsewhere.rstrip("/")), found.name
+
+
+@pytest.mark.parametrize(("files_there", "words"), [
+    ([], "found nothing at 'ram://wrong'"), (["x"], "found neither in 'ram://wrong'$"),
+    (["files/0-x"], "found neither .* a copy of --backup_dir"), (["best/x"], "--init_from: expected .*'ram://wrong'")])
+def test_weights_that_are_not_elsewhere(files_there, words, tmp_path):
+    if tf.io.gfile.exists("ram://wrong"):
+        tf.io.gfile.rmtree("ram://wrong")
+    for name in files_there:
+        (tmp_path / "here" / name).parent.mkdir(parents=True)
+        (tmp_path / "here" / name).write_text("x")
+        files.send(str(tmp_path / "here"), "ram://wrong")
+    with pytest.raises(UserError, match=words):
+        initial_weights.find(tiny.settings(tmp_path / "run", init_from="ram://wrong"))
 
 
 def test_a_keras_file_of_another_precision_is_taken(tmp_path):

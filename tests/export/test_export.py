@@ -20,10 +20,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from cct_tf.assembly import checks
 from cct_tf.datasets import registry
-from cct_tf.errors import UserError
+from cct_tf.errors import OutsideFault, UserError
+from cct_tf.export import __main__ as command
 from cct_tf.export import formats, isolated, network, running, samples, writing
 from cct_tf.images import decode
+from cct_tf.machine import files
+from cct_tf.machine.console import Console
 from cct_tf.runs import run_record
 from tests import commands
 from tests.training import tiny
@@ -119,6 +123,33 @@ def test_predict_runs_exports(name, exported, trained, images, tmp_path, capfd):
     expected = _predicted(capfd, f"--workdir={trained[0]}", photos)
     found = _predicted(capfd, f"--exported={exported(name)[0]}", photos, "--batch_size=2")
     np.testing.assert_allclose(found, expected, atol=formats.FORMATS[name].tolerance)
+
+
+def test_exports_go_elsewhere_and_predict_from_there(exported, trained, images, tmp_path, capfd):
+    photos = _photos(tmp_path, images)
+    files.send(str(photos), "ram://photos")
+    expected = _predicted(capfd, f"--workdir={trained[0]}", photos)
+    status, out, err = commands.call(capfd, "export", f"--workdir={trained[0]}", "--format=keras",
+                                     "--output=memory://exports/x.keras", "--check_images=20")
+    assert (status, err) == (0, "") and "wrote memory://exports/x.keras: " in out
+    assert files.names("memory://exports") == ["x.keras"]
+    with command._output("ram://exports/saved", Console(quiet=True)) as path:
+        shutil.copytree(exported("saved_model")[0], path)
+    for place, named in (("memory://exports/x.keras", "ram://photos"), ("ram://exports/saved", "ram://photos/*.png")):
+        np.testing.assert_allclose(_predicted(capfd, f"--exported={place}", named), expected, atol=1e-5)
+    with pytest.raises(UserError, match="--output: expected a new or empty folder, found something at 'ram://exports"):
+        checks.check_new_folder("--output", "ram://exports/saved")
+
+
+def test_a_copy_elsewhere_that_fails_is_a_line(monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, "the bucket is gone")
+
+    monkeypatch.setattr(files, "_put", fail)
+    with pytest.raises(OutsideFault, match="--output: copying to ram://gone.onnx failed .*the bucket is gone"):
+        with command._output("ram://gone.onnx", Console(quiet=True)) as path:
+            open(path, "w").close()
+    assert not files.exists("ram://gone.onnx") and not os.path.exists(path)
 
 
 def test_a_saved_model_prepares_images_of_any_size(exported, trained, images, tmp_path, capfd):

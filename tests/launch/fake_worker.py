@@ -2,6 +2,7 @@
 
 plan: {"0": [first start, second start, ...], "1": ...}, each a list of actions; the last start's are repeated:
     {"exit": status}  {"kill": signal}  {"sleep": seconds}  {"hang": true, "on": {"15": status}}  {"checkpoint": step}
+    {"after": {"0": "stopped", "1": "started"}} waits until the first start of these workers has come so far
 Each start is a line of `starts`; with "on", what the signals do is set before.
 """
 
@@ -30,6 +31,14 @@ def on_signal(status):
     return act
 
 
+def has(other, state):
+    """Whether another worker has started, or is "stopped" by a signal too."""
+    pids = [each["pid"] for each in map(json.loads, open(workdir / "starts")) if each["index"] == other]
+    if state == "started" or not pids:
+        return bool(pids)
+    return pathlib.Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 starts = json.loads((workdir / "plan").read_text())[index]
 number = len([1 for line in open(workdir / "starts") if json.loads(line)["index"] == index])
 plan = starts[min(number, len(starts) - 1)]
@@ -42,6 +51,8 @@ for action in plan:
     if "checkpoint" in action:
         (workdir / f"checkpoints/step_{action['checkpoint']:08d}").mkdir(parents=True, exist_ok=True)
     time.sleep(action.get("sleep", 0))
+    while not all(has(other, state) for other, state in action.get("after", {}).items()):
+        time.sleep(0.01)
     if "kill" in action:
         os.kill(os.getpid(), action["kill"])
     while "hang" in action:

@@ -14,6 +14,7 @@ import pytest
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 TIMES = {"grace": 10, "save": 10, "first_wait": 0.05, "longest_wait": 0.15, "second_press": 0}
+PATIENCE = 60  # seconds that a busy machine may take for what takes a moment
 HANG = {"hang": True, "on": {"15": 143, "2": 130}}
 
 
@@ -33,7 +34,7 @@ class Run:
 
     def end(self):
         """Exit status; the supervisor's lines are in `lines` then."""
-        _, err = self.process.communicate(timeout=15)
+        _, err = self.process.communicate(timeout=PATIENCE)
         self.lines = err.splitlines()
         return self.process.returncode
 
@@ -51,7 +52,7 @@ class Run:
 
 
 def wait_for(condition):
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -136,18 +137,18 @@ def test_checkpoints_from_before_count_for_nothing(tmp_path):
 
 
 def test_a_worker_that_does_not_end_is_killed_before_the_restart(tmp_path):
-    stopped = [{"sleep": 0.1, "kill": signal.SIGSTOP}, done(0)]
+    stopped = [{"kill": signal.SIGSTOP}, done(0)]
     run = Run(tmp_path, [stopped, [done(0)]], [[{"hang": True, "on": {"15": None}}], [done(0)]],
-              [[{"sleep": 0.2}, done(75)], [done(0)]], times={"grace": 0.3})
+              [[{"after": {"0": "stopped", "1": "started"}}, done(75)], [done(0)]], times={"grace": 0.3})
     assert run.end() == 0
     assert run.has_line("killing what is left: [0] pid", "[1] pid")
     assert all(is_gone(start["pid"]) for start in run.starts())
 
 
 def test_what_stands_still_beside_a_fault_is_not_waited_for(tmp_path):
-    began = time.monotonic()
-    run = Run(tmp_path, [[{"sleep": 0.1, "kill": signal.SIGSTOP}], [done(0)]], [[{"sleep": 0.2}, done(75)], [done(0)]])
-    assert run.end() == 0 and time.monotonic() - began < 8  # the grace is 10
+    run = Run(tmp_path, [[{"kill": signal.SIGSTOP}], [done(0)]], [[{"after": {"0": "stopped"}}, done(75)], [done(0)]],
+              times={"grace": 100 * PATIENCE})  # for which `end` would not wait
+    assert run.end() == 0
     assert run.has_line("killing what is left and stands still: [0] pid")
 
 
@@ -239,11 +240,11 @@ def test_a_second_sigint_kills_and_so_does_the_deadline(tmp_path):
 def test_two_sigints_at_once_are_one_wish(tmp_path):
     run = Run(tmp_path, [[{"hang": True, "on": {"15": None}}]], times={"second_press": 5, "save": 0.4})
     run.starts(1)
+    began = time.monotonic()
     for _ in range(2):  # as `timeout -s INT` does
         run.process.send_signal(signal.SIGINT)
         time.sleep(0.05)
-    began = time.monotonic()
-    assert run.end() == 130 and time.monotonic() - began > 0.2
+    assert run.end() == 130 and time.monotonic() - began >= 0.4
 
 
 def test_a_signal_ends_the_wait_for_a_restart(tmp_path):

@@ -24,7 +24,7 @@ JSON = '{"backend": "jax", "image_data_format": "channels_first", "floatx": "flo
 
 def _python(code, **environment):
     kept = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600,
                           env=kept | {"PYTHONPATH": str(REPO)} | environment)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -47,5 +47,5 @@ def test_a_function_gets_and_gives_arrays_in_graphs_and_eagerly():
 
 def test_a_process_ends_though_its_pipelines_call_python():
     """Its calls rest; and the iterator, whose buffer would take long to fill, is not waited for."""
-    ended = subprocess.run([sys.executable, "-c", _ENDS_EARLY], capture_output=True, text=True, timeout=90)
+    ended = subprocess.run([sys.executable, "-c", _ENDS_EARLY], capture_output=True, text=True, timeout=600)
     assert (ended.returncode, ended.stdout) == (0, "rests\n"), ended.stderr

@@ -94,7 +94,7 @@ def test_a_worker_decodes_its_own_records_and_no_others(paths, training):
 
 
 def _wait_for(condition):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
     return condition()

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from fsspec.implementations.memory import MemoryFileSystem
 
 from cct_tf.errors import Interrupted, OutsideFault, UserError
 from cct_tf.runs.workdir import Workdir
@@ -14,6 +15,7 @@ from tests.commands import call
 from tests.training import tiny
 from tests.training.test_resume import _tensors
 
+pytestmark = pytest.mark.usefixtures("one_network")
 PLACE = "ram://copies"
 
 
@@ -52,6 +54,26 @@ def test_an_empty_folder_gets_the_newest_copy(folder, place, tmp_path):
     empty = Workdir(tmp_path / "new")
     assert backup.restore(empty, place) == 1
     assert _contents(empty.path) == {"config.cfg": b"--epochs=2\n"} == _contents(folder.path)
+
+
+def test_a_place_of_fsspec_or_on_a_mounted_disk_will_do(folder, tmp_path):
+    for number, place in enumerate(("memory://copies", str(tmp_path / "mounted"))):
+        copier = _copier(folder, place)
+        copier.copy()
+        copier.copy()
+        copier.copy()
+        assert len(backup._lists(place)) == 2
+        empty = Workdir(tmp_path / f"new{number}")
+        assert backup.restore(empty, place) == 3 and _contents(empty.path) == _contents(folder.path)
+
+
+def test_a_place_that_does_not_answer_is_not_taken_for_an_empty_one(folder, tmp_path, monkeypatch):
+    def away(*_, **__):
+        raise ConnectionError("the bucket is away")
+
+    monkeypatch.setattr(MemoryFileSystem, "info", away)
+    with pytest.raises(OutsideFault, match="--backup_dir: memory://copies can't be read .the bucket is away"):
+        backup.restore(Workdir(tmp_path / "new"), "memory://copies")
 
 
 def test_contents_are_stored_once_and_go_when_no_kept_list_names_them(folder, place):
@@ -131,7 +153,7 @@ def test_a_last_copy_that_fails_is_said(folder, place, monkeypatch):
 
 
 def test_a_place_without_a_file_system_is_one_line(tmp_path, capfd):
-    with pytest.raises(UserError, match="--backup_dir: expected a place that TensorFlow can write, found 'nope://x'"):
+    with pytest.raises(UserError, match="--backup_dir: expected a file system that .*, found 'nope://x'"):
         backup.check("nope://x")
     status, _, err = call(capfd, "train", "--dataset=digits", "--model=cct_2_3x1_8", f"--workdir={tmp_path}/run",
                           "--backup_dir=nope://x")

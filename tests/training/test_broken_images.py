@@ -25,6 +25,7 @@ from tests.exact_resume import differences
 from tests.readers import damaged
 from tests.training import tiny
 
+pytestmark = pytest.mark.usefixtures("one_network")
 RUN = {"dataset": "folder", "in_memory_gib": 0.0, "batch_size": 4, "train_steps": 8, "eval_every_steps": 3,
        "checkpoint_every_steps": 2, "keep_checkpoints": 9, "crop_padding": 0, "on_bad_image": "skip",
        "validation_fraction": 0.25}

@@ -21,6 +21,7 @@ from tests.commands import call, only_line
 from tests.exact_resume import differences
 from tests.training import tiny
 
+pytestmark = pytest.mark.usefixtures("one_network")
 RUN = {"dataset": "folder", "in_memory_gib": 0.0, "batch_size": 4, "train_steps": 8, "eval_every_steps": 3,
        "checkpoint_every_steps": 2, "validation_fraction": 0.25, "keep_checkpoints": 9, "crop_padding": 0}
 BROKEN = "b/7.jpg"  # to train on; without it as many are held out

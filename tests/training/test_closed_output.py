@@ -9,7 +9,7 @@ import pytest
 from tests import commands
 from tests.training import tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_network")]
 
 
 def test_a_run_that_nobody_reads_saves_and_the_same_command_goes_on(tmp_path, monkeypatch, capfd):

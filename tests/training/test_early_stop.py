@@ -20,6 +20,7 @@ from tests.exact_resume import differences
 from tests.training import tiny
 from tests.training.test_ema import _with_accuracy
 
+pytestmark = pytest.mark.usefixtures("one_network")
 RUN = {"train_steps": 40, "eval_every_steps": 3, "checkpoint_every_steps": 2, "log_every_steps": 4,
        "validation_fraction": 0.2, "early_stop_evaluations": 2, "model": "cct_2_3x1_8"}
 # Right ones of ten at steps 3, 6, 9 ...: the best at 9, a tie at 12, worse at 15 -> the end.

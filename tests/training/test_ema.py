@@ -17,6 +17,7 @@ from cct_tf.training import loop, resume
 from tests.commands import call
 from tests.training import tiny
 
+pytestmark = pytest.mark.usefixtures("one_network")
 RUN = {"train_steps": 12, "eval_every_steps": 4, "checkpoint_every_steps": 4, "log_every_steps": 4,
        "validation_fraction": 0.2, "ema_decay": 0.8}
 

@@ -43,7 +43,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(reference, trainer, tmp_path, mo
     training = trainer.assemble(tmp_path)
     with pytest.raises(Interrupted):
         training.run(tiny.StopAt(training, 3))
-    tiny.train(tmp_path, **EVERYTHING)
+    trainer.train(tmp_path)
     assert tiny.records(tmp_path) == tiny.records(reference)
     found, expected = _tensors(tmp_path), _tensors(reference)
     assert found.keys() == expected.keys()

@@ -86,15 +86,25 @@ def test_colours_instead_are_another_run(learned, data):
                       learning_rate=3e-3, eval_every_steps=60, log_every_steps=60)
 
 
+def _predictions(capfd, asked, image):
+    return json.loads(call(capfd, "predict", "--json", asked, image)[1])["images"][0]["predictions"]
+
+
+@pytest.fixture(scope="module")
+def predictions(learned, image):
+    """What `predict` says by the run itself, once for all formats."""
+    said = []
+    return lambda capfd: said or said.extend(_predictions(capfd, f"--workdir={learned}", image)) or said
+
+
 @pytest.mark.parametrize("name", formats.FORMATS)
-def test_its_exports_predict_the_same(name, learned, image, tmp_path, capfd):
+def test_its_exports_predict_the_same(name, learned, predictions, image, tmp_path, capfd):
     for package in formats.FORMATS[name].writes_with:
         pytest.importorskip(package)
     path = tmp_path / f"x{formats.FORMATS[name].suffix}"
     status, _, err = call(capfd, "export", f"--workdir={learned}", f"--format={name}", f"--output={path}")
     assert status == 0, err
-    found = [json.loads(call(capfd, "predict", "--json", asked, image)[1])["images"][0]["predictions"]
-             for asked in (f"--exported={path}", f"--workdir={learned}")]
+    found = [_predictions(capfd, f"--exported={path}", image), predictions(capfd)]
     (ours, theirs) = ([row["probability"] for row in rows] for rows in found)
     assert [row["class"] for row in found[0]] == [row["class"] for row in found[1]] and found[0][0]["class"] == "1"
     np.testing.assert_allclose(ours, theirs, atol=2e-3)

@@ -15,6 +15,8 @@ from tests.training import tiny
 from tests.training.test_everything import EVERYTHING
 from tests.training.test_resume import _tensors
 
+pytestmark = pytest.mark.usefixtures("one_network")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

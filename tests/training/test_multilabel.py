@@ -39,12 +39,12 @@ def reference(trainer, tmp_path_factory):
     return folder
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(reference, trainer, data_dir, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_to_the_same_bits(reference, trainer, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
     training = trainer.assemble(tmp_path)
     with pytest.raises(Interrupted):
         training.run(tiny.StopAt(training, 5))
-    tiny.train(tmp_path, data_dir=data_dir, **RUN)
+    trainer.train(tmp_path)
     _same(reference, tmp_path)
     record = run_record.read_record(run_record.list_checkpoints(tmp_path / "best")[-1])
     assert len(record.thresholds_of("ema")) == 10 and record.thresholds_of("raw") is None

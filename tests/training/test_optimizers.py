@@ -45,7 +45,7 @@ def test_losses_depend_neither_on_replicas_nor_micro_batches_nor_a_stop(name, tm
     stopped = trainer.assemble(tmp_path / "stopped")
     with pytest.raises(Interrupted, match="saved step 3 of 6"):
         stopped.run(tiny.StopAt(stopped, 3))
-    resumed = tiny.train(tmp_path / "stopped", **run)
+    resumed = trainer.train(tmp_path / "stopped")
     assert _losses(tmp_path / "stopped") == losses
     for variable, other in zip(_variables(resumed), expected, strict=True):
         np.testing.assert_array_equal(variable.numpy(), other, err_msg=variable.path)

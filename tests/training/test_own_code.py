@@ -13,6 +13,7 @@ from tests.commands import run
 from tests.training import tiny
 
 PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs/own_code.md").read_text(encoding="utf-8")
+pytestmark = pytest.mark.usefixtures("one_network")
 CODE, = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
 
 

@@ -14,6 +14,8 @@ from cct_tf.settings.config import DataConfig
 from cct_tf.training import profiling
 from tests.training import tiny
 
+pytestmark = pytest.mark.usefixtures("one_network")
+
 
 def _files(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("weights.*"))}

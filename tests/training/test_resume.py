@@ -30,7 +30,9 @@ def _steps_one_by_one(monkeypatch):
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
-    """Of the runs that end too early; each goes on in a network of its own."""
+    """Of the runs that end too early. What was killed goes on in the same network, set back to its initial values and
+    read from the files; what a signal or two replicas left, in a network of its own.
+    """
     return tiny.Trainer(tmp_path_factory.mktemp("trainer"), **RUN)
 
 
@@ -78,7 +80,7 @@ def test_killed_between_checkpoints(undisturbed, trainer, tmp_path, step):
         training.run(tiny.NoInterrupts())
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 9999, "train/l')  # a torn last line
-    tiny.train(tmp_path, **RUN)
+    trainer.train(tmp_path)
     _same(undisturbed, tmp_path)
 
 
@@ -98,7 +100,7 @@ def test_killed_around_an_evaluation(undisturbed, trainer, tmp_path, monkeypatch
             patch.setattr(checkpoint, "write_record", _die_at_second(run_record.write_record))
         with pytest.raises(KeyboardInterrupt):
             training.run(tiny.NoInterrupts())
-    tiny.train(tmp_path, **RUN)
+    trainer.train(tmp_path)
     _same(undisturbed, tmp_path)
 
 
@@ -126,7 +128,7 @@ def test_a_checkpoint_of_two_replicas_goes_on_with_one(undisturbed, tmp_path):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_a_finished_run_can_be_made_longer(tmp_path):
+def test_a_finished_run_can_be_made_longer(one_network, tmp_path):
     tiny.train(tmp_path, train_steps=4, schedule="constant")
     training = tiny.train(tmp_path, train_steps=6, schedule="constant", accept_config_change=True)
     assert int(training.network.state.step.numpy()) == 6

