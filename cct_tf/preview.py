@@ -67,7 +67,6 @@ def _draw(settings, values, console):
     """The picture of the flags: a matplotlib Figure."""
     from cct_tf.assembly import inputs
     from cct_tf.augment.stages import describe
-    from cct_tf.models import variants
     from cct_tf.pictures import contact_sheet
     images = inputs.open_images(settings, console, part=_PART)
     source, split = images.source, images.source.splits["train"]
@@ -75,8 +74,7 @@ def _draw(settings, values, console):
         raise UserError(f"--rows: expected at most the number of training images, {split.num_examples}, found "
                         f"{values['rows']}")
     # Of the network only the size of its input is needed.
-    network = variants.resolve(settings.model.model, settings.augment.image_size)
-    transform = inputs.make_transform(settings, images, network)
+    transform = inputs.make_transform(settings, images, checks.shape_of(settings))
     sampling, stages = inputs.make_sampling(settings), inputs.training_stages(settings, images, transform)
     console.say(f"augmentation: {describe(stages)}")
     with console.phase("drawing"):

@@ -130,7 +130,8 @@ class AugmentConfig:
 class ModelConfig:
     """Network."""
 
-    model: str = option("cct_2_3x2_32", "variant; `python -m cct_tf.models` lists them")
+    model: str = option("cct_2_3x2_32", "variant; `python -m cct_tf.models` lists them; or a network of your own, such "
+                        "as ./mine.py:build")
     positional_embedding: str | None = option(None, "position embedding; default: the model's own",
                                               choices=("learnable", "sine", "none"))
     norm_order: str | None = option(None, "LayerNorm before each residual branch (pre) or as the authors wrote it; "
