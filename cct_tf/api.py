@@ -317,8 +317,9 @@ class TrainedRun:
             selected = self._select(checkpoint, weights)
             runtime.start_tensorflow("auto", Console().warn)
             from cct_tf.assembly import networks
-            return networks.load_model(selected.settings, selected.record.resolved.num_classes, selected.find,
-                                       weights).model
+            found = networks.load_model(selected.settings, selected.record.resolved.num_classes, selected.find,
+                                        weights).model
+            return found.network if found.variant is None else found  # the user's own, without what stands in for it
 
     def evaluate(self, split=None, *, checkpoint="best", weights="auto", tta="none", tta_shift=1, eval_batch_size=None,
                  data_dir=None, image_root=None, class_names=None, output_dir=None, mistakes=40):

@@ -58,6 +58,7 @@ def _settings(given, output):
     settings = config.from_dict(chosen | {"workdir": output, "ema_decay": 0.0, "init_from": None, "freeze": None})
     if "dataset" in given:
         checks.check_inputs(settings)
+    checks.require_ours("--model", settings.model.model, "for which the authors' code has weights")
     checks.check_model(settings.model, settings.augment.image_size)
     return settings
 
@@ -125,6 +126,7 @@ def _to_torch(values):
         selected = selection.select(source, values["checkpoint"], values["weights"], needs_data=False,
                                     workdir_flag="--input")
         checks.check_model(selected.settings.model, selected.settings.augment.image_size)
+        checks.require_ours("--to_torch", selected.settings.model.model, "for which the authors' code has weights")
         names.check_authors("--to_torch", checks.variant_of(selected.settings))
     elif not os.path.isfile(source):
         raise UserError(f"--input: expected a work folder or a .keras file, found nothing at {source!r}")

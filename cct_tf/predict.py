@@ -192,6 +192,8 @@ def _of_run(values):
     """The _Asked of --workdir."""
     selected = selection.select(values["workdir"], values["checkpoint"], values["weights"])
     checks.check_model(selected.settings.model, selected.settings.augment.image_size)
+    if values["attention"]:
+        checks.require_ours("--attention", selected.settings.model.model, "whose attention is known")
 
     @contextlib.contextmanager
     def opened(size, with_maps):

@@ -8,7 +8,7 @@ from cct_tf.assembly import checks
 from cct_tf.datasets import tree
 from cct_tf.errors import UserError
 from cct_tf.machine import runtime
-from cct_tf.settings import command, config, flags
+from cct_tf.settings import command, config, consistency, flags
 
 USAGE = """usage: python -m cct_tf.preview [--flagfile=FILE] [--flag=value ...] [--output=FILE.png] [--ops]
 
@@ -35,7 +35,7 @@ def _check(values, settings, stream):
     if values["rows"] * values["draws"] > _MOST_CELLS:
         raise UserError(f"--rows: expected at most {_MOST_CELLS} draws in all, found {values['rows']} rows of "
                         f"{values['draws']} --draws")
-    if config.mixes(settings.augment) and values["rows"] % 2 and not values["ops"]:
+    if consistency.mixes(settings.augment) and values["rows"] % 2 and not values["ops"]:
         raise UserError("--rows: expected an even number for --mixup_alpha and --cutmix_alpha, which mix neighbours, "
                         f"found {values['rows']}")
     if values["ops"] and (settings.data.channels not in (1, 3) or settings.data.bits != 8):
@@ -67,7 +67,6 @@ def _draw(settings, values, console):
     """The picture of the flags: a matplotlib Figure."""
     from cct_tf.assembly import inputs
     from cct_tf.augment.stages import describe
-    from cct_tf.models import variants
     from cct_tf.pictures import contact_sheet
     images = inputs.open_images(settings, console, part=_PART)
     source, split = images.source, images.source.splits["train"]
@@ -75,8 +74,7 @@ def _draw(settings, values, console):
         raise UserError(f"--rows: expected at most the number of training images, {split.num_examples}, found "
                         f"{values['rows']}")
     # Of the network only the size of its input is needed.
-    network = variants.resolve(settings.model.model, settings.augment.image_size)
-    transform = inputs.make_transform(settings, images, network)
+    transform = inputs.make_transform(settings, images, checks.shape_of(settings))
     sampling, stages = inputs.make_sampling(settings), inputs.training_stages(settings, images, transform)
     console.say(f"augmentation: {describe(stages)}")
     with console.phase("drawing"):

@@ -116,6 +116,8 @@ def scene(tmp_path_factory):
     for name in ("done", "damaged", "used"):
         _write_run(folder / name)
     _write_run(folder / "other", "b" * 64, keep_checkpoints=4)
+    (folder / "net.py").write_text("def build(num_classes):\n    return None\n")
+    _write_run(folder / "own", model=f"{folder}/net.py:build", image_size=8)
     _write_run(folder / "several", dataset="npz", task="multilabel")
     _write_run(folder / "folder", dataset="folder", data_dir=str(folder / "surprise"))
     for name, seed in (("one_split", 0), ("other_split", 1)):

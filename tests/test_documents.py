@@ -10,6 +10,7 @@ import tomllib
 import pytest
 
 from cct_tf.errors import UserError
+from cct_tf.machine import own_code
 from cct_tf.models import __main__ as models
 from cct_tf.models import variants
 from cct_tf.settings import command, config, flags
@@ -119,7 +120,8 @@ def _check_flags(name, argv, monkeypatch):
         fields, positional = _parser(module, monkeypatch)
         given = flags.parse(argv, fields, positional)
         settings = config.from_dict({key: value for key, value in given.items() if key in config.FIELDS})
-        variants.resolve(settings.model.model)
+        if not own_code.is_named(settings.model.model):
+            variants.resolve(settings.model.model)
 
 
 def _check(line, monkeypatch):

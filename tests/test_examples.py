@@ -61,7 +61,7 @@ MADE = {"huggingface": _huggingface, "webdataset_shards": _shards, "parquet_imag
 
 
 def test_every_example_is_tested():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(MADE)
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*MADE, "convnet"}
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -84,6 +84,18 @@ def test_an_example_trains(tmp_path, capfd):
                             f"--workdir={tmp_path}/run")
     assert status == 0, err
     assert "8 train, 4 test" in out
+
+
+def test_the_example_of_a_network_trains_and_is_written(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(EXAMPLES.parent)
+    network = ["--dataset=digits", "--image_size=8", f"--model={EXAMPLES}/convnet.py:build"]
+    status, out, err = call(capfd, "train", *network, "--train_steps=2", "--jit=off", "--batch_size=8",
+                            f"--workdir={tmp_path}/run")
+    assert status == 0, err
+    assert "convnet.py:build, 299,082 parameters" in out
+    status, out, err = call(capfd, "export", f"--workdir={tmp_path}/run", "--format=keras", "--check_images=4",
+                            f"--output={tmp_path}/net.keras")
+    assert status == 0 and "same prediction on 100.00%" in out, err
 
 
 @pytest.mark.parametrize(("row", "expected"), [

@@ -385,7 +385,7 @@ def test_scripts_pass_shellcheck():
 def test_requirements_name_every_imported_package():
     """Those of the extras where they are used; pandas is for `History.to_pandas`, of those who have it.
 
-    array_record (on Linux) and pyarrow come with tensorflow-datasets.
+    array_record (on Linux), pyarrow and fsspec come with tensorflow-datasets.
     """
     names, extra, heif, simd, tiff = (
         {re.match(r"[\w-]+", line)[0].lower() for line in (REPO / name).read_text().splitlines()
@@ -403,7 +403,7 @@ def test_requirements_name_every_imported_package():
                 modules = [node.module]
             for top in {m.split(".")[0].lower() for m in modules} - standard:
                 known = names | {"export": extra, "readers": {"array_record"}, "images": heif | tiff, "augment": simd,
-                                 "tables": {"pyarrow"},
+                                 "tables": {"pyarrow"}, "machine": {"fsspec"},
                                  "cct_tf": {"pandas"}}.get(path.parent.name, set())
                 assert top == "cct_tf" or distributions.get(top, top) in known, f"{path}: {top}"
 

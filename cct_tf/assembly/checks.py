@@ -8,7 +8,7 @@ from cct_tf.augment import simd_resize
 from cct_tf.convert import names
 from cct_tf.datasets import registry
 from cct_tf.errors import UserError
-from cct_tf.machine import files
+from cct_tf.machine import files, own_code
 from cct_tf.models import variants
 from cct_tf.optim import freezing
 from cct_tf.policies import notation
@@ -22,9 +22,16 @@ def check_workdir(path):
         raise UserError("--workdir: expected the folder of the run, found none")
 
 
+def shape_of(config):
+    """What knows the `image_size` of a config's network: its `Variant`, or an `own.Shape`."""
+    return variant_of(config) or own.Shape(config.augment.image_size)
+
+
 def variant_of(config):
-    """The `Variant` of a config (`config.Config`), with the rates of its table."""
+    """The `Variant` of a config (`config.Config`), with the rates of its table; None of a network of the user's own."""
     model = config.model
+    if own.is_model(config):
+        return None
     return variants.resolve(model.model, config.augment.image_size, model.positional_embedding, model.norm_order,
                             channels=config.data.channels)
 
@@ -36,11 +43,28 @@ def check_model(model, image_size):
         model: `config.ModelConfig`.
         image_size: int or None.
     """
+    if own_code.is_named(model.model):
+        own.check_model(model.model, image_size)
+        return
+    if model.model.endswith(".py"):
+        raise UserError(f"--model: expected {model.model}:FUNCTION for a network of your own, found no function")
     try:
         variants.resolve(model.model, image_size, model.positional_embedding, model.norm_order, model.dropout_rate,
                          model.attention_dropout_rate, model.drop_path_rate)
     except UserError as error:
         raise UserError(f"--{error}") from None  # the network's fields are called as the flags
+
+
+def require_ours(flag, value, what):
+    """Raise UserError if --model is the user's own, for what only networks of cct_tf.models have.
+
+    Args:
+        flag: the flag that asks for it, with dashes.
+        value: of --model, str.
+        what: why these, in words.
+    """
+    if own_code.is_named(value):
+        raise UserError(f"{flag}: expected a network of cct_tf.models, {what}, found --model={value}")
 
 
 def check_inputs(config, part=None, stream=None):
@@ -96,7 +120,7 @@ def check_training(config, stream=None):
 def _check_freeze(config):
     """Judge --freeze for the authors' networks; for others their variables tell, when they are built."""
     variant = variant_of(config)
-    if names.is_authors(variant):
+    if variant is not None and names.is_authors(variant):
         freezing.frozen_paths([weight.ours for weight in names.weights(variant)], config.model.freeze, variant.name)
 
 

@@ -121,6 +121,7 @@ def _in_run(name, weights, variant):
                                 workdir_flag="--init_from", checkpoint_flag="--init_from",
                                 weights_flag="--init_weights")
     chosen = run_record.choose_weights(selected.record, weights)
+    checks.require_ours("--init_from", selected.settings.model.model, "for others have names of their own")
     transfer.check_network(str(selected.path), checks.variant_of(selected.settings), variant)
 
     def load():

@@ -6,6 +6,7 @@ import warnings
 import keras
 
 from cct_tf.errors import UserError
+from cct_tf.models import own
 from cct_tf.models.classifier import TransformerClassifier
 
 
@@ -13,7 +14,7 @@ def save(model, path):
     """Write a network, atomically.
 
     Args:
-        model: a model of `create_model`.
+        model: a model of `create_model`, or `own.OwnNetwork`.
         path: pathlib.Path that ends in .keras; a file that is there is replaced.
     """
     partial = path.with_name(f".{os.getpid()}-{path.name}")
@@ -38,16 +39,39 @@ def load(path):
     """
     import cct_tf.models.cct
     import cct_tf.models.vit  # noqa: F401  registered, so that Keras finds them
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Keras says in many lines that it could not build the network
-            model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises nearly anything on a file that is not its own
-        reason = str(error).splitlines() or [type(error).__name__]
-        raise UserError(f"{path}: expected a .keras file that can be read, found another ({reason[0][:200]})") from None
+    model = _load(path)
     if not isinstance(model, TransformerClassifier):
         raise UserError(f"{path}: expected a network of cct_tf, found a {type(model).__name__}")
     if not model.head.built:  # the last layer to be built; the model's own `built` is true even then
         raise UserError(f"{path}: expected a .keras file that can be read, found another (a network that can't be "
                         "built)")
     return model
+
+
+def load_own(path, value, flag, num_classes, image_size, channels):
+    """Read a network of a user's own. Its code is run, as the flags of a run name it.
+
+    Args:
+        path: a .keras file that `save` wrote.
+        value: str that names its code, such as ./mine.py:build.
+        flag: the flag that names the file, without dashes, for messages.
+        num_classes, image_size, channels: of the network.
+
+    Returns:
+        `own.OwnNetwork`.
+
+    Raises:
+        UserError: the file can't be read; there is no such code, or it raises an error.
+    """
+    return own.OwnNetwork(_load(path, own.classes_of(value, flag)), value, num_classes, image_size, channels)
+
+
+def _load(path, classes=None):
+    """The keras.Model of a file; `classes` by name that it may be made of, beside Keras' and registered ones."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras says in many lines that it could not build the network
+            return keras.models.load_model(path, custom_objects=classes, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises nearly anything on a file that is not its own
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"{path}: expected a .keras file that can be read, found another ({reason[0][:200]})") from None

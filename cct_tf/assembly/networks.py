@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from cct_tf.models import create_model
+from cct_tf.machine import own_code
+from cct_tf.machine.console import Console
+from cct_tf.models import create_model, own
 from cct_tf.runs import checkpoint, run_record
 
 # Keras' dtype policies; "mixed" keeps the variables in float32.
@@ -12,6 +14,9 @@ _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mix
 def build_model(config, num_classes):
     """The network of a config. Call it under the strategy's scope."""
     model = config.model
+    if own_code.is_named(model.model):
+        return own.build(model.model, num_classes, config.augment.image_size, config.data.channels, config.run.seed,
+                         _POLICIES[model.precision])
     return create_model(
         model.model, num_classes=num_classes, image_size=config.augment.image_size,
         positional_embedding=model.positional_embedding, norm_order=model.norm_order,
@@ -62,6 +67,9 @@ def load_model(config, num_classes, choose, weights="auto", flag="--checkpoint")
     model = build_model(config, num_classes)
     path, record = choose()
     chosen = run_record.choose_weights(record, weights)
+    recorded = (record.resolved.own_code or {}).get(config.model.model)
+    if recorded and recorded != own_code.checksum("model", config.model.model):
+        Console(quiet=True).warn(f"{config.model.model} has changed since {path} was written")
     try:
         checkpoint.restore_weights(path, model, chosen)
     except run_record.Unreadable as error:

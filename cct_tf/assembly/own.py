@@ -1,13 +1,35 @@
 """Code of a user's own in a run: which flags name some, its stages, and whether it is what it was."""
 
+import dataclasses
+
 from cct_tf.errors import UserError
 from cct_tf.machine import own_code
+
+# What is said of a network by flags that only fit those of cct_tf.models: field -> (default, what does it instead).
+_OF_OUR_NETWORKS = (
+    dict.fromkeys(("positional_embedding", "norm_order", "dropout_rate", "attention_dropout_rate", "drop_path_rate"),
+                  (None, "its code says what it is made of"))
+    | {"init_from": (None, "its function loads weights"), "freeze": (None, "its layers say trainable=False"),
+       "layer_decay": (1.0, "its blocks are not known"), "recompute": (False, "its blocks are not known")})
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What is known of a network of the user's own before it is made: `image_size`, see `cct_tf.sizes`."""
+
+    image_size: int | tuple
+
+
+def is_model(config):
+    """Whether --model names code."""
+    return own_code.is_named(config.model.model)
 
 
 def named(config):
     """List of (flag, value) of the code that a config names."""
-    found = [("dataset", config.data.dataset)] if own_code.is_named(config.data.dataset) else []
-    return found + [("augment", value) for value in _augment(config)]
+    values = (("dataset", config.data.dataset), ("model", config.model.model))
+    return [(flag, value) for flag, value in values if own_code.is_named(value)] + [
+        ("augment", value) for value in _augment(config)]
 
 
 def _augment(config):
@@ -19,8 +41,27 @@ def check(config):
     for value in _augment(config):
         if not own_code.is_named(value):
             raise UserError(f"--augment: expected FILE.py:STAGE or module:STAGE, found {value!r}")
+    if is_model(config):
+        _check_flags(config)
     for flag, value in named(config):
         own_code.check(flag, value)
+
+
+def check_model(value, image_size):
+    """Judge without TensorFlow a network of the user's own and the size of its images; raises UserError."""
+    own_code.check("model", value)
+    if image_size is None:
+        raise UserError(f"--image_size: expected the size of the input of --model={value}, found none")
+
+
+def _check_flags(config):
+    for name, (default, instead) in _OF_OUR_NETWORKS.items():
+        if config.value(name) != default:
+            raise UserError(f"--{name}: expected {'none' if default is None else default} with "
+                            f"--model={config.model.model}, for {instead}, found {config.value(name)!r}")
+    if config.run.jit == "encoder":
+        raise UserError(f"--jit: expected auto, on, off or all with --model={config.model.model}, which has no "
+                        "encoder, found 'encoder'")
 
 
 def checksums(config):

@@ -7,6 +7,7 @@ from cct_tf.engine import losses
 from cct_tf.engine.loss_scale import LossScale
 from cct_tf.engine.state import TrainState
 from cct_tf.engine.step import TrainStep
+from cct_tf.models import own
 from cct_tf.optim import freezing
 from cct_tf.optim.ema import Ema
 from cct_tf.optim.optimizers import make_optimizer
@@ -59,12 +60,16 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         model = networks.build_model(config, num_classes)
         adapted = initial_weights.assign(pretrained, model, classes) if pretrained else None
         weights = model.trainable_variables  # the average has those that are frozen too: it is a whole network
-        freezing.freeze(model, config.model.freeze)
-        optimizer = make_optimizer(optim, model.trainable_variables, run.fused_update, model.variant.depth)
+        if model.variant is not None:
+            freezing.freeze(model, config.model.freeze)
+        optimizer = make_optimizer(optim, model.trainable_variables, run.fused_update,
+                                   model.variant and model.variant.depth)
         # The average is a network of its own, not swapped in for evaluations: it needs its memory anyway, a swap
         # needs that of a third copy, and one that is broken off leaves the wrong weights in the run. The price is
         # that the forward pass of evaluation is traced twice (CCT-7: about 2 s more).
         averaged = networks.build_model(config, num_classes) if optim.ema_decay else None
+    if model.variant is None:
+        own.judge(model)
     ema = None
     if averaged is not None:
         ema = Ema(devices.strategy, optim.ema_decay, optim.ema_warmup, weights, averaged.trainable_variables)

@@ -37,7 +37,8 @@ def choose_jit(flag, kind, macs, recorded=None, precision="float32"):
     Args:
         flag: "auto", "on" or one of JIT.
         kind: "CPU" or "GPU".
-        macs: multiply-accumulates of the forward passes of the whole run.
+        macs: multiply-accumulates of the forward passes of the whole run; None of a network of a user's own, which has
+            no encoder either.
         recorded: the choice in the run's checkpoint if it was made on the same kind of device; else None.
         precision: "float32", "bfloat16" or "float16".
 
@@ -48,11 +49,13 @@ def choose_jit(flag, kind, macs, recorded=None, precision="float32"):
     # compiled 29.3, all 40.8, the encoder alone 39.3. CCT-2/3x2, batch 128: nothing 1172, all 1116, the encoder 1242.
     # Convolutions stay with oneDNN, which is faster at them. The update is one kernel a variable either way.
     if flag == "on":
-        return Choice("encoder" if kind == "CPU" else "all", "--jit=on")
+        return Choice("encoder" if kind == "CPU" and macs is not None else "all", "--jit=on")
     if flag != "auto":
         return Choice(flag, f"--jit={flag}")
     if recorded is not None:
         return Choice(recorded, "auto: as this run began")
+    if macs is None:
+        return Choice("off", "auto: what the network costs is not known")
     if kind == "GPU":
         # H100, CCT-7/3x1 in bfloat16, batch 128, images/s: nothing 1,777, the encoder 10,128, all 11,066; compiling
         # takes 80 to 130 s, which 1e14 multiply-accumulates make up for.
@@ -73,7 +76,7 @@ def choose_micro_batches(flag, kind, share, variant, recorded=None):
         flag: int, or None for auto.
         kind: "CPU" or "GPU".
         share: int, images of a replica.
-        variant: `models.variants.Variant`.
+        variant: `models.variants.Variant`, or None of a network of a user's own.
         recorded: the number in the run's checkpoint if it was made on as many devices of the same kind; else None.
 
     Returns:
@@ -89,6 +92,8 @@ def choose_micro_batches(flag, kind, share, variant, recorded=None):
         return Choice(recorded, "auto: as this run began")
     if kind == "GPU":
         return Choice(1, "auto: the whole batch on GPUs")
+    if variant is None:
+        return Choice(1, "auto: what the network's activations take is not known")
     most = cached_images(variant)
     counts = [count for count in range(1, share + 1) if share % count == 0]
     fitting = next(count for count in counts if share // count <= most)
@@ -121,7 +126,7 @@ def choose(config, devices, variant, num_classes, total_steps, resolved=None):
     Args:
         config: `config.Config`.
         devices: `runtime.Devices`.
-        variant: `models.variants.Variant`.
+        variant: `models.variants.Variant`, or None of a network of a user's own.
         num_classes: int K.
         total_steps: int, of the whole run.
         resolved: `resolved.Resolved` of the run's checkpoint, or None.
@@ -129,7 +134,7 @@ def choose(config, devices, variant, num_classes, total_steps, resolved=None):
     same_kind = resolved is not None and resolved.device == devices.kind
     same_devices = same_kind and resolved.num_replicas == devices.num_replicas
     batch = config.optim.batch_size
-    macs = cost.count_macs(variant, num_classes) * batch * total_steps
+    macs = variant and cost.count_macs(variant, num_classes) * batch * total_steps
     return Tuning(
         choose_jit(config.run.jit, devices.kind, macs, resolved.jit if same_kind else None, config.model.precision),
         choose_micro_batches(config.run.accumulate_steps, devices.kind, batch // devices.num_replicas, variant,

@@ -24,6 +24,7 @@ Measures a part of the trainer under a config, all flags of cct_tf.train include
 _PARTS = ("step", "input", "loop", "eval", "startup")
 _RANDOM_IMAGES = ("step", "eval")  # need no data set
 _SYNTHETIC, _SIZE = "synthetic", "500x375"
+_OF_COST = ("step", "loop", "eval")  # give the operations of the network
 _OWN = [
     flags.command_field("what", str, "input", "what is measured", choices=_PARTS),
     flags.command_field("images", str, "folder", "of input, loop and startup: the run's own, of --dataset and "
@@ -77,6 +78,8 @@ def _described(settings, own):
 def _check(settings, own):
     """What can be judged before TensorFlow is imported."""
     runtime.check_backend()
+    if own["what"] in _OF_COST:
+        checks.require_ours(f"--what={own['what']}", settings.model.model, "whose cost is known")
     if own["what"] in _RANDOM_IMAGES:
         checks.check_model(settings.model, settings.augment.image_size)
     else:

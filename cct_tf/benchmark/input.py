@@ -11,13 +11,12 @@ import statistics
 
 import tensorflow as tf
 
-from cct_tf.assembly import inputs
+from cct_tf.assembly import checks, inputs
 from cct_tf.augment.stages import BATCH, DEVICE, of_place
 from cct_tf.benchmark import measuring
 from cct_tf.data import pipeline
 from cct_tf.images import decode
 from cct_tf.machine import runtime
-from cct_tf.models import variants
 from cct_tf.readers import headers, tensors
 from cct_tf.readers.reader import as_written
 
@@ -125,8 +124,8 @@ def measure(config, console, repeats, seconds):
         training step; "batch_size", "image_size", "cores", "tensorflow".
     """
     images = inputs.open_images(config, console)
-    variant = variants.resolve(config.model.model, config.augment.image_size)
-    transform = inputs.make_transform(config, images, variant)
+    shape = checks.shape_of(config)
+    transform = inputs.make_transform(config, images, shape)
     sampling, stages = inputs.make_sampling(config), inputs.training_stages(config, images, transform)
     size, opened = sampling.batch_size, images.source.splits["train"]
     with console.phase("preparing what is measured"), tf.device("CPU:0"):
@@ -142,7 +141,7 @@ def measure(config, console, repeats, seconds):
     return rates | medians["whole"] | {
         "stages": {name: medians[name] for name in parts}, "decoding": medians.get("decoding"),
         "stages_in_step": [stage.name for stage in of_place(stages, DEVICE)], "batch_size": size,
-        "image_size": variant.image_size, "cores": runtime.num_threads(), "tensorflow": tf.__version__}
+        "image_size": shape.image_size, "cores": runtime.num_threads(), "tensorflow": tf.__version__}
 
 
 def _median(costs):

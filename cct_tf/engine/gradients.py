@@ -24,7 +24,7 @@ class Gradients:
     """Gradients of one micro-batch's part of the loss.
 
     Args:
-        model: `models.classifier.TransformerClassifier`.
+        model: `models.classifier.TransformerClassifier`, or without "encoder" another network that is called like it.
         example_loss: function of (labels [m, K], logits [m, K]) -> [m].
         example_accuracy: the same, see `losses.make_accuracy`.
         batch_size: int, the global batch; every sum over examples is divided by it.
@@ -52,8 +52,9 @@ class Gradients:
         # Frozen weights too; not the model's own seeds, which are never drawn from here.
         self.variables = model.trainable_variables + [
             variable for variable in model.non_trainable_variables if variable.dtype.startswith("float")]
+        tokenizer = model.tokenizer.trainable_variables if jit == "encoder" else ()
         self._tokenizer_part = [index for index, variable in enumerate(self.variables)
-                                if any(variable is own for own in model.tokenizer.trainable_variables)]
+                                if any(variable is own for own in tokenizer)]
         self._encode = tf.function(self._of_encoder, jit_compile=True, autograph=False)
         self._traced = {}
 
@@ -67,7 +68,7 @@ class Gradients:
             scale; loss; accuracy), sums over the examples divided by the global batch.
         """
         if size not in self._traced:
-            shape = [size, *sizes.sides(self._model.image_size), self._model.variant.channels]
+            shape = [size, *sizes.sides(self._model.image_size), self._model.channels]
             weights = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self.variables]
             function = {"off": self._plain, "encoder": self._split, "all": self._compiled}[self._jit]
             # Not inlined: its operations would lose the device of the replica that calls it.

@@ -9,7 +9,7 @@ class Forward:
     """Stands in for a model in evaluation.
 
     Args:
-        model: `models.classifier.TransformerClassifier`.
+        model: `models.classifier.TransformerClassifier`, or `models.own.OwnNetwork`.
         kind: "CPU" or "GPU".
         jit: one of `tuning.JIT`, as in training.
 
@@ -29,8 +29,9 @@ class Forward:
     def __call__(self, images, training=False):
         """float32 [b, S, S, 3], b static, a replica's -> float32 [b, K]."""
         del training  # never
-        count, most = images.shape[0], tuning.cached_images(self._model.variant)
-        if self._kind == "GPU" or count <= most:
+        count, variant = images.shape[0], self._model.variant
+        most = count if variant is None or self._kind == "GPU" else tuning.cached_images(variant)
+        if count <= most:
             return self._function(images)
         pieces = -(-count // most)
         images = tf.pad(images, [[0, -count % pieces], [0, 0], [0, 0], [0, 0]])

@@ -52,7 +52,7 @@ class Network:
     """A trained network that takes images as they were decoded, and prepares them as the evaluation does.
 
     Args:
-        model: `models.classifier.TransformerClassifier`.
+        model: `models.classifier.TransformerClassifier`; or, without maps, `models.own.OwnNetwork`.
         transform: `transform.Transform`, which knows too whether an image may have several classes.
         kind: "CPU" or "GPU", what the model runs on.
         batch_size: int B, most images in a call; fewer are padded.
@@ -61,14 +61,14 @@ class Network:
 
     Attributes:
         pixel_type: `pixel_type.PixelType` of the images.
-        pools: bool, whether the network pools the sequence; if not, it has a class token.
+        pools: bool, with maps whether the network pools the sequence; if not, it has a class token.
 
     Call: list of at most B images [S, S, C], of `prepare` -> {"probabilities": float32 [b, K]}, and the maps.
     """
 
     def __init__(self, model, transform, kind, batch_size, with_maps=False, bit_depth=16):
         self._model, self._transform, self._with_maps = model, transform, with_maps
-        self.pools, self.bit_depth = model.pooling is not None, bit_depth
+        self.pools, self.bit_depth = with_maps and model.pooling is not None, bit_depth
         self._forward = Forward(model, kind)
         self.pixel_type = kind_of_pixels = transform.pixel_type
         channels, dtype = kind_of_pixels.channels, kind_of_pixels.dtype

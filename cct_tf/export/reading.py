@@ -11,7 +11,7 @@ from cct_tf.augment.transform import Transform
 from cct_tf.errors import UserError
 from cct_tf.export import network, running
 from cct_tf.export.isolated import IsolatedRunner
-from cct_tf.machine import runtime
+from cct_tf.machine import own_code, runtime
 
 
 class Export:
@@ -48,8 +48,12 @@ class Export:
 class _Keras:
     """Runner of a .keras file; it needs cct_tf, so it runs in this process. Call: as `running.LiteRt`."""
 
-    def __init__(self, path, metadata):
-        self._model = keras_file.load(path)
+    def __init__(self, flag, path, metadata):
+        if own_code.is_named(metadata.model):
+            self._model = keras_file.load_own(path, metadata.model, flag.lstrip("-").partition("=")[0],
+                                              len(metadata.classes), metadata.image_size, metadata.channels)
+        else:
+            self._model = keras_file.load(path)
         if self._model.image_size != metadata.image_size or self._model.num_classes != len(metadata.classes):
             raise UserError(f"{path}: expected the network that its {len(metadata.classes)} classes and "
                             f"{sizes.shown(metadata.image_size)} pixels belong to, found another")
@@ -89,7 +93,7 @@ def opened(flag, path, kind, metadata, isolated=False):
     """
     with contextlib.ExitStack() as stack:
         if kind.name == "keras":
-            runner = _Keras(path, metadata)
+            runner = _Keras(flag, path, metadata)
         elif isolated:
             runner = stack.enter_context(IsolatedRunner(kind, path))
         else:

@@ -119,7 +119,7 @@ def _metadata(config, loaded, quantize, rules):
     return metadata_lib.Metadata(
         classes=list(resolved.classes), image_size=loaded.model.image_size, crop_pct=config.augment.crop_pct,
         fit=config.augment.fit, channels=config.data.channels, bits=config.data.bits,
-        mean=list(resolved.mean), std=list(resolved.std), model=loaded.model.variant.name,
+        mean=list(resolved.mean), std=list(resolved.std), model=config.model.model,
         checkpoint=loaded.path.name, step=loaded.record.step, weights=loaded.weights, quantize=quantize,
         cct_tf=cct_tf.__version__, bit_depth=rules.bit_depth, resampler=rules.resampler, task=config.data.task,
         thresholds=thresholds)

@@ -8,11 +8,13 @@ import importlib.util
 import os
 import re
 import sys
+import sysconfig
 import traceback
 import zlib
 
 from cct_tf.errors import UserError, nearest
 
+_INSTALLED = sysconfig.get_paths()["purelib"] + os.sep
 _SPEC = re.compile(r"(?P<place>.+\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
 
 
@@ -122,10 +124,18 @@ def errors_shown(flag, value):
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         own = [number for number, frame in enumerate(frames) if not _is_ours(frame.filename)]
+        own = [number for number in own if not frames[number].filename.startswith(_INSTALLED)] or own
         last = traceback.format_exception_only(error)
-        shown = UserError(f"--{flag}: expected code that runs, found an error in {value}: {last[-1].strip()}")
+        shown = UserError(f"--{flag}: expected code that runs, found an error in {value}: {_in_a_line(last[-1])}")
         shown.details = "".join([*traceback.format_list(frames[own[0]:] if own else []), *last]).rstrip()
         raise shown from error
+
+
+def _in_a_line(text):
+    """An error's text without what Keras puts around it: the layer it was called in, colours, all arguments."""
+    lines = [line for line in re.sub("\x1b\\[[0-9;]*m", "", text).splitlines() if line.strip()]
+    kind, _, around = lines[0].partition(": ")
+    return f"{kind}: {lines[1]}" if around.startswith("Exception encountered when") and lines[1:] else lines[0]
 
 
 def _is_ours(filename):

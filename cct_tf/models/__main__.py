@@ -9,7 +9,7 @@ import sys
 
 from cct_tf import sizes
 from cct_tf.errors import FINISHED, WRONG_INPUT, UserError, nearest
-from cct_tf.machine import streams
+from cct_tf.machine import own_code, streams
 from cct_tf.models import cost, variants
 
 
@@ -46,6 +46,8 @@ def describe(name, num_classes):
     Raises:
         UserError: unknown name.
     """
+    if own_code.is_named(name):
+        raise UserError(f"expected names of networks of cct_tf, whose cost is counted from a table, found {name!r}")
     variant = variants.resolve(name)
     return {
         "name": name,

@@ -57,6 +57,11 @@ class TransformerClassifier(keras.Model):
         self.seed_generator = keras.random.SeedGenerator(seed, name="seed_generator")
 
     @property
+    def channels(self):
+        """Of the images."""
+        return self.variant.channels
+
+    @property
     def blocks(self):
         """The transformer blocks, first to last."""
         return tuple(getattr(self, f"block_{index}") for index in range(self.variant.depth))

@@ -31,6 +31,10 @@ class Inspection:
         self._stages, self._several = transform.evaluation_stages(len(class_names)), transform.multilabel
         self._shown = None
 
+    def pictures(self, model):
+        """For TensorBoard, {tag: uint8 [height, width, 3]}: none of a network of a user's own."""
+        return {} if model.variant is None else {"eval/pooling_attention": self.attention(model)}
+
     def attention(self, model):
         """A picture, images beside the maps of `attention_maps`; uint8 [H, W, 3]."""
         if self._shown is None:
@@ -42,7 +46,12 @@ class Inspection:
         return plots.as_array(plots.attention_figure(pixels, maps, captions, model.pooling is not None))
 
     def write_features(self, model, folder):
-        """Files of the pooled features for TensorBoard's projector, into the folder of an event file."""
+        """Files of the pooled features for TensorBoard's projector, into the folder of an event file.
+
+        None of a network of a user's own, of which only the logits are known.
+        """
+        if model.variant is None:
+            return
         features, labels, predictions, pixels = [], [], [], []
         for images, shown, classes in self._batches(_MOST_FEATURES):
             found = model.features(images, training=False)

@@ -123,7 +123,7 @@ class Training:
 
     def _attention(self, name):
         """What the network of an evaluation looks at, {tag: uint8 [height, width, 3]}."""
-        return {"eval/pooling_attention": self._inspection.attention(self.evaluated[name])}
+        return self._inspection.pictures(self.evaluated[name])
 
     def _write_features(self):
         """The pooled features of the network that is judged, for TensorBoard's projector."""

@@ -7,14 +7,13 @@ of their protocol.
 import dataclasses
 import functools
 
-from cct_tf.assembly import inputs, own, recorded_data, resolving
+from cct_tf.assembly import checks, inputs, own, recorded_data, resolving
 from cct_tf.assembly.devices import check_batch, make_devices
 from cct_tf.assembly.parts import Assembly, assemble
 from cct_tf.augment.stages import on_device, resize_stage
 from cct_tf.data import pipeline, sampler
 from cct_tf.errors import UserError
 from cct_tf.machine import memory
-from cct_tf.models import variants
 from cct_tf.runs.resolved import Resolved
 from cct_tf.runs.run_status import RunStatus
 from cct_tf.settings.plan import Plan, make_plan
@@ -120,8 +119,7 @@ def prepare(config, workdir, start, console, devices=None, peers=None):
 
 def _make_data(config, images, console):
     """The `Data` of a run."""
-    variant = variants.resolve(config.model.model, config.augment.image_size)
-    transform = inputs.make_transform(config, images, variant)
+    transform = inputs.make_transform(config, images, checks.shape_of(config))
     stages = inputs.training_stages(config, images, transform)
     train_split = images.source.splits["train"]
     sampler.check(config.data.sampler, train_split)

@@ -104,3 +104,13 @@ def test_every_kind_of_event_in_one_run(two_workers, tmp_path):
         full = sum(line.startswith("[0] stopped:") and "No space left" in line for _, line in run.lines)
         assert full and sum("workers.sh: started" in line for _, line in run.lines) == len(kinds) + full, run.tail()
         assert exact_resume.differences(two_workers, run.workdir) == []
+
+
+def test_two_workers_train_a_network_of_ones_own_as_one_process_does(tmp_path):
+    network = {"model": f"{exact_resume.REPO}/examples/convnet.py:build", "train_steps": 12} | dict.fromkeys(
+        ("dropout_rate", "attention_dropout_rate", "drop_path_rate"))
+    flags_ = [f"--{name}={'' if value is None else value}" for name, value in network.items()]
+    run = chaos.Launched(tmp_path / "two", ["--log_every_steps=1", *flags_])
+    assert run.finish()[0] == 0, run.tail()
+    one_process(tmp_path / "one", 10, num_replicas=1, **network)
+    np.testing.assert_allclose(losses(tmp_path / "two", 10), losses(tmp_path / "one", 10), rtol=1e-5)
