@@ -33,8 +33,8 @@ _remembered = None  # {path: bytes}, see `remembering`
 
 
 def is_remote(path):
-    """Whether a path, str or bytes, is the address of something elsewhere, such as `gs://bucket/run`."""
-    return (b"://" if isinstance(path, bytes) else "://") in path
+    """Whether a path (str, bytes or pathlib's) is the address of something elsewhere, such as `gs://bucket/run`."""
+    return "://" in os.fsdecode(path)
 
 
 def scheme(path):
