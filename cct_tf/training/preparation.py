@@ -11,7 +11,7 @@ from cct_tf.assembly import checks, inputs, own, recorded_data, resolving
 from cct_tf.assembly.devices import check_batch, make_devices
 from cct_tf.assembly.parts import Assembly, assemble
 from cct_tf.augment.stages import on_device, resize_stage
-from cct_tf.data import pipeline, sampler
+from cct_tf.data import holding, pipeline, sampler
 from cct_tf.errors import UserError
 from cct_tf.machine import memory
 from cct_tf.runs.resolved import Resolved
@@ -126,7 +126,7 @@ def _make_data(config, images, console):
     if not resize_stage(stages).is_random:
         with console.phase("preparing the training images", with_progress=True), \
                 memory.data_named_when_out(config.data):
-            train_split = pipeline.hold_at_size(train_split, stages, console.stream)
+            train_split = holding.hold_at_size(train_split, stages, console.stream)
     return Data(images, transform, stages, inputs.make_sampling(config), train_split)
 
 
