@@ -24,6 +24,7 @@ class Rules:
         npz_validation: whether the validation arrays of an .npz archive are the validation split.
         resize_block: see `transform.Transform`.
         table_weights: bool, whether the weights of a table's examples count in training.
+        own_weights: bool, whether those of a user's own Source count towards its fingerprint.
         resampler: "matrix" or "pillow", what brings images to the network's size, see `settled`; None, before the set
             is opened.
     """
@@ -32,6 +33,7 @@ class Rules:
     bit_depth: int | None = None
     npz_validation: bool = True
     table_weights: bool = True
+    own_weights: bool = True
     resize_block: int | None = None
     resampler: str | None = None
 
@@ -56,10 +58,10 @@ def rules_of(resolved):
     if resolved is None:
         return Rules()
     if resolved.data_rules is None:  # what version 0 did, without recording
-        return Rules(split=1, bit_depth=16, npz_validation=False, table_weights=False, resize_block=256,
-                     resampler="matrix")
+        return Rules(split=1, bit_depth=16, npz_validation=False, table_weights=False, own_weights=False,
+                     resize_block=256, resampler="matrix")
     # What there was before it was recorded.
-    return Rules(**{"resampler": "matrix", "table_weights": False} | resolved.data_rules)
+    return Rules(**{"resampler": "matrix", "table_weights": False, "own_weights": False} | resolved.data_rules)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)  # there may be a million

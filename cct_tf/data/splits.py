@@ -111,8 +111,8 @@ def _splits(subsets, rules):
             for name in ("train", "validation", "test") if name in subsets}
 
 
-def _weights_line(split):
-    """What of the weights of the training examples counts towards the fingerprint: a list of one line, or none."""
+def weights_line(split):
+    """What of the weights of the training split counts towards the fingerprint: a list of one line, or none."""
     if split.weights is None:
         return []
     return [f"weights {hashlib.sha256(np.ascontiguousarray(split.weights, '<f8').tobytes()).hexdigest()}"]
@@ -127,7 +127,7 @@ def _of_folds(config, rules, class_names, whole, divided_subsets, extra):
     """
     undivided = _splits(whole, rules)
     found = source.fingerprint(class_names, list(undivided.values()),
-                               itertools.chain(extra, _weights_line(undivided["train"])))
+                               itertools.chain(extra, weights_line(undivided["train"])))
     places = np.flatnonzero(np.isin(whole["train"].indices, divided_subsets["validation"].indices))
     digest = hashlib.sha256(places.astype("<i8").tobytes()).hexdigest()
     return found, [f"fold {config.fold} of {found}, places {digest}"]
@@ -205,7 +205,7 @@ def indexed_source(config, rules, class_names, subsets, *, notes=(), known=None,
         if splits["train"].labels.ndim == 2:
             notes = (*notes, "the folds are not stratified, for images have several labels")
     else:
-        extra = itertools.chain(extra, _weights_line(splits["train"]))
+        extra = itertools.chain(extra, weights_line(splits["train"]))
     mean, std = known or (None, None)
     return source.Source(
         name=config.dataset, class_names=tuple(class_names), splits=splits, mean=mean, std=std,

@@ -108,6 +108,10 @@ def _split_of(config, number, row):
         row[column] = value.item() if isinstance(value, np.generic) else value
         if not isinstance(row[column], kinds):
             raise UserError(f"{config.dataset}: row {number}: expected {expected}, found {type(value).__name__}")
+    for column in ("weight", "group"):
+        if row.get(column) is not None:
+            raise UserError(f"{config.dataset}: row {number}: expected no {column} beside the bytes of an image (a row "
+                            "with path may have one, and so may the splits of a Source)")
     if row.get("split", "train") not in _SPLITS:
         raise UserError(f"{config.dataset}: row {number}: expected the split train, validation or test, found "
                         f"{row['split']!r}")
@@ -117,6 +121,7 @@ def _split_of(config, number, row):
 def _finished(found, config, rules):
     """A user's Source with what it may leave out."""
     from cct_tf.data import source as source_lib
+    from cct_tf.data import splits as splits_lib
 
     if "train" not in found.splits or not set(found.splits) & {"validation", "test"}:
         raise UserError(f"{config.dataset}: expected a Source with the splits train and validation or test, found "
@@ -131,6 +136,23 @@ def _finished(found, config, rules):
             raise UserError(f"{config.dataset}: expected images{wanted.describe() or ' in colours of 8 bits'} in the "
                             f"{name} split, as --channels={wanted.channels} and --bits={wanted.bits} say, found "
                             f"{split.reader.pixel_type.channels} channels of {split.reader.pixel_type.bits} bits")
-    fingerprint = found.fingerprint or source_lib.fingerprint(found.class_names, list(found.splits.values()))
-    rules = (found.rules or rules).settled(found.splits["train"].reader.image_shape)
+        _check_weights(config.dataset, split)
+    rules = dataclasses.replace(found.rules or rules, own_weights=rules.own_weights)
+    weights = splits_lib.weights_line(found.splits["train"]) if rules.own_weights else ()
+    fingerprint = found.fingerprint or source_lib.fingerprint(found.class_names, list(found.splits.values()), weights)
+    rules = rules.settled(found.splits["train"].reader.image_shape)
     return dataclasses.replace(found, name=config.dataset, fingerprint=fingerprint, rules=rules)
+
+
+def _check_weights(dataset, split):
+    """Raise UserError where the weights of a split's examples are none."""
+    if split.weights is None:
+        return
+    weights = np.asarray(split.weights)
+    if weights.shape != (split.num_examples,) or weights.dtype.kind not in "iuf":
+        raise UserError(f"{dataset}: expected weights of the {split.name} split as numbers [{split.num_examples}], "
+                        f"found {weights.dtype} {list(weights.shape)}")
+    wrong = weights[~((weights >= 0) & np.isfinite(weights))]
+    if len(wrong) or not weights.any():
+        raise UserError(f"{dataset}: expected weights of the {split.name} split of at least 0, one of them above, "
+                        f"found {wrong[0] if len(wrong) else 'none above'}")

@@ -78,7 +78,30 @@ def test_a_source_gets_what_it_leaves_out(tmp_path, monkeypatch):
             registry.open_source(dataclasses.replace(config, **fields))
 
 
+def test_weights_of_a_source_are_in_its_fingerprint(tmp_path):
+    config = _config(tmp_path, "given = None\ndef load(data_dir):\n    return given\n")
+
+    def opened(weights, rules=None, **fields):
+        reader, labels = Held(np.zeros([4, 4, 4, 3], np.uint8), np.arange(4)), np.arange(4, dtype=np.int32) % 2
+        splits = {"train": Split("train", reader, 4, labels, weights=weights), "test": Split("test", reader, 4, labels)}
+        given = Source("mine", ("a", "b"), splits, None, None, None, (), "indexed", Rules())
+        own_code._from_file(str(tmp_path / "mine.py")).given = dataclasses.replace(given, **fields)
+        return registry.open_source(config, rules=rules)
+
+    none, old = opened(None), Rules(own_weights=False)
+    ones, others = opened(np.ones(4)), opened(np.array([1.0, 1, 1, 2]))
+    assert len({found.fingerprint for found in (none, ones, others)}) == 3
+    assert opened(np.ones(4), old).fingerprint == opened(None, old).fingerprint == none.fingerprint  # as it was once
+    assert not opened(np.ones(4), old).rules.own_weights and ones.rules.own_weights
+    assert opened(np.ones(4), fingerprint="mine").fingerprint == "mine"
+    for wrong, expected in ((np.ones(3), r"numbers \[4\], found float64 \[3\]"), (np.array([1, 1, 1, -1]), "found -1"),
+                            (np.full(4, np.nan), "found nan"), (np.zeros(4), "found none above")):
+        with pytest.raises(UserError, match=f"mine.py:load: expected weights of the train split .*{expected}"):
+            opened(wrong)
+
+
 @pytest.mark.parametrize(("text", "expected"), [
+    ("def load(d):\n    return [{'image': b'', 'label': 'x', 'weight': 2.0}]\n", "row 1: expected no weight beside"),
     ("def load(d):\n    return 5\n", "returns int"),
     ("def load(d):\n    return {'images': []}\n", "with the keys images"),
     ("def load(d):\n    return {'path': ['a', 'b'], 'label': ['x']}\n", "columns of one length"),
