@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from cct_tf.data import pipeline
+from cct_tf.data import holding
 from cct_tf.datasets import registry
 from cct_tf.engine.step import TrainStep
 from cct_tf.errors import UserError
