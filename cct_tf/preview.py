@@ -8,13 +8,13 @@ from cct_tf.assembly import checks
 from cct_tf.datasets import tree
 from cct_tf.errors import UserError
 from cct_tf.machine import runtime
-from cct_tf.settings import command, config, flags
+from cct_tf.settings import command, config, consistency, flags
 
 USAGE = """usage: python -m cct_tf.preview [--flagfile=FILE] [--flag=value ...] [--output=FILE.png] [--ops]
 
 Draws a contact sheet of the training images as a run with these flags would see them: a row for each image, a column
-for each epoch. With --ops, a row for each operation of the policies of --auto_augment instead. Trains nothing and needs
-no --workdir; another --seed shows other images."""
+for each epoch, or with --sampler for each draw of the image. With --ops, a row for each operation of the policies of
+--auto_augment instead. Trains nothing and needs no --workdir; another --seed shows other images."""
 
 _OWN = [
     flags.command_field("output", str, "preview.png", "the picture, a PNG file", path=True),
@@ -35,7 +35,7 @@ def _check(values, settings, stream):
     if values["rows"] * values["draws"] > _MOST_CELLS:
         raise UserError(f"--rows: expected at most {_MOST_CELLS} draws in all, found {values['rows']} rows of "
                         f"{values['draws']} --draws")
-    if config.mixes(settings.augment) and values["rows"] % 2 and not values["ops"]:
+    if consistency.mixes(settings.augment) and values["rows"] % 2 and not values["ops"]:
         raise UserError("--rows: expected an even number for --mixup_alpha and --cutmix_alpha, which mix neighbours, "
                         f"found {values['rows']}")
     if values["ops"] and (settings.data.channels not in (1, 3) or settings.data.bits != 8):
@@ -48,7 +48,7 @@ def _check(values, settings, stream):
 def _heading(settings):
     """The flags that shape the picture, where they are not the defaults."""
     parts = [f"--dataset={settings.data.dataset}", f"--seed={settings.run.seed}"]
-    parts += [f"--{name}={getattr(settings.data, name)}" for name in ("channels", "bits")
+    parts += [f"--{name}={getattr(settings.data, name)}" for name in ("channels", "bits", "sampler")
               if getattr(settings.data, name) != config.FIELDS[name].default]
     for field in dataclasses.fields(settings.augment):
         value = getattr(settings.augment, field.name)
@@ -79,7 +79,7 @@ def _draw(settings, values, console):
     console.say(f"augmentation: {describe(stages)}")
     with console.phase("drawing"):
         if values["ops"]:
-            image = contact_sheet.first_image(split, transform, sampling.seed)
+            image = contact_sheet.first_image(split, transform, sampling)
             return contact_sheet.figure(contact_sheet.operations(image, images.mean))
         sheet = contact_sheet.draw(split, source.class_names, transform, stages, sampling, values["rows"],
                                    values["draws"])

@@ -123,7 +123,7 @@ def test_the_process_stays_as_it_was_and_a_second_run_is_as_the_first(trained, t
         assert seen == ([signal.getsignal(number) for number in HANDLERS], sys.stdout, sys.stderr)
         for thread in threading.enumerate():
             if "_watch" in thread.name:
-                thread.join(10)
+                thread.join(60)
                 assert not thread.is_alive()
         assert signal.set_wakeup_fd(before) == writing
     finally:
@@ -297,18 +297,18 @@ def test_in_another_thread_no_handler_is_set_and_stop_asks(tmp_path, at_step):
         except BaseException as error:
             raised.append(error)
 
-    at_step(4, lambda: (going_on.set(), refused.wait(60)))
+    at_step(4, lambda: (going_on.set(), refused.wait(600)))
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        assert going_on.wait(60) and [signal.getsignal(number) for number in HANDLERS] == before
+        assert going_on.wait(600) and [signal.getsignal(number) for number in HANDLERS] == before
         with pytest.raises(UserError, match="^cct_tf: expected one call at a time in a process"):
             train(tmp_path / "other")
         assert cct_tf.load(tmp_path / "run").state == "running"
         cct_tf.stop()
     finally:
         refused.set()
-        thread.join(60)
+        thread.join(600)
     assert isinstance(raised[0], Interrupted)
     assert str(raised[0]) == "cct_tf.stop(): saved step 4 of 12; the same command goes on from it"
     assert not Workdir(tmp_path / "run").is_in_use() and cct_tf.load(tmp_path / "run").step == 4

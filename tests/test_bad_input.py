@@ -39,6 +39,7 @@ def _write_archives(scene):
     x, y = np.zeros([6, 8, 8, 3], np.uint8), np.array([0, 1, 2, 0, 1, 2])
     whole = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
     wrong = {"float": {"x_train": x / 255.0}, "five": {"x_train": np.zeros([6, 8, 8, 5], np.uint8)},
+             "wide": {"x_train": x.astype(np.uint16)},
              "fewer": {"y_train": y[:5]}, "negative": {"y_train": y - 1}, "beyond": {"y_test": y + 5},
              "gap": {"y_train": y * 2}, "pickled": {"y_train": np.array([{}] * 6, object)}}
     for name, part in wrong.items():

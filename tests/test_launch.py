@@ -385,13 +385,13 @@ def test_scripts_pass_shellcheck():
 def test_requirements_name_every_imported_package():
     """Those of the extras where they are used; pandas is for `History.to_pandas`, of those who have it.
 
-    array_record (on Linux) and pyarrow come with tensorflow-datasets.
+    array_record (on Linux), pyarrow and fsspec come with tensorflow-datasets.
     """
-    names, extra, heif, simd = (
+    names, extra, heif, simd, tiff = (
         {re.match(r"[\w-]+", line)[0].lower() for line in (REPO / name).read_text().splitlines()
          if line and not line.startswith("#")}
         for name in ("requirements.txt", "launch/requirements-export.txt", "launch/requirements-heif.txt",
-                     "launch/requirements-simd.txt"))
+                     "launch/requirements-simd.txt", "launch/requirements-tiff.txt"))
     distributions = {"absl": "absl-py", "pil": "pillow", "sklearn": "scikit-learn", "ai_edge_litert": "ai-edge-litert",
                      "tensorflow_datasets": "tensorflow-datasets", "pillow_heif": "pillow-heif",
                      "cykooz_resizer": "cykooz-resizer"}
@@ -402,8 +402,8 @@ def test_requirements_name_every_imported_package():
             if isinstance(node, ast.ImportFrom) and not node.level:
                 modules = [node.module]
             for top in {m.split(".")[0].lower() for m in modules} - standard:
-                known = names | {"export": extra, "readers": {"array_record"}, "images": heif, "augment": simd,
-                                 "tables": {"pyarrow"},
+                known = names | {"export": extra, "readers": {"array_record"}, "images": heif | tiff, "augment": simd,
+                                 "tables": {"pyarrow"}, "machine": {"fsspec"},
                                  "cct_tf": {"pandas"}}.get(path.parent.name, set())
                 assert top == "cct_tf" or distributions.get(top, top) in known, f"{path}: {top}"
 

@@ -10,7 +10,7 @@ from PIL import Image
 from cct_tf.assembly import inputs
 from cct_tf.augment import stages as stages_lib
 from cct_tf.augment.stages import on_device
-from cct_tf.data import pipeline
+from cct_tf.data import pipeline, sampler
 from cct_tf.machine.console import Console
 from cct_tf.models import variants
 from cct_tf.pictures import contact_sheet, plots
@@ -56,6 +56,35 @@ def test_unmixed_draws_are_those_of_the_training(repeats):
     assert sheet.columns == ("epoch 0", "epoch 1", "epoch 2") and sheet.captions == ()
 
 
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_draws_of_a_sampler_are_those_of_the_training(repeats):
+    split, names, transform, stages, sampling = _parts(crop_padding=1, flip="random", sampler="balanced",
+                                                       repeated_augmentation=repeats)
+    rare = np.isin(split.labels, (3, 7)) & (np.arange(len(split.labels)) > 200)
+    split = split.select(np.flatnonzero(~rare)[:300])
+    sheet = contact_sheet.draw(split, names, transform, stages, sampling, 6, 2)
+    seen = _seen(split, transform, stages, sampling, 200)
+    drawn = sampler.draws("balanced", split.labels, sampling.seed)(np.arange(200 * 24 // repeats)).numpy()
+    assert sheet.titles == tuple(names[label] for label in split.labels[drawn[:6]])
+    assert sheet.columns == ("draw 0", "draw 1")
+    for row in range(6):  # places of the image of a place; of copies the first
+        first, second = np.flatnonzero(drawn[row:] == drawn[row])[:2] + row
+        assert first == row and second >= 6
+        new = 24 // repeats
+        for column, place in enumerate((first, second)):
+            expected = seen[place // new * 24 + place % new]
+            np.testing.assert_allclose(sheet.draws[row, column], expected, atol=1e-6)
+
+
+def test_an_image_that_a_sampler_hardly_draws_leaves_places_empty(monkeypatch):
+    monkeypatch.setattr(sampler, "_MOST_SEARCHED", 1)
+    monkeypatch.setattr(sampler, "_SEARCHED", 4)
+    split, names, transform, stages, sampling = _parts(sampler="sqrt", mixup_alpha=1.0)
+    sheet = contact_sheet.draw(split, names, transform, stages, sampling, 2, 2)
+    assert np.isfinite(sheet.draws[:, 0]).all() and np.isnan(sheet.draws[:, 1]).all()
+    assert all(first and second == "" for first, second in sheet.captions)
+
+
 def test_draws_of_a_streamed_set_are_those_of_the_training(tmp_path):
     examples = [test_tfds._example(index) for index in range(40)]
     test_tfds._write(tmp_path, "grey", (6, 5, 1), {"train": examples, "test": examples[:5]})
@@ -74,7 +103,7 @@ def test_originals_are_the_first_images_of_the_training_as_they_are():
     first = next(iter(split.reader.order(0, 4, 0, 1)))["index"].numpy()
     assert np.array_equal(sheet.originals, split.reader.tensor.numpy()[split.reader.indices[first]])
     assert sheet.titles == tuple(names[label] for label in split.labels[first])
-    assert np.array_equal(contact_sheet.first_image(split, transform, sampling.seed), sheet.originals[0])
+    assert np.array_equal(contact_sheet.first_image(split, transform, sampling), sheet.originals[0])
 
 
 def test_a_sheet_keeps_no_images_of_the_data_set():

@@ -2,7 +2,7 @@
 
 from cct_tf.errors import UserError
 from cct_tf.machine import runtime
-from cct_tf.settings import config as config_lib
+from cct_tf.settings import consistency
 from cct_tf.workers import joining
 
 
@@ -37,4 +37,4 @@ def make_devices(config, peers=None, interrupts=None):
 
 def check_batch(config, devices):
     """Raise UserError if the batch can't be shared out among replicas and micro-batches."""
-    config_lib.check_pieces(config.optim.batch_size, devices.num_replicas, config.run.accumulate_steps or 1)
+    consistency.check_pieces(config.optim.batch_size, devices.num_replicas, config.run.accumulate_steps or 1)

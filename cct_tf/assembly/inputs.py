@@ -14,7 +14,7 @@ from cct_tf.datasets import registry
 from cct_tf.images import pixel_type
 from cct_tf.machine import compile_cache, memory, runtime
 from cct_tf.readers import budget
-from cct_tf.settings import config as config_lib
+from cct_tf.settings import consistency
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def training_stages(config, images, transform):
     augment, mixing = config.augment, None
     if transform.fast_resizing:
         simd_resize.require_package()
-    if config_lib.mixes(augment):
+    if consistency.mixes(augment):
         mix = Mix(augment.mixup_alpha, augment.cutmix_alpha, augment.mix_probability, augment.mix_switch_probability)
         images_in = augment.mix_off_epoch * images.source.splits["train"].num_examples
         mixing = Mixing(mix, config.run.seed, config.optim.batch_size, -(-images_in // config.optim.batch_size),

@@ -24,24 +24,26 @@ def require_package():
 
 
 def resized(pixels, box, bicubic, size):
-    """As `pillow_resize.resized`."""
+    """As `pillow_resize.resized`, of colours or grey of 8 bits."""
     import cykooz_resizer as package
     left, top, right, bottom = map(float, box)
     kind = package.FilterType.catmull_rom if bicubic else package.FilterType.bilinear
 
+    level = package.PixelType.U8x3 if pixels.shape[2] == 3 else package.PixelType.U8
+
     def step(source, shape, box):
         options = package.ResizeOptions(package.ResizeAlg.convolution(kind), use_alpha=False,
                                         crop_box=package.CropBox(*box))
-        target = package.ImageData(*shape, package.PixelType.U8x3)
+        target = package.ImageData(*shape, level)
         _resizer(package).resize(source, target, options)
         return target
 
     (height, width), (down, across) = pixels.shape[:2], sizes.sides(size)
-    source = package.ImageData(width, height, package.PixelType.U8x3, pixels.tobytes())
+    source = package.ImageData(width, height, level, pixels.tobytes())
     # Width first, as Pillow, which rounds in between: the package would choose an order by itself.
     narrow = step(source, (across, height), (left, 0.0, right - left, height))
     found = step(narrow, (across, down), (0.0, top, across, bottom - top))
-    return np.frombuffer(found.get_buffer(), np.uint8).reshape(down, across, 3)
+    return np.frombuffer(found.get_buffer(), np.uint8).reshape(down, across, pixels.shape[2])
 
 
 def _resizer(package):

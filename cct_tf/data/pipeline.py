@@ -70,14 +70,17 @@ class Sampling:
         return self.batch_size // self.repeats
 
 
+def order(split, sampling, num_images, start, num_batches):
+    """The order of the training images, in batches of `num_images`, as `Reader.order` gives it."""
+    if sampling.sampler == "none":
+        return split.reader.order(sampling.seed, num_images, start, num_batches)
+    return sampler.order(sampling.sampler, split, sampling.seed, num_images, start, num_batches)
+
+
 def _drawn(split, sampling, start_step, num_steps, share):
     """Batches of b images in the reader's order, each repeated R times, numbered, with example seeds; a worker's share.
     """
-    place, size = (sampling.seed, sampling.num_images, start_step, num_steps), sampling.batch_size
-    if sampling.sampler == "none":
-        batches = split.reader.order(*place)
-    else:
-        batches = sampler.order(sampling.sampler, split, *place)
+    batches, size = order(split, sampling, sampling.num_images, start_step, num_steps), sampling.batch_size
     rows = _rows_of(share, size)
 
     @as_written

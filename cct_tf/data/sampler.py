@@ -20,6 +20,7 @@ from cct_tf.readers.reader import as_written
 _POWERS = {"balanced": 0.0, "sqrt": 0.5}
 _CLASS, _MEMBER = 1, 2  # sites
 _RANGE = 2**32  # of a hash
+_SEARCHED, _MOST_SEARCHED = 2**16, 2**22  # places that are looked at together, and in all, by `next_places`
 
 
 def check(sampler, split):
@@ -65,6 +66,30 @@ def draws(sampler, labels, seed):
         return tf.gather(members, tf.gather(first, label) + of_class)
 
     return draw
+
+
+def next_places(draw, count, times):
+    """Where the images of the first places are drawn again.
+
+    Args:
+        draw: what `draws` gives.
+        count: int k, first places.
+        times: int m.
+
+    Returns:
+        int64 [k, m]: row r has the places of the image of place r from there on, r first; -1 where it is not drawn so
+        often in some millions of places.
+    """
+    wanted, found = draw(tf.range(count, dtype=tf.int64)).numpy(), [[] for _ in range(count)]
+    for start in range(0, _MOST_SEARCHED, _SEARCHED):
+        index = draw(tf.range(start, start + _SEARCHED, dtype=tf.int64)).numpy()
+        hits = np.flatnonzero(np.isin(index, wanted))
+        for row, places in enumerate(found):
+            own = hits[index[hits] == wanted[row]] + start
+            places.extend(own[own >= row][:times - len(places)])
+        if all(len(places) == times for places in found):
+            break
+    return np.array([places + [-1] * (times - len(places)) for places in found], np.int64)
 
 
 def order(sampler, split, seed, batch_size, start, num_batches):

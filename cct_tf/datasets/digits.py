@@ -7,7 +7,6 @@ Handwritten Digits" (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository, 19
 import numpy as np
 
 from cct_tf.data import splits
-from cct_tf.errors import UserError
 from cct_tf.images import pixel_type
 from cct_tf.readers import tensors
 from cct_tf.readers.held import Held
@@ -35,11 +34,7 @@ def open_digits(config, rules):
     """
     images, labels = arrays()
     pixels = ((images.astype(np.int32) * 255 + 8) // 16).astype(np.uint8)  # rounded
-    try:
-        levels = pixel_type.levels_of(pixel_type.of_config(config), pixels[..., None])
-    except ValueError:
-        raise UserError(f"--channels: expected 1 or 3 with --dataset=digits, found {config.channels}") from None
-    held = tensors.on_cpu(levels)  # [1797, 8, 8, C]
+    held = tensors.on_cpu(pixel_type.levels_of(pixel_type.of_config(config), pixels[..., None]))  # [1797, 8, 8, C]
     train, test = splits.stratified(labels, _TEST_FRACTION, _TEST_SEED, rule=1)  # whatever the rules of the run
 
     def subset(indices):

@@ -63,6 +63,8 @@ def _check_flags(config):
     for flag in () if config.dataset == "table" or is_own else _OF_TABLES:
         if getattr(config, flag) is not None:
             raise UserError(f"--{flag}: expected it with --dataset=table, found it with --dataset={config.dataset}")
+    if config.dataset == "digits" and config.channels not in (1, 3):
+        raise UserError(f"--channels: expected 1 or 3 with --dataset=digits, found {config.channels}")
     if config.dataset in ("digits", "npz"):
         for flag in ("train_split", "test_split"):
             value, default = getattr(config, flag), flag.removesuffix("_split")

@@ -20,12 +20,12 @@ import numpy as np
 
 from cct_tf.data import folds
 from cct_tf.datasets import files as files_lib
-from cct_tf.datasets import located, tree
+from cct_tf.datasets import tree
 from cct_tf.errors import UserError, nearest, storage_fault
 from cct_tf.machine import files as remote_files
 from cct_tf.readers import progress
 from cct_tf.tables import class_names as class_names_lib
-from cct_tf.tables import table_file
+from cct_tf.tables import located, table_file
 
 _MANY = 10_000  # images whose files take long enough to look for to show a bar
 _BLOCK = 4096  # of them, that a thread looks for at a time

@@ -1,4 +1,5 @@
-"""All channels and bits of an image file: what `decode` reads for pixel types of 16 bits or of many channels.
+"""All channels and bits of an image file: what `decode` reads for pixel types of 16 bits or of many channels, and what
+it reduces to 8 bits for others.
 
 TIFF is read by tifffile, an optional package (it comes with the extra `tiff`), where that is installed: Pillow knows no
 TIFF of more than four channels, or of 16 bits in colour. Channels may be stored as planes or pages of their own; of a
@@ -11,10 +12,14 @@ import io
 import numpy as np
 import tensorflow as tf
 
-SUFFIXES = (".tif", ".tiff")
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CHANNELS = {"C", "S", "Q", "I"}  # axes: channels, samples, and those that have no name
 _PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def is_tiff(contents):
+    """Whether bytes begin as a TIFF does."""
+    return contents.startswith(_SIGNATURES)
 
 
 def has_tiff_reader():
@@ -28,6 +33,8 @@ def tiff_size(file):
         return None
     import tifffile
 
+    if hasattr(file, "seek"):
+        file.seek(0)  # it begins where the file stands
     try:
         with tifffile.TiffFile(file) as found:
             return found.pages[0].imagelength, found.pages[0].imagewidth
@@ -41,7 +48,7 @@ def of_tiff(contents, max_pixels):
     Raises:
         ValueError, or what tifffile raises on a broken file.
     """
-    if not contents.startswith(_SIGNATURES) or not has_tiff_reader():
+    if not is_tiff(contents) or not has_tiff_reader():
         return None
     import tifffile
 
@@ -70,9 +77,9 @@ def of_pillow(image, contents):
     Raises:
         ValueError: numbers that are no levels of at most 16 bits.
     """
-    if contents.startswith(_PNG) and contents[24] == 16:  # Pillow has no mode for 16 bits in colour
-        with tf.device("CPU:0"):
-            return tf.io.decode_png(contents, channels=0, dtype=tf.uint16).numpy()
+    wide = _png_of_16_bits(contents, 0)
+    if wide is not None:
+        return wide
     if image.mode.startswith("I") or image.mode == "F":
         return _of_levels(np.asarray(image)[:, :, None])
     straight = {"RGBa": "RGBA", "La": "LA", "PA": "RGBA", "P": "RGBA" if "transparency" in image.info else "RGB",
@@ -95,3 +102,35 @@ def _of_levels(pixels):
     if low < 0 or high >= 2**16:
         raise ValueError(f"expected levels of at most 16 bits, found values {low} to {high}")
     return pixels.astype(np.uint16)
+
+
+def _png_of_16_bits(contents, channels):
+    """uint16 [H, W, C], C `channels`, or with 0 those of the file; None of another file."""
+    if not contents.startswith(_PNG) or contents[24] != 16:
+        return None
+    with tf.device("CPU:0"):  # Pillow has no mode for 16 bits in colour
+        return tf.io.decode_png(contents, channels=channels, dtype=tf.uint16).numpy()
+
+
+def wide_pixels(image, contents):
+    """All bits of an image that has more than 8 a channel; raises what Pillow and TensorFlow raise on a broken one.
+
+    Args:
+        image: Pillow's, opened.
+        contents: bytes of its file.
+
+    Returns:
+        Integers [H, W, 1] or [H, W, 3], orientation not applied; None for files that `decode` takes 8 bits of.
+    """
+    if image.mode.startswith("I"):  # I;16, I;16B, or I: 16 or 32 bits
+        return np.asarray(image)[:, :, None]
+    return _png_of_16_bits(contents, 3)
+
+
+def narrowed(wide, bit_depth):
+    """Integers [H, W, 1 or 3] -> uint8 [H, W, 3], the highest 8 of `bit_depth` bits."""
+    low, high = int(wide.min()), int(wide.max())
+    if low < 0 or high >> bit_depth:
+        raise ValueError(f"expected at most {bit_depth} bits per channel, as the data set has, found values {low} to "
+                         f"{high}")
+    return np.repeat((wide >> (bit_depth - 8)).astype(np.uint8), 3 // wide.shape[2], axis=2)

@@ -24,7 +24,7 @@ import warnings
 
 import numpy as np
 import tensorflow as tf
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cct_tf.errors import UserError, storage_fault
 from cct_tf.images import as_stored, damage, parts
@@ -84,40 +84,13 @@ _TURNS = {2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::
           6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: lambda a: np.rot90(a)}
 
 
-def _wide_pixels(image, contents):
-    """All bits of an image that has more than 8 a channel; raises what Pillow and TensorFlow raise on a broken one.
-
-    Args:
-        image: Pillow's, of `_open`.
-        contents: bytes of its file.
-
-    Returns:
-        Integers [H, W, 1] or [H, W, 3], orientation not applied; None for files that `decode` takes 8 bits of.
-    """
-    if image.mode.startswith("I"):  # I;16, I;16B, or I: 16 or 32 bits
-        return np.asarray(image)[:, :, None]
-    if contents.startswith(_PNG) and contents[24] == 16:  # Pillow has no mode for 16 bits in colour
-        with tf.device("CPU:0"):
-            return tf.io.decode_png(contents, channels=3, dtype=tf.uint16).numpy()
-    return None
-
-
 def largest_value(contents):
     """The largest number in an image of more than 8 bits a channel, int; None if it has 8, or is broken."""
     try:
-        wide = _wide_pixels(_open(io.BytesIO(contents)), contents)
+        wide = as_stored.wide_pixels(_open(io.BytesIO(contents)), contents)
     except Exception:  # reading it with the others will say what is wrong
         return None
     return None if wide is None else int(wide.max())
-
-
-def _narrowed(wide, bit_depth):
-    """Integers [H, W, 1 or 3] -> uint8 [H, W, 3], the highest 8 of `bit_depth` bits."""
-    low, high = int(wide.min()), int(wide.max())
-    if low < 0 or high >> bit_depth:
-        raise ValueError(f"expected at most {bit_depth} bits per channel, as the data set has, found values {low} to "
-                         f"{high}")
-    return np.repeat((wide >> (bit_depth - 8)).astype(np.uint8), 3 // wide.shape[2], axis=2)
 
 
 def _with_pillow(contents, bit_depth=16, pixel_type=RGB):
@@ -126,7 +99,13 @@ def _with_pillow(contents, bit_depth=16, pixel_type=RGB):
         return types.levels_of(pixel_type, _eight_bits(contents, bit_depth))
     if (tiff := as_stored.of_tiff(contents, MAX_PIXELS)) is not None:
         return types.levels_of(pixel_type, tiff)
-    image = _open(io.BytesIO(contents))
+    try:
+        image = _open(io.BytesIO(contents))
+    except UnidentifiedImageError:
+        if not as_stored.is_tiff(contents) or as_stored.has_tiff_reader():
+            raise
+        raise ValueError("expected the package tifffile for a TIFF of such channels or bits (pip install tifffile), "
+                         "found none") from None
     image.load()
     pixels = as_stored.of_pillow(image, contents)
     turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation), np.asarray)
@@ -137,10 +116,10 @@ def _eight_bits(contents, bit_depth):
     """bytes -> uint8 [H, W, 3] by Pillow."""
     image = _open(io.BytesIO(contents))
     image.load()
-    wide = _wide_pixels(image, contents)
+    wide = as_stored.wide_pixels(image, contents)
     if wide is not None:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation), np.asarray)
-        return np.ascontiguousarray(turn(_narrowed(wide, bit_depth)))
+        return np.ascontiguousarray(turn(as_stored.narrowed(wide, bit_depth)))
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("expected 8 or 16 bits per channel, found floating-point numbers")
@@ -348,12 +327,12 @@ def header_size(contents):
 
 def check_header(path):
     """Raise BrokenImage if the file is not recognised as an image, or it is too large; decodes nothing."""
-    file = io.BytesIO(read_bytes(path)) if files.is_remote(path) else path
+    contents = read_bytes(path) if files.is_remote(path) else None
     try:
-        with _open(file):
+        with _open(path if contents is None else io.BytesIO(contents)):
             pass  # opening read the header
     except Exception as error:
-        if as_stored.tiff_size(file) is not None:
+        if as_stored.tiff_size(path if contents is None else io.BytesIO(contents)) is not None:
             return
         raise BrokenImage(f"{_MARK}{shown(path)}: {damage.of_file(path, error)}") from error
 

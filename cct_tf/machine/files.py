@@ -33,8 +33,8 @@ _remembered = None  # {path: bytes}, see `remembering`
 
 
 def is_remote(path):
-    """Whether a path, str or bytes, is the address of something elsewhere, such as `gs://bucket/run`."""
-    return (b"://" if isinstance(path, bytes) else "://") in path
+    """Whether a path (str, bytes or pathlib's) is the address of something elsewhere, such as `gs://bucket/run`."""
+    return "://" in os.fsdecode(path)
 
 
 def scheme(path):
@@ -118,14 +118,14 @@ def read(path, most=None):
     if not is_remote(path):
         with builtins.open(path, "rb") as file:
             return file.read() if most is None else file.read(most)
-    if _remembered is None:
+    name, remembered = os.fsdecode(path), _remembered
+    if remembered is None:
         with failure(path):
-            return remote_systems.system(path).read(os.fsdecode(path), most)
-    name = os.fsdecode(path)
-    if name not in _remembered:
+            return remote_systems.system(path).read(name, most)
+    if name not in remembered:
         with failure(path):
-            _remembered[name] = remote_systems.system(path).read(name, None)
-    return _remembered[name] if most is None else _remembered[name][:most]
+            remembered[name] = remote_systems.system(path).read(name, None)
+    return remembered[name] if most is None else remembered[name][:most]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from cct_tf import rng
 from cct_tf.augment.stages import on_device
-from cct_tf.data import label_kinds, pipeline
+from cct_tf.data import label_kinds, pipeline, sampler
 from cct_tf.images import decode
 from cct_tf.images.pixel_type import PixelType
 from cct_tf.pictures import fonts
@@ -63,7 +63,7 @@ class Sheet:
 
 
 def draw(split, class_names, transform, stages, sampling, rows, columns):
-    """The first images of the training, and their draws in the first epochs.
+    """The first images of the training, and their draws in the first epochs; with --sampler their first draws.
 
     Without mixing a draw is the very one that the training sees. With it the partner is the neighbouring row, and the
     share that of the step in which the first row's image comes.
@@ -81,42 +81,55 @@ def draw(split, class_names, transform, stages, sampling, rows, columns):
         Sheet.
     """
     with tf.device("CPU:0"), decode.broken_images_named():
-        chosen = _first_examples(split, sampling.seed, rows)
+        chosen = _first_examples(split, sampling, rows)
         originals, classes = _originals(split, transform, chosen)
-        draws = [_draws_of(chosen, split, sampling, epoch) for epoch in range(columns)]
+        places = _places(split, sampling, chosen, columns)  # [R, C]
+        draws = [_draws_of(chosen, split, sampling, column) for column in np.maximum(places, 0).T]
         # Not from a generator: TensorFlow keeps its function, and so the images, as long as the process lives.
         batches = tf.data.Dataset.from_tensor_slices({name: tf.stack([draw[name] for draw in draws])
                                                       for name in draws[0]})
         batches = list(pipeline.prepared_batches(batches, split, stages))
         pictures = [transform.unfinish(on_device(batch, stages)) for batch in batches]
     class_names, draws = fonts.readable(class_names), np.stack(pictures, axis=1).astype(np.float32)
+    draws[places < 0] = np.nan
     captions = ()
     if any(stage.name == "mix" for stage in stages):
         labels = np.stack([batch["label"] for batch in batches], axis=1)  # [R, C, K]
         captions = _mixtures(labels, next(stage for stage in stages if stage.name == "labels"), classes, class_names)
+        captions = tuple(tuple(text if place >= 0 else "" for text, place in zip(*row, strict=True))
+                         for row in zip(captions, places, strict=True))
     titles = tuple(", ".join(label_kinds.names(label, class_names)) for label in classes)
-    epochs = tuple(f"epoch {epoch}" for epoch in range(columns))
-    return Sheet(transform.shown(originals), draws, titles, epochs, captions)
+    head = "epoch {}" if sampling.sampler == "none" else "draw {}"
+    heads = tuple(head.format(column) for column in range(columns))
+    return Sheet(transform.shown(originals), draws, titles, heads, captions)
 
 
-def first_image(split, transform, seed):
+def first_image(split, transform, sampling):
     """The first image of the training as the evaluation would prepare it, [S, S, C]."""
     with tf.device("CPU:0"), decode.broken_images_named():
-        return _originals(split, transform, _first_examples(split, seed, 1))[0][0]
+        return _originals(split, transform, _first_examples(split, sampling, 1))[0][0]
 
 
-def _first_examples(split, seed, count):
+def _first_examples(split, sampling, count):
     """The first examples of the training: dict of tensors [count], without their epoch."""
-    examples = next(iter(split.reader.order(seed, count, 0, 1)))
+    examples = next(iter(pipeline.order(split, sampling, count, 0, 1)))
     return {name: value for name, value in examples.items() if name != "epoch"}
 
 
-def _draws_of(chosen, split, sampling, epoch):
-    """The batch of one column, as `pipeline.prepared_batches` takes it."""
-    index, new = chosen["index"], sampling.num_images
-    place = split.reader.place_in_epoch(sampling.seed, epoch, index) + epoch * split.num_examples
+def _places(split, sampling, chosen, columns):
+    """Where the examples are drawn, int64 [R, C]: once an epoch, or with a sampler by chance, -1 where not so often."""
+    if sampling.sampler == "none":
+        return np.stack([split.reader.place_in_epoch(sampling.seed, epoch, chosen["index"]).numpy()
+                         + epoch * split.num_examples for epoch in range(columns)], axis=1)
+    draw = sampler.draws(sampling.sampler, split.labels, sampling.seed)
+    return sampler.next_places(draw, len(chosen["index"]), columns)
+
+
+def _draws_of(chosen, split, sampling, place):
+    """The batch of one column, whose places are int64 [R], as `pipeline.prepared_batches` takes it."""
+    place, new = tf.constant(place, tf.int64), sampling.num_images
     position = place // new * sampling.batch_size + place % new  # of the first copy, where images are repeated
-    return chosen | {"position": position, "epoch": tf.fill(tf.shape(index), tf.constant(epoch, tf.int64)),
+    return chosen | {"position": position, "epoch": place // split.num_examples,
                      "seed": rng.fold(sampling.seed, rng.Stream.EXAMPLE, position)}
 
 

@@ -27,7 +27,7 @@ class Inspection:
 
     def __init__(self, split, transform, class_names):
         self._split, self._class_names = split, class_names
-        self._shown = transform.shown
+        self._as_seen = transform.shown
         self._stages, self._several = transform.evaluation_stages(len(class_names)), transform.multilabel
         self._shown = None
 
@@ -76,7 +76,7 @@ class Inspection:
         for batch in batches:
             labels = batch["label"][:left].numpy()
             labels = list(labels) if self._several else np.argmax(labels, axis=1).tolist()
-            shown = self._shown(batch["image"][:left].numpy())
+            shown = self._as_seen(batch["image"][:left].numpy())
             yield on_device(batch, self._stages)[:left], shown, labels
             left -= len(labels)
             if not left:

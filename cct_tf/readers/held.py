@@ -48,11 +48,15 @@ class Held(Reader):
 
     @property
     def held_bytes(self):
-        return math.prod(self.tensor.shape) * self.tensor.dtype.size
+        return math.prod(self.tensor.shape) * self._level_bytes
+
+    @property
+    def _level_bytes(self):
+        return tf.as_dtype(self.tensor.dtype).size
 
     @property
     def pixel_type(self):
-        return PixelType(self.tensor.shape[-1], 8 * self.tensor.dtype.size)
+        return PixelType(self.tensor.shape[-1], 8 * self._level_bytes)
 
     def sizes(self, most=256):
         return np.array([self.image_shape], np.float64)
@@ -72,7 +76,7 @@ class Held(Reader):
         return dataclasses.replace(self, indices=self.indices[places])
 
     def map_pixels(self, function):
-        image_bytes = math.prod(self.tensor.shape[1:]) * self.tensor.dtype.size
+        image_bytes = math.prod(self.tensor.shape[1:]) * self._level_bytes
         size = tensors.batch_within(_BLOCK_BYTES, image_bytes)
         rows = self._rows
 

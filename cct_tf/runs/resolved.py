@@ -35,8 +35,7 @@ class Resolved:
             see `datasets.recorded_files`. None: not recorded, or none may be.
         found_broken: tuple of dicts of the images found broken since, see `assembly.found_broken`.
         data_rules: dict of the fields of `source.Rules`. None: recorded by version 0, see `source.rules_of`.
-        own_code: dict of the CRC-32 of the files of --dataset, --model and --augment, hex digits, by what names them;
-            or None.
+        own_code: dict of the CRC-32 of the files of --dataset, --model and --augment by what names them; or None.
         teachers: tuple of the CRC-32 of the weights of --teacher, hex digits; or None.
 
     Of the run (converted weights have none of it):

@@ -10,7 +10,7 @@ import json
 import os
 
 from cct_tf.errors import UserError
-from cct_tf.settings import config as config_lib
+from cct_tf.settings import consistency
 
 _EXAMPLE = '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}'
 
@@ -146,7 +146,7 @@ def check(config, cluster):
     if cluster is None:
         return
     size, workers = config.optim.batch_size, cluster.num_workers
-    config_lib.check_pieces(size, workers * (config.run.num_replicas or 1), config.run.accumulate_steps or 1)
-    if config_lib.mixes(config.augment) and size // workers % 2:
+    consistency.check_pieces(size, workers * (config.run.num_replicas or 1), config.run.accumulate_steps or 1)
+    if consistency.mixes(config.augment) and size // workers % 2:
         raise UserError("--batch_size: expected an even number of images for each worker with --mixup_alpha and "
                         f"--cutmix_alpha, which mix neighbours, found {size} for {workers} workers")

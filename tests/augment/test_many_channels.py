@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from cct_tf.augment import image_ops, pillow_resize
+from cct_tf.augment import image_ops, pillow_resize, simd_resize
 from cct_tf.augment.mix import Mix
 from cct_tf.augment.transform import Transform, from_config
 from cct_tf.images.pixel_type import PixelType
@@ -96,3 +96,11 @@ def test_pictures_of_sixteen_bits_are_stretched_around_their_mean():
     np.testing.assert_array_equal(transform.shown(levels)[0, :, 0], [0, 0, 128, 255, 255])
     finished = transform.finish(tf.constant(levels[None])).numpy()
     np.testing.assert_allclose(transform.unfinish(finished)[0], transform.shown(levels) / 255, atol=0.5 / 255 + 1e-5)
+
+
+def test_grey_is_resized_the_fast_way_too():
+    pytest.importorskip("cykooz_resizer")
+    grey = _levels([40, 50, 1], np.uint8)
+    exact, fast = (resize(grey, (3.0, 5.0, 40.0, 30.0), True, 16) for resize in (pillow_resize.resized,
+                                                                                simd_resize.resized))
+    assert fast.shape == (16, 16, 1) and np.abs(exact.astype(int) - fast).max() <= 1

@@ -133,7 +133,7 @@ def test_a_copy_that_fails_is_said_once_and_tried_again(folder, place, monkeypat
     copier = backup.Backup(folder, place, said.append)
     with copier:
         copier.changed()
-        for _ in range(200):
+        for _ in range(2000):
             if len(tries) >= 6:
                 break
             copier._thread.join(0.05)

@@ -89,9 +89,9 @@ def test_the_scale_keeps_gradients_that_float16_would_lose():
 
 def test_the_scale_halves_at_once_and_doubles_after_many_good_updates():
     scale = LossScale()
-    found = []
+    follow, found = tf.function(scale.follow), []
     for done in [True] * (GOOD_UPDATES - 1) + [False] + [True] * (GOOD_UPDATES + 1):
-        scale.follow(tf.constant(done))
+        follow(tf.constant(done))
         found.append(float(scale.scale))
     # The good updates before the skipped one don't count.
     assert found == [START] * (GOOD_UPDATES - 1) + [START / 2] * GOOD_UPDATES + [START] * 2
