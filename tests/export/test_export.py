@@ -239,7 +239,7 @@ def _spoilt(spoil):
     def of_prepared_images(model, metadata):
         right = _OF_PREPARED(model, metadata)
         return network._traced(lambda images: {"probabilities": tf.identity(
-            spoil(images, right(images)["probabilities"]), name="probabilities")}, metadata.image_size)
+            spoil(images, right(images)["probabilities"]), name="probabilities")}, metadata.image_size, metadata.pixel_type)
 
     return of_prepared_images
 
