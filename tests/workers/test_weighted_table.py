@@ -1,0 +1,39 @@
+"""Two processes on a table whose images and classes have weights: they compute what one does."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cct_tf.settings import config
+from tests import chaos
+from tests.training import tiny
+from tests.workers.test_end_to_end import _the_tests_own_python, losses  # noqa: F401
+
+pytestmark = pytest.mark.slow
+STEPS = 8
+RUN = tiny.EVERYTHING_RANDOM | {
+    "dataset": "table", "validation_fraction": 0.25, "class_weights": "a=3", "mixup_alpha": 0.8, "train_steps": STEPS,
+    "eval_batch_size": 8, "startup_timeout": 180}
+
+
+def _table(folder, several):
+    """A table of 32 images of mixed sizes with weights, of two classes, or of any number of three."""
+    draws, rows = np.random.default_rng(0), ["path,label,weight"]
+    for index in range(32):
+        Image.fromarray(draws.integers(0, 256, [9 + index % 3, 10, 3], np.uint8)).save(folder / f"{index}.png")
+        labels = "abc"[:index % 4] if several else "ab"[index % 4 == 0]
+        rows.append(f"{index}.png,{';'.join(labels)},{index / 16}")
+    (folder / "table.csv").write_text("\n".join(rows))
+
+
+@pytest.mark.parametrize("more", [{"sampler": "balanced"}, {"task": "multilabel"}], ids=["sampler", "multilabel"])
+def test_two_workers_compute_what_one_process_does(more, tmp_path, monkeypatch):
+    _table(tmp_path, "task" in more)
+    given = RUN | more | {"data_dir": str(tmp_path / "table.csv")}
+    monkeypatch.setattr(chaos, "FLAGS", [f"--{name}={value}" for name, value in given.items()])
+    run = chaos.Launched(tmp_path / "two")
+    tiny.start(config.from_dict(given | {"workdir": str(tmp_path / "one")})).run(tiny.NoInterrupts())
+    assert run.finish()[0] == 0, run.tail()
+    expected = losses(tmp_path / "one", STEPS)
+    assert len(set(expected)) == STEPS
+    np.testing.assert_allclose(losses(tmp_path / "two", STEPS), expected, rtol=1e-5)
