@@ -210,7 +210,7 @@ def test_an_error_is_an_exception_with_the_line_of_the_command(trained, tmp_path
     ("batch_size", None, "found None"), ("learning_rate", "0.1", "a number of at least 0, found '0.1'"),
     ("learning_rate", float("nan"), "found nan"), ("learning_rate", 10**400, "a number"),
     ("deterministic", 1, "true or false, found 1"), ("deterministic", "yes", "true or false"),
-    ("mean", (0.1, 0.2), "1 or 3 numbers"), ("mean", ("0.1",), "numbers"), ("flip", True, "one of random"),
+    ("color_jitter", (0.1, 0.2), "1 or 3 or 4 numbers"), ("mean", ("0.1",), "numbers"), ("flip", True, "one of random"),
     ("flip", "randm", "did you mean 'random'"), ("dataset", 3, "a text"), ("workdir", 3, "a path"),
     ("batchsize", 16, "did you mean 'batch_size'"), ("optimiser", "sgd", "did you mean 'optimizer'")])
 def test_values_are_python_values_of_the_right_type_and_range(tmp_path, name, value, named):
