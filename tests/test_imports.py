@@ -37,7 +37,7 @@ ALLOWED = {
                  "rng"),
     "inspection": ("data", "readers", "images"),
     "assembly": ("runs", "engine", "optim", "datasets", "data", "readers", "images", "augment", "policies", "models",
-                 "convert", "workers", "settings", "machine", "errors"),
+                 "convert", "workers", "settings", "machine", "sizes", "errors"),
     "evaluation": ("assembly", "pictures", "engine", "datasets", "data", "readers", "images", "augment", "policies",
                    "models", "workers", "machine", "sizes", "errors"),
     "training": ("evaluation", "assembly", "pictures", "runs", "engine", "optim", "datasets", "data", "readers",

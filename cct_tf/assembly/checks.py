@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from cct_tf.assembly import own
+from cct_tf.assembly import own, teachers
 from cct_tf.augment import simd_resize
 from cct_tf.convert import names
 from cct_tf.datasets import registry
@@ -111,6 +111,7 @@ def check_config(config, part=None, stream=None):
 def check_training(config, stream=None):
     """As `check_config`, with what only training reads."""
     classes = check_config(config, stream=stream)
+    teachers.find(config)
     if classes is None:
         class_weights.read(config.optim.class_weights)
     else:

@@ -4,6 +4,7 @@ import dataclasses
 
 from cct_tf.assembly import initial_weights, networks, tuning
 from cct_tf.engine import losses
+from cct_tf.engine.distillation import Distillation, Teachers
 from cct_tf.engine.loss_scale import LossScale
 from cct_tf.engine.state import TrainState
 from cct_tf.engine.step import TrainStep
@@ -28,6 +29,7 @@ class Assembly:
         train_step: `step.TrainStep`.
         trackable: tf.train.Checkpoint of all of these, see `checkpoint.make_trackable`.
         adapted: `transfer.AdaptedWeights` that the network starts from, or None.
+        teachers: list of the CRC-32 of the teachers' weights, eight hex digits.
     """
 
     model: object
@@ -38,10 +40,11 @@ class Assembly:
     train_step: TrainStep
     trackable: object
     adapted: object = None
+    teachers: list = dataclasses.field(default_factory=list)
 
 
 def assemble(config, devices, num_classes, train_split, total_steps, resolved=None, pretrained=None, classes=(),
-             prepare=None):
+             prepare=None, load_teachers=list):
     """`Assembly` of a run with its initial weights.
 
     Args:
@@ -54,6 +57,7 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         pretrained: `transfer.PretrainedWeights` to start from, or None.
         classes: names of the K classes, compared with those that the weights were trained for.
         prepare: see `step.TrainStep`.
+        load_teachers: function without arguments that gives what `teachers.load` does.
     """
     optim, run = config.optim, config.run
     with devices.strategy.scope():
@@ -68,6 +72,7 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         # needs that of a third copy, and one that is broken off leaves the wrong weights in the run. The price is
         # that the forward pass of evaluation is traced twice (CCT-7: about 2 s more).
         averaged = networks.build_model(config, num_classes) if optim.ema_decay else None
+        taught = load_teachers()
     if model.variant is None:
         own.judge(model)
     ema = None
@@ -82,6 +87,17 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         example_loss=losses.make_loss(optim, train_split, num_classes, config.data.task,
                                       class_weights.of_classes(optim.class_weights, classes)),
         max_skipped_updates=optim.max_skipped_updates, jit=chosen.jit.value, fast_forms=run.fast_forms,
-        recompute=run.recompute, ema=ema, prepare=prepare, example_accuracy=losses.make_accuracy(config.data.task))
+        recompute=run.recompute, ema=ema, prepare=prepare, example_accuracy=losses.make_accuracy(config.data.task),
+        teachers=_teachers(config.distill, taught))
     trackable = checkpoint.make_trackable(model, optimizer, state, averaged)
-    return Assembly(model, averaged, optimizer, state, chosen, train_step, trackable, adapted)
+    return Assembly(model, averaged, optimizer, state, chosen, train_step, trackable, adapted,
+                    [checksum for _, checksum in taught])
+
+
+def _teachers(distill, taught):
+    """`distillation.Teachers` of what `teachers.load` gives, or None without any."""
+    if not taught:
+        return None
+    how = Distillation(distill.distill, distill.distill_weight, distill.distill_temperature,
+                       distill.distill_standardize)
+    return Teachers(how, [run for run, _ in taught])

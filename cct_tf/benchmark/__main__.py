@@ -80,6 +80,9 @@ def _check(settings, own):
     runtime.check_backend()
     if own["what"] in _OF_COST:
         checks.require_ours(f"--what={own['what']}", settings.model.model, "whose cost is known")
+    if own["what"] in _RANDOM_IMAGES and settings.distill.teacher:
+        raise UserError(f"--teacher: expected none with --what={own['what']}, for --what=loop measures it, found "
+                        f"{settings.distill.teacher!r}")
     if own["what"] in _RANDOM_IMAGES:
         checks.check_model(settings.model, settings.augment.image_size)
     else:

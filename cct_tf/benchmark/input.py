@@ -14,7 +14,7 @@ import tensorflow as tf
 from cct_tf.assembly import checks, inputs
 from cct_tf.augment.stages import BATCH, DEVICE, of_place
 from cct_tf.benchmark import measuring
-from cct_tf.data import pipeline
+from cct_tf.data import holding, pipeline
 from cct_tf.images import decode
 from cct_tf.machine import runtime
 from cct_tf.readers import headers, tensors
@@ -30,7 +30,7 @@ def timed_parts(split, stages, sampling):
     """The host's stages, each by itself on batches that are at hand.
 
     Args:
-        split: `source.Split`, after `pipeline.hold_at_size`.
+        split: `source.Split`, after `holding.hold_at_size`.
         stages: tuple of `stages.Stage`, of `Transform.training_stages`.
         sampling: `pipeline.Sampling`.
 
@@ -129,7 +129,7 @@ def measure(config, console, repeats, seconds):
     sampling, stages = inputs.make_sampling(config), inputs.training_stages(config, images, transform)
     size, opened = sampling.batch_size, images.source.splits["train"]
     with console.phase("preparing what is measured"), tf.device("CPU:0"):
-        split = pipeline.hold_at_size(opened, stages)
+        split = holding.hold_at_size(opened, stages)
         parts = timed_parts(split, stages, sampling)
         measured = parts | {"whole": pipeline.train_batches(split, stages, sampling, 0, _ENDLESS),
                             "decoding": decoding(opened, size)}

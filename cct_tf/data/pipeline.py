@@ -18,33 +18,22 @@ A batch is a dict
     "broken" float32 [B], in evaluation alone, 1 for images that can't be decoded, see `readers.broken`
     "STAGE/PARAMETER"  [B, ...], what the stages on the device have to know
 
-Legend: B batch, S S height and width of the network's input, which need not be equal, C channels, K
-classes, n examples.
+Legend: B batch, S S height and width of the network's input, which need not be equal, C channels, K classes, n
+examples.
 """
 
 import dataclasses
 import math
 
-import numpy as np
 import tensorflow as tf
 
-from cct_tf import rng, sizes
+from cct_tf import rng
 from cct_tf.augment import stages as stages_lib
-from cct_tf.data import label_kinds, sampler
-from cct_tf.errors import UserError
-from cct_tf.images import decode, parts
-from cct_tf.readers import budget, progress, tensors
-from cct_tf.readers.held import Held
+from cct_tf.data import holding, reading, sampler
+from cct_tf.readers import budget, tensors
 from cct_tf.readers.reader import as_written
 
-# Bytes of held images as float32, in blocks of a set that is brought to the network's size, and in the largest batch
-# that is resized at once; others are image by image. No part of the budget, for the last bits depend on them.
-_BLOCK_BYTES, _BATCH_BYTES = 2**26, 2**28
-_RESIZING = {"matrix": 12, "pillow": 4}  # bytes a level of an image, taken while it is resized
 _STAGING = 4  # times a batch of levels, taken by a call of the stages of the host: what goes in, comes out, between
-_FLOAT = 4  # bytes of a level as float32
-_MOST_HELD = 2 * 2**30  # bytes; a held set that would be larger at the network's size is resized batch by batch
-_GROUP = 8  # images that are loaded by one call where they may be broken
 _WHOLE = (0, 1)  # the share of a worker that is alone
 
 
@@ -104,244 +93,6 @@ def _rows_of(share, size):
     return slice(worker * number, (worker + 1) * number)
 
 
-def hold_at_size(split, stages, stream=None):
-    """`split` with its held images brought to the network's size once, where that is done the same way each time.
-
-    The pixels are the same as when each batch is resized, so what is held is a matter of speed and memory alone.
-
-    Args:
-        split: `source.Split`.
-        stages: tuple of `stages.Stage`.
-        stream: text stream for progress, or None.
-
-    Returns:
-        Split: a new one, or the same.
-    """
-    reader, resize = split.reader, stages_lib.resize_stage(stages)
-    if resize.is_random or reader.at_network_size:
-        return split
-    if reader.image_shape is None:
-        return _read_once(split, stages, resize, stream) if _has_room(split, resize.size) else split
-    kind = reader.pixel_type
-    target = sizes.sides(resize.size)
-    if reader.image_shape == target and resize.crop_pct == 1.0:
-        return split  # nothing to do, now or later
-    if split.num_examples * _pixel_bytes(kind, resize.size) > _MOST_HELD:
-        return split
-    if resize.resampler == "pillow":
-        return _read_once(split, stages, resize, stream)
-    apply = tf.function(lambda images: resize.apply({"image": images}, {})["image"], autograph=False)
-    resized = tensors.empty_images([split.num_examples, *target, kind.channels], kind.dtype)
-    block = resize.block or tensors.batch_within(_BLOCK_BYTES, _float_bytes(reader))
-    with _shown(split, stream) as advance, tf.device("CPU:0"):  # where tf.data resizes too: others round otherwise
-        for start in range(0, split.num_examples, block):
-            places = np.arange(start, min(start + block, split.num_examples))
-            resized[places[0]:places[-1] + 1] = apply(reader.gather(places)).numpy()
-            advance(len(places))
-    reader = Held(tensors.as_tensor(resized), np.arange(split.num_examples), at_network_size=True)
-    return dataclasses.replace(split, reader=reader)
-
-
-def _shown(split, stream):
-    """The progress of bringing the images of a split to the network's size, as `progress.count` gives it."""
-    return progress.count(split.num_examples, f"preparing the {split.name} images", stream)
-
-
-def _has_room(split, size):
-    """Whether a split of mixed sizes is held at the network's size: within --in_memory_gib, and half the free memory.
-
-    A training split that streams keeps its order, which one that is held hasn't.
-    """
-    image_bytes = _pixel_bytes(split.reader.pixel_type, size)
-    if image_bytes > split.room or (split.name == "train" and split.reader.own_columns):
-        return False
-    try:
-        tensors.require_memory(2 * split.num_examples * image_bytes, f"the {split.name} split")
-    except UserError:
-        return False
-    return True
-
-
-@decode.broken_images_named()
-def _read_once(split, stages, resize, stream):
-    """The split with its images at the network's size, held, and their labels."""
-    n, size = split.num_examples, min(split.num_examples, tensors.MOST_IMAGES)
-    kind = split.reader.pixel_type
-    images = tensors.empty_images([n, *sizes.sides(resize.size), kind.channels], kind.dtype)
-    labels = np.zeros(n, np.int32) if split.labels is None else np.zeros_like(label_kinds.as_held(split.labels))
-    weights, masked = None if split.weights is None else split.weights.copy(), np.zeros(n, bool)
-
-    @as_written
-    def unseeded(batch):
-        return {name: tf.ensure_shape(column, [size]) for name, column in batch.items()} | {
-            "seed": tf.zeros([size], tf.uint32), "mask": tf.ones([size])}
-
-    with _shown(split, stream) as advance, tf.device("CPU:0"):
-        batches = tensors.by_reference(_read(split.reader.in_order(size).map(unseeded), split, resize,
-                                             _num_classes(stages)))
-        for start, batch in zip(range(0, n, size), batches.as_numpy_iterator(), strict=True):
-            images[start:start + size] = batch["image"][:n - start]
-            labels[start:start + size] = batch["class"][:n - start]
-            masked[start:start + size] = batch["mask"][:n - start] == 0
-            if weights is not None:  # as the label: those of the image that stands for a broken one
-                weights[start:start + size] = batch["weight"][:n - start]
-            advance(min(size, n - start))
-    reader = Held(tensors.as_tensor(images), np.arange(n), at_network_size=True)
-    return dataclasses.replace(split, reader=reader, labels=labels, masked=masked if masked.any() else None,
-                               weights=weights)
-
-
-def _float_bytes(reader):
-    """Bytes of one image as float32, of a reader whose images are of one size."""
-    return _FLOAT * reader.pixel_type.channels * math.prod(reader.image_shape)
-
-
-def _pixel_bytes(kind, size):
-    """Bytes of an image of a PixelType and a size, see `cct_tf.sizes`."""
-    return kind.num_bytes * math.prod(sizes.sides(size))
-
-
-def _read(batches, split, resize, num_classes):
-    """Add "image" [B, S, S, C], "class", int32 [B] or uint8 [B, K], and "weight" to batches with "seed".
-
-    Args:
-        resize: the stage that brings images to the network's size.
-    """
-    reader, kind = split.reader, split.reader.pixel_type
-    labels = None if reader.knows_labels else tensors.on_cpu(label_kinds.as_held(split.labels))
-    weights = None if split.weights is None else tensors.on_cpu(split.weights.astype(np.float32))
-    if reader.image_shape is not None:
-        return _read_batches(batches, reader, labels, weights, resize)
-
-    def prepared(example, may_fail):
-        if resize.takes_a_part:
-            return _part(reader, resize, example, may_fail)
-        image, label, place = reader.load_or_replace(example, may_fail)
-        return _resized_one(resize, image, example["seed"]), label, place
-
-    @as_written
-    def load(example, may_fail=False):
-        image, label, place = prepared(example, may_fail)
-        example = {name: value for name, value in example.items() if name not in reader.own_columns}
-        if reader.knows_labels:
-            with tf.control_dependencies([decode.require_label(label, num_classes, split.name)]):
-                label = tf.cast(tf.identity(label), tf.int32)
-        else:
-            label = tf.gather(labels, tf.where(place >= 0, place, example["index"]))
-        if weights is not None:
-            example["weight"] = tf.gather(weights, tf.where(place >= 0, place, example["index"]))
-        if reader.broken is not None and "mask" in example:
-            example |= _masks(example["mask"], place < 0)
-        return example | {"image": image, "class": label}
-
-    image_bytes = _RESIZING[resize.resampler] * kind.num_bytes * reader.most_pixels
-    if reader.can_fail:
-        calls = _parallel_calls(image_bytes + _GROUP * _pixel_bytes(kind, resize.size), budget.reading())
-        return _per_group(reader.fetch(batches), load, calls)
-    return _per_example(reader.fetch(batches), load, _parallel_calls(image_bytes, budget.reading()))
-
-
-def _masks(mask, is_broken):
-    """The columns of an evaluation where images may be broken: float32 of padding alone, bool -> dict of float32."""
-    is_broken = tf.cast(is_broken, tf.float32)
-    return {"mask": mask * (1.0 - is_broken), "broken": mask * is_broken}
-
-
-def _resized_one(resize, image, seed):
-    """One image of any size at the network's: [H, W, C], uint32 scalar -> [S, S, C]."""
-    batch, shape = {"image": image[None], "seed": seed[None]}, tf.unstack(tf.shape(image)[:2])
-    return resize.apply(batch, resize.sample(batch, shape))["image"][0]
-
-
-def _part(reader, resize, example, may_fail):
-    """A random part of one image at the network's size, [S, S, C]; label and place of `load_or_replace`."""
-    batch = {"seed": example["seed"][None]}
-
-    def box(height, width):
-        return resize.sample(batch, (height, width))["box"][0]
-
-    needed = sizes.sides(resize.size) if resize.fast else None
-    pixels, frame, label, place = reader.load_part(example, box, needed, may_fail)
-    params = resize.sample(batch, (frame[0], frame[1]))
-    params = params | {"box": parts.placed(params["box"][0], frame)[None]}
-    return resize.apply({"image": pixels[None]}, params)["image"][0], label, place
-
-
-def _read_batches(batches, reader, labels, weights, resize):
-    """`_read` of images of one size: batch by batch, or image by image where these are large."""
-    size = batches.element_spec["seed"].shape[0]
-    image_bytes = 0 if reader.at_network_size else _float_bytes(reader)
-
-    @as_written
-    def sample(batch):
-        batch = batch | {"class": tf.gather(labels, batch["index"])}
-        if weights is not None:
-            batch["weight"] = tf.gather(weights, batch["index"])
-        return batch, ({} if reader.at_network_size else resize.sample(batch, reader.image_shape))
-
-    @as_written
-    def gather(batch, params):
-        batch = batch | {"image": reader.gather(batch["index"])}
-        return batch if reader.at_network_size else resize.apply(batch, params)
-
-    @as_written
-    def gather_batch(batch):
-        return gather(*sample(batch))
-
-    @as_written
-    def gather_one(*example):
-        found = gather(*tf.nest.map_structure(lambda column: column[None], example))
-        return tf.nest.map_structure(lambda column: column[0], found)
-
-    one_by_one = resize.resampler == "pillow" or (size * image_bytes > _BATCH_BYTES and not resize.block)
-    one_bytes = _pixel_bytes(reader.pixel_type, resize.size)
-    if not reader.at_network_size:
-        one_bytes += _RESIZING[resize.resampler] * reader.pixel_type.num_bytes * math.prod(reader.image_shape)
-    if one_by_one and not reader.at_network_size:
-        return _per_example(batches.map(sample), gather_one, _parallel_calls(one_bytes, budget.reading()))
-    return batches.map(gather_batch, num_parallel_calls=_parallel_calls(size * one_bytes, budget.reading()))
-
-
-def _parallel_calls(call_bytes, share):
-    """AUTOTUNE, or fewer calls at once if they take so many bytes each that those of all threads exceed `share`."""
-    threads = tensors.threads_within(share, call_bytes)
-    return tf.data.AUTOTUNE if threads == tensors.num_threads() else threads
-
-
-def _per_example(batches, function, parallel_calls=tf.data.AUTOTUNE):
-    """Map a function over single examples, in parallel, and put the batches together again."""
-    size = tf.nest.flatten(batches.element_spec)[0].shape[0]
-    return batches.unbatch().map(function, num_parallel_calls=parallel_calls).batch(size, drop_remainder=True)
-
-
-def _per_group(batches, function, parallel_calls):
-    """As `_per_example`, of a function that fails for broken images if its second argument is True.
-
-    "Try, else" in a graph is a data set of its own, which takes 0.3 ms. So a few examples share one: all of them are
-    tried, and if one fails, `function` does without failing what it can do, one by one.
-    """
-    size = tf.nest.flatten(batches.element_spec)[0].shape[0]
-    group_size = math.gcd(size, _GROUP)
-
-    @as_written
-    def split(batch):
-        return tf.nest.map_structure(lambda column: tf.reshape(column, [-1, group_size, *column.shape[1:]]), batch)
-
-    @as_written
-    def joined(batch):
-        return tf.nest.map_structure(lambda column: tf.reshape(column, [size, *column.shape[2:]]), batch)
-
-    @as_written
-    def load(group):
-        examples = tf.data.Dataset.from_tensor_slices(group)
-        tried = examples.map(as_written(lambda example: function(example, True))).ignore_errors()
-        tried, careful = (found.batch(group_size, drop_remainder=True) for found in (tried, examples.map(function)))
-        return tried.concatenate(careful).take(1).get_single_element()
-
-    groups = batches.map(split).unbatch().map(load, num_parallel_calls=parallel_calls)
-    return groups.batch(size // group_size, drop_remainder=True).map(joined)
-
-
 def staged(batches, stages, finish=lambda batch: batch):
     """Batches after the stages of the host that take batches.
 
@@ -363,7 +114,7 @@ def staged(batches, stages, finish=lambda batch: batch):
         return finish(batch)
 
     image = batches.element_spec["image"]
-    calls = _parallel_calls(_STAGING * math.prod(image.shape) * image.dtype.size, budget.staging())
+    calls = reading.parallel_calls(_STAGING * math.prod(image.shape) * image.dtype.size, budget.staging())
     return tensors.by_reference(batches.map(run, num_parallel_calls=calls))
 
 
@@ -410,7 +161,7 @@ def read_batches(split, stages, sampling, start_step, num_steps):
         uint32 [B].
     """
     batches = _drawn(split, sampling, start_step, num_steps, _WHOLE)
-    return _prefetched(_read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages)))
+    return _prefetched(reading.read(batches, split, stages))
 
 
 def prepared_batches(batches, split, stages):
@@ -425,13 +176,9 @@ def prepared_batches(batches, split, stages):
         tf.data.Dataset of batch dicts.
     """
     if split.reader.image_shape is not None:  # of others only these may be wanted
-        split = hold_at_size(split, stages)
-    batches = _read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages))
+        split = holding.hold_at_size(split, stages)
+    batches = reading.read(batches, split, stages)
     return _shipped(batches, stages)
-
-
-def _num_classes(stages):
-    return next(stage.num_classes for stage in stages if stage.name == "labels")
 
 
 def padded_batch_size(eval_batch_size, n, num_replicas):
@@ -454,7 +201,7 @@ def evaluation_batches(split, stages, *, batch_size, share=_WHOLE, stream=None):
         tf.data.Dataset of batch dicts; padding repeats the last example with mask 0.
     """
     n, rows = split.num_examples, _rows_of(share, batch_size)
-    split = hold_at_size(dataclasses.replace(split, weights=None), stages, stream)
+    split = holding.hold_at_size(dataclasses.replace(split, weights=None), stages, stream)
     masked = split.masked
 
     @as_written
@@ -463,7 +210,7 @@ def evaluation_batches(split, stages, *, batch_size, share=_WHOLE, stream=None):
         batch = {name: tf.ensure_shape(column, [batch_size])[rows] for name, column in batch.items()}
         is_broken = tf.zeros(tf.shape(position), tf.bool) if masked is None else tf.gather(masked, batch["index"])
         mask = tf.cast(position < n, tf.float32)
-        return batch | {"seed": tf.zeros_like(position, tf.uint32)} | _masks(mask, is_broken)
+        return batch | {"seed": tf.zeros_like(position, tf.uint32)} | reading.masks(mask, is_broken)
 
     batches = split.reader.in_order(batch_size).enumerate().map(numbered)
-    return _prefetched(_shipped(_read(batches, split, stages_lib.resize_stage(stages), _num_classes(stages)), stages))
+    return _prefetched(_shipped(reading.read(batches, split, stages), stages))

@@ -33,6 +33,7 @@ class Gradients:
         fast_forms: bool, compile the forms of layers that were written for XLA, where there are such.
         recompute: bool, compute the blocks again in the backward pass, see `layers.recompute`.
         weighted: bool, whether the examples have weights.
+        distillation: `distillation.Distillation` from teachers, whose targets are given in each call; or None.
 
     Attributes:
         variables: list of keras.Variable, of the first argument of a call.
@@ -40,8 +41,8 @@ class Gradients:
     """
 
     def __init__(self, model, example_loss, batch_size, jit="off", kind="CPU", fast_forms=True, recompute=False,
-                 example_accuracy=losses.is_first, weighted=False):
-        self._weighted = weighted
+                 example_accuracy=losses.is_first, weighted=False, distillation=None):
+        self._weighted, self._distillation = weighted, distillation
         self._model = model
         self._example_loss, self._example_accuracy = example_loss, example_accuracy
         self._batch_size = batch_size
@@ -64,8 +65,9 @@ class Gradients:
         Returns:
             ConcreteFunction of (weights: list like `variables`; images float32 [m, S, S, 3]; labels float32 [m, K];
             seeds uint32 [m]; scale: float32, what the loss is multiplied by before its gradients; where examples are
-            weighted, their weights float32 [m], by which their losses are multiplied) -> (list of gradients, times
-            scale; loss; accuracy), sums over the examples divided by the global batch.
+            weighted, their weights float32 [m], by which their losses are multiplied; with teachers, their targets
+            float32 [m, K]) -> (list of gradients, times scale; loss; accuracy), sums over the examples divided by the
+            global batch.
         """
         if size not in self._traced:
             shape = [size, *sizes.sides(self._model.image_size), self._model.channels]
@@ -77,7 +79,8 @@ class Gradients:
                 experimental_attributes=None if self._jit == "all" else {"_noinline": True}).get_concrete_function(
                     weights, tf.TensorSpec(shape), tf.TensorSpec([size, self._model.num_classes]),
                     tf.TensorSpec([size], tf.uint32), tf.TensorSpec([]),
-                    *([tf.TensorSpec([size])] if self._weighted else []))
+                    *([tf.TensorSpec([size])] if self._weighted else []),
+                    *([tf.TensorSpec([size, self._model.num_classes])] if self._distillation else []))
         return self._traced[size]
 
     @contextlib.contextmanager
@@ -127,15 +130,17 @@ class Gradients:
             of_tokens = none  # a frozen tokenizer wants none, so XLA leaves it out
         return [none if gradient is None else gradient for gradient in gradients], of_tokens, loss, accuracy
 
-    def _judge(self, logits, labels, scale, of_examples=None):
+    def _judge(self, logits, labels, scale, *of_examples):
         """(loss, accuracy, scaled loss) of the micro-batch's part, scalars.
 
         The sum of w * loss is divided by the number of images, never by the sum of w: that of a part is not known.
         """
         logits = tf.cast(logits, tf.float32)
         each = self._example_loss(labels, logits)
-        if of_examples is not None:
-            each *= of_examples
+        if self._distillation:
+            each += self._distillation.loss(of_examples[-1], logits)
+        if self._weighted:
+            each *= of_examples[0]
         loss = tf.reduce_sum(each) / self._batch_size
         accuracy = tf.reduce_sum(self._example_accuracy(labels, logits)) / self._batch_size
         return loss, accuracy, loss * scale

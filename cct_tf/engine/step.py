@@ -43,6 +43,7 @@ class TrainStep:
         prepare: function of a replica's batch dict -> its images as the network takes them, float32 [b, S, S, 3]; None
             where "image" holds them already.
         weighted: bool, whether batches hold the weights of their examples, "weight".
+        teachers: `distillation.Teachers`, or None.
 
     Attributes:
         wait_seconds: float64 variable, time spent waiting for input since it was last set to zero. Deterministic
@@ -52,7 +53,7 @@ class TrainStep:
     def __init__(self, devices, model, optimizer, state, *, batch_size, accumulate_steps=1, clip_norm=None,
                  example_loss=losses.cross_entropy, max_skipped_updates=20, jit="off", fast_forms=True,
                  recompute=False, ema=None, prepare=None, example_accuracy=losses.is_first,
-                 weighted=False):
+                 weighted=False, teachers=None):
         self._devices = devices
         self._model = model
         self._variables = model.trainable_variables
@@ -66,7 +67,8 @@ class TrainStep:
         self._prepare = prepare or (lambda batch: batch["image"])
         self.wait_seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="wait_seconds")
         self._gradients = Gradients(model, example_loss, batch_size, jit, devices.kind, fast_forms, recompute,
-                                    example_accuracy, weighted)
+                                    example_accuracy, weighted, teachers and teachers.distillation)
+        self._teachers = teachers
         self._columns = ("label", "seed") + (("weight",) if weighted else ())
         self._micro_size, rest = divmod(batch_size, devices.num_replicas * accumulate_steps)
         if rest:
@@ -103,7 +105,8 @@ class TrainStep:
         return summed, loss, accuracy, norm, applies
 
     def _micro_batch(self, weights, parts, scale):
-        return self._gradients.for_size(self._micro_size)(weights, *parts[:3], scale, *parts[3:])
+        told = (self._teachers(parts[0]),) if self._teachers else ()
+        return self._gradients.for_size(self._micro_size)(weights, *parts[:3], scale, *parts[3:], *told)
 
     def _accumulated(self, weights, parts, scale):
         """Sum over the micro-batches, one after the other, in a loop of the graph."""

@@ -40,7 +40,7 @@ class Reader:
         image_shape: (H, W) of every image, where they are of one size and `gather` gets many at once by their places
             alone: such a reader knows no labels and has no columns of its own. Else None.
         holds_pixels: whether the images are held decoded.
-        at_network_size: whether the images are what the network takes already, see `pipeline.hold_at_size`.
+        at_network_size: whether the images are what the network takes already, see `holding.hold_at_size`.
         can_fail: whether an image may turn out to be broken, or missing, when it is loaded.
         broken: `broken.Broken` of a reader that bears broken images; None where one ends the command, or there is none.
         knows_labels: whether `load` gives labels; where it doesn't, the split has them.

@@ -35,7 +35,8 @@ class Resolved:
             see `datasets.recorded_files`. None: not recorded, or none may be.
         found_broken: tuple of dicts of the images found broken since, see `assembly.found_broken`.
         data_rules: dict of the fields of `source.Rules`. None: recorded by version 0, see `source.rules_of`.
-        own_code: dict of the CRC-32 of the files of --dataset and --augment, hex digits, by what names them; or None.
+        own_code: dict of the CRC-32 of the files of --dataset, --model and --augment by what names them; or None.
+        teachers: tuple of the CRC-32 of the weights of --teacher, hex digits; or None.
 
     Of the run (converted weights have none of it):
 
@@ -65,6 +66,7 @@ class Resolved:
     order: str | None = None
     data_rules: dict | None = None
     own_code: dict | None = None
+    teachers: tuple | None = None
     total_steps: int | None = None
     initial_weights: dict | None = None
     class_weights: tuple | None = None
@@ -96,7 +98,8 @@ class Resolved:
             found = {"num_workers": 1, "accumulate_steps": 1} | found
         known = {field.name: found[field.name] for field in dataclasses.fields(cls)
                  if field.name in found or field.default is dataclasses.MISSING}
-        for name in ("classes", "mean", "std", "fingerprints_before", "left_out", "found_broken", "class_weights"):
+        for name in ("classes", "mean", "std", "fingerprints_before", "left_out", "found_broken", "class_weights",
+                     "teachers"):
             if known.get(name) is not None:
                 known[name] = tuple(known[name])
         known["image_size"] = sizes.as_size(known["image_size"])

@@ -211,6 +211,23 @@ class OptimConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    """Distillation: what the network learns from trained ones."""
+
+    # `how`: a place. The weights themselves are recorded by their checksum, and others refused.
+    teacher: str | None = option(None, "networks to learn from: work folders (their best) or checkpoint folders, with "
+                                 "commas between them; of the same classes", how=True)
+    distill: str = option("soft", "soft: temperature^2 times the divergence from the teachers' softened probabilities "
+                          "(arXiv:1503.02531); hard: cross-entropy of the class they place first (arXiv:2012.12877)",
+                          choices=("soft", "hard"))
+    distill_weight: float = option(1.0, "what this is multiplied by, before it is added to the loss of the labels",
+                                   above=0.0)
+    distill_temperature: float = option(1.0, "temperature of soft", above=0.0)
+    distill_standardize: bool = option(False, "logits of both are brought to mean 0 and deviation 1 before, of soft "
+                                       "(arXiv:2403.01427)")
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """The run: where, how long, how often, on what."""
 
@@ -282,6 +299,7 @@ class Config:
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
+    distill: DistillConfig = DistillConfig()
     run: RunConfig = RunConfig()
 
     def value(self, name):

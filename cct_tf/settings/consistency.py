@@ -1,5 +1,7 @@
 """What the fields of a config have to agree in."""
 
+import dataclasses
+
 from cct_tf.errors import UserError
 from cct_tf.settings import class_weights, folds, measure
 
@@ -41,6 +43,7 @@ def check(config):
         raise UserError("--beta_1: expected above 0 with --optimizer=lion, found 0")
     _check_pixels(config)
     _check_task(config)
+    _check_distill(config)
     _check_batch(config)
     _check_warmup(optim)
     if optim.schedule == "constant" and optim.cooldown_epochs:
@@ -78,6 +81,22 @@ def _check_task(config):
                         f"{config.data.sampler!r}")
     if not class_weights.is_file(config.optim.class_weights):
         class_weights.read(config.optim.class_weights)
+
+
+def _check_distill(config):
+    """What the kinds of distillation take."""
+    distill = config.distill
+    for field in dataclasses.fields(distill):
+        name = field.name
+        if name == "teacher" or getattr(distill, name) == field.default:
+            continue
+        if not distill.teacher:
+            raise UserError(f"--{name}: expected it with --teacher, found none")
+        if distill.distill == "hard" and name in ("distill_temperature", "distill_standardize"):
+            raise UserError(f"--{name}: expected it with --distill=soft, found 'hard'")
+    if distill.teacher and config.data.task == "multilabel":
+        raise UserError("--teacher: expected none with --task=multilabel, whose classes are not one choice, found "
+                        f"{distill.teacher!r}")
 
 
 def _check_warmup(optim):

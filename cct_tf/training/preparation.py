@@ -7,11 +7,11 @@ of their protocol.
 import dataclasses
 import functools
 
-from cct_tf.assembly import checks, inputs, own, recorded_data, resolving
+from cct_tf.assembly import checks, inputs, own, recorded_data, resolving, teachers
 from cct_tf.assembly.devices import check_batch, make_devices
 from cct_tf.assembly.parts import Assembly, assemble
 from cct_tf.augment.stages import on_device, resize_stage
-from cct_tf.data import pipeline, sampler
+from cct_tf.data import holding, pipeline, sampler
 from cct_tf.errors import UserError
 from cct_tf.machine import memory
 from cct_tf.runs.resolved import Resolved
@@ -107,12 +107,15 @@ def prepare(config, workdir, start, console, devices=None, peers=None):
     data = _make_data(config, images, console)
     with console.phase(f"building {config.model.model}"):
         network = assemble(config, devices, source.num_classes, source.splits["train"], plan.total_steps, before,
-                           initial, source.class_names, functools.partial(on_device, stages=data.stages))
+                           initial, source.class_names, functools.partial(on_device, stages=data.stages),
+                           lambda: teachers.load(teachers.find(config), images))
+    teachers.check_same(before, network.teachers, config.run.accept_config_change, peers)
     for warning in network.adapted.warnings if network.adapted and peers.is_chief else ():
         console.warn(warning)
     start, status = coordination.restore(start, network.trackable, config, workdir, console, peers, source)
     found = initial and {"from": initial.name, "checksum": initial.checksum, "changes": network.adapted.changes}
     resolved = resolving.resolve_run(config, network.model, images, plan, devices, network.tuning, before, found)
+    resolved = dataclasses.replace(resolved, teachers=tuple(network.teachers) or None)
     _say_what_changed(before, resolved, console)
     return Prepared(config, workdir, console, devices, peers, data, plan, network, start, status, resolved)
 
@@ -126,7 +129,7 @@ def _make_data(config, images, console):
     if not resize_stage(stages).is_random:
         with console.phase("preparing the training images", with_progress=True), \
                 memory.data_named_when_out(config.data):
-            train_split = pipeline.hold_at_size(train_split, stages, console.stream)
+            train_split = holding.hold_at_size(train_split, stages, console.stream)
     return Data(images, transform, stages, inputs.make_sampling(config), train_split)
 
 

@@ -85,6 +85,15 @@ def _average(optim):
                         "best")]
 
 
+def _teachers(distill):
+    if not distill.teacher:
+        return []
+    how = "" if distill.distill == "hard" else f", temperature {distill.distill_temperature:g}" + (
+        ", logits standardised" if distill.distill_standardize else "")
+    return [("learns from", f"{listed(distill.teacher.split(','))}: {distill.distill}, weight "
+             f"{distill.distill_weight:g}{how}")]
+
+
 def _steps(plan):
     epochs = round(float(plan.epoch_of(plan.total_steps)), 2)
     return (f"{plan.total_steps:,} of {plan.batch_size} images ({plan.steps_per_epoch:,.1f} an epoch, {epochs:g} "
@@ -220,6 +229,7 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
         *_initial_weights(initial_weights),
         ("optimiser", _optimiser(optim, plan, config.data.task, source.splits["train"])),
         ("steps", _steps(plan)),
+        *_teachers(config.distill),
         *_average(optim),
         ("evaluation", _evaluation(config, plan, source)),
         ("devices", f"{devices.description}, {optim.batch_size // devices.num_replicas} images per replica"

@@ -13,7 +13,7 @@ from cct_tf import rng
 from cct_tf.augment import image_ops, stages
 from cct_tf.augment.mix import Mix
 from cct_tf.augment.transform import Transform
-from cct_tf.data import pipeline, source
+from cct_tf.data import holding, pipeline, reading, source
 from cct_tf.data.source import Split
 from cct_tf.evaluation.prediction import Network
 from cct_tf.images import decode
@@ -29,7 +29,7 @@ LABELS = (np.arange(N) % K).astype(np.int32)
 TRANSFORM = Transform(8, (0.5,), (0.25,), crop_padding=1, flip="random")
 
 
-per_example = pipeline._per_example
+per_example = reading._per_example
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_label_smoothing_spreads_its_share_over_all_classes(split):
 
 
 def test_held_images_of_another_size_are_resized_once(split):
-    held = pipeline.hold_at_size(split, Transform(16, (0.5,), (0.5,)).evaluation_stages(K))
+    held = holding.hold_at_size(split, Transform(16, (0.5,), (0.5,)).evaluation_stages(K))
     assert held.reader.image_shape == (16, 16)
     expected = Transform(16, (0.5,), (0.5,)).resize(tf.constant(IMAGES[ROWS]))
     assert np.array_equal(held.reader.tensor.numpy(), expected.numpy())
@@ -157,7 +157,7 @@ def test_held_images_are_fitted_once_whatever_the_path(split, size, crop_pct):
     transform = Transform(size, (0.0,), (1.0,), crop_pct=crop_pct)
     once = image_ops.center_fit(tf.constant(IMAGES[ROWS]), size, crop_pct).numpy() / 255.0
     way = transform.evaluation_stages(K)
-    for prepared in (split, pipeline.hold_at_size(split, way)):
+    for prepared in (split, holding.hold_at_size(split, way)):
         evaluated = pipeline.evaluation_batches(prepared, way, batch_size=N)
         np.testing.assert_allclose(stages.on_device(next(iter(evaluated)), way), once, atol=1e-6)
         order = rng.permutation(N, rng.fold_pair(4, rng.Stream.ORDER, 0)).numpy()
@@ -169,9 +169,9 @@ def test_images_too_large_for_a_batch_are_resized_one_by_one_to_the_same_pixels(
     transform = Transform(6, (0.0,), (1.0,), resized_crop=resized_crop)
     together = _train(split, 10, 0, 5, transform)
     calls = []
-    monkeypatch.setattr(pipeline, "_BATCH_BYTES", 0)
-    monkeypatch.setattr(pipeline, "_MOST_HELD", 0)
-    monkeypatch.setattr(pipeline, "_per_example", lambda *args: calls.append(args) or per_example(*args))
+    monkeypatch.setattr(reading, "_BATCH_BYTES", 0)
+    monkeypatch.setattr(holding, "_MOST_HELD", 0)
+    monkeypatch.setattr(reading, "_per_example", lambda *args: calls.append(args) or per_example(*args))
     singly = _train(split, 10, 0, 5, transform)
     # Random crops are products that XLA computes, of one image in another order than of ten.
     assert len(calls) == 1 and np.array_equal(singly["seed"], together["seed"])
@@ -185,13 +185,13 @@ def test_runs_of_before_are_resized_in_their_blocks_to_the_bit(monkeypatch):
     images = np.random.default_rng(5).integers(0, 256, (number, 40, 30, 3), np.uint8)
     split = Split("train", Held(tf.constant(images), np.arange(number)), number, np.zeros(number, np.int32))
     transform = Transform(16, (0.5,), (0.5,), resize_block=source.rules_of(Resolved(8, (), {})).resize_block)
-    monkeypatch.setattr(pipeline, "_BLOCK_BYTES", 0)
-    monkeypatch.setattr(pipeline.tensors, "batch_within", lambda *args: calls.append(args) or 1)
-    held = pipeline.hold_at_size(split, transform.evaluation_stages(K)).reader.tensor.numpy()
+    monkeypatch.setattr(holding, "_BLOCK_BYTES", 0)
+    monkeypatch.setattr(holding.tensors, "batch_within", lambda *args: calls.append(args) or 1)
+    held = holding.hold_at_size(split, transform.evaluation_stages(K)).reader.tensor.numpy()
     resize = tf.function(transform.resize)
     expected = np.concatenate([resize(tf.constant(images[start:start + 256])).numpy() for start in (0, 256)])
     assert np.array_equal(held, expected) and not calls
-    pipeline.hold_at_size(split, Transform(16, (0.5,), (0.5,)).evaluation_stages(K))
+    holding.hold_at_size(split, Transform(16, (0.5,), (0.5,)).evaluation_stages(K))
     assert calls  # new runs bound their blocks
 
 
@@ -258,8 +258,8 @@ def test_a_split_prepared_once_has_the_pixels_and_labels_of_one_prepared_each_ti
     split = _streamed(images, tmp_path) if kind == "streamed" else split
     transform = Transform(24, (0.0,), (1.0,), crop_pct=0.9, resampler=resampler, flip="random")
     way, roomy = transform.evaluation_stages(K), dataclasses.replace(split, room=24 * 24 * 3)
-    assert pipeline.hold_at_size(roomy, way).reader.at_network_size
-    kept = pipeline.hold_at_size(dataclasses.replace(split, room=24 * 24 * 3 - 1), way).reader.at_network_size
+    assert holding.hold_at_size(roomy, way).reader.at_network_size
+    kept = holding.hold_at_size(dataclasses.replace(split, room=24 * 24 * 3 - 1), way).reader.at_network_size
     assert kept == (kind == "held")  # whose images are in memory already
     for size in (4, 7, 10):
         batches = [list(pipeline.evaluation_batches(each, way, batch_size=size).as_numpy_iterator())
@@ -271,11 +271,11 @@ def test_a_split_prepared_once_has_the_pixels_and_labels_of_one_prepared_each_ti
                 assert np.array_equal(plain[name][real], held[name][real]), name
     if kind != "streamed":
         way = transform.training_stages(K)
-        plain, held = (_train(each, 4, 0, 5, transform) for each in (split, pipeline.hold_at_size(roomy, way)))
+        plain, held = (_train(each, 4, 0, 5, transform) for each in (split, holding.hold_at_size(roomy, way)))
         assert all(np.array_equal(plain[name], held[name]) for name in plain)
     else:  # held images would come in another order
         stream = dataclasses.replace(roomy, name="train")
-        assert pipeline.hold_at_size(stream, transform.training_stages(K)) is stream
+        assert holding.hold_at_size(stream, transform.training_stages(K)) is stream
 
 
 @pytest.mark.parametrize(("kind", "resampler"), [("held", "matrix"), ("held", "pillow"), ("mixed sizes", "pillow")])
@@ -287,8 +287,8 @@ def test_what_is_prepared_once_shows_how_far_it_is(kind, resampler, monkeypatch)
         shown.append((total, what, stream))
         yield shown.append
 
-    monkeypatch.setattr(pipeline.progress, "count", count)
-    monkeypatch.setattr(pipeline.tensors, "MOST_IMAGES", 3)
+    monkeypatch.setattr(holding.progress, "count", count)
+    monkeypatch.setattr(holding.tensors, "MOST_IMAGES", 3)
     split, way = _photographs(kind)[0], Transform(24, (0.0,), (1.0,), resampler=resampler).evaluation_stages(K)
     roomy = dataclasses.replace(split, room=24 * 24 * 3)
     pipeline.evaluation_batches(roomy, way, batch_size=7, stream="the terminal")

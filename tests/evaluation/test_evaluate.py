@@ -111,6 +111,8 @@ class _AsTheyAre:
     def resize(self, images):
         return images
 
+    shown = resize
+
 
 def test_images_of_mistakes_come_from_every_kind_of_reader(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, [6, 8, 8, 3]).astype(np.uint8)

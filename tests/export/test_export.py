@@ -238,8 +238,12 @@ def _spoilt(spoil):
     """`network.of_prepared_images` with a function of the images and the probabilities behind it."""
     def of_prepared_images(model, metadata):
         right = _OF_PREPARED(model, metadata)
-        return network._traced(lambda images: {"probabilities": tf.identity(
-            spoil(images, right(images)["probabilities"]), name="probabilities")}, metadata.image_size)
+
+        def spoilt(images):
+            shares = spoil(images, right(images)["probabilities"])
+            return {"probabilities": tf.identity(shares, name="probabilities")}
+
+        return network._traced(spoilt, metadata.image_size, metadata.pixel_type)
 
     return of_prepared_images
 

@@ -11,6 +11,7 @@ from cct_tf.data.source import Split
 from cct_tf.errors import UserError
 from cct_tf.export import check, formats, samples
 from cct_tf.export.check import Comparison
+from cct_tf.images.pixel_type import RGB
 from cct_tf.machine.console import Console
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.held import Held
@@ -49,24 +50,24 @@ def test_images_and_labels_come_evenly_spread_from_every_kind_of_reader(pixels, 
 
 
 def test_files_are_evenly_spread_and_at_least_one_can_be_read(pixels, tmp_path, capfd):
-    found = samples.of_files([tmp_path / f"{number}.png" for number in range(6)], 3, 16, Console())
+    found = samples.of_files([tmp_path / f"{number}.png" for number in range(6)], 3, (16, RGB), Console())
     for _ in range(2):
         assert np.array_equal(list(found.images), pixels[[0, 2, 4]]) and found.labels is None
     (tmp_path / "text.png").write_text("none")
     with pytest.raises(UserError, match="at least one image"):
-        samples.of_files([tmp_path / "text.png"], 3, 16, Console())
+        samples.of_files([tmp_path / "text.png"], 3, (16, RGB), Console())
 
 
 def test_no_file_is_held(pixels, tmp_path, monkeypatch):
     read, held = samples.read_image, []
 
-    def counted(path, bit_depth):
-        image = read(path, bit_depth)
+    def counted(*args):
+        image = read(*args)
         held.append(weakref.ref(image))
         return image
 
     monkeypatch.setattr(samples, "read_image", counted)
-    found = samples.of_files([tmp_path / f"{number}.png" for number in range(6)], 6, 16, Console())
+    found = samples.of_files([tmp_path / f"{number}.png" for number in range(6)], 6, (16, RGB), Console())
     assert found.count == len(held) == 6 and not any(each() is not None for each in held)
 
 

@@ -13,7 +13,6 @@ from cct_tf.runs.workdir import Workdir
 from cct_tf.training import backup, loop
 from tests.commands import call
 from tests.training import tiny
-from tests.training.test_resume import _tensors
 
 pytestmark = pytest.mark.usefixtures("one_network")
 PLACE = "ram://copies"
@@ -173,5 +172,5 @@ def test_a_preempted_run_whose_folder_is_lost_goes_on_to_the_same_bits(tmp_path,
     assert backup.restore(found, place) > 3
     tiny.train(tmp_path / "found")
     assert tiny.records(tmp_path / "found") == tiny.records(tmp_path / "whole")
-    last, expected = (_tensors(tmp_path / name) for name in ("found", "whole"))
+    last, expected = (tiny.tensors(tmp_path / name) for name in ("found", "whole"))
     assert all(np.array_equal(last[name], expected[name]) for name in expected)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from tests.training import tiny
-from tests.training.test_resume import _tensors
 
 EVERYTHING = {"crop_padding": 0, "random_resized_crop": (0.5, 1.0), "flip": "alternating",
               "auto_augment": "rand-m9-mstd0.5-inc1", "mixup_alpha": 0.8, "cutmix_alpha": 1.0, "erase_probability": 0.5,
@@ -45,7 +44,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(reference, trainer, tmp_path, mo
         training.run(tiny.StopAt(training, 3))
     trainer.train(tmp_path)
     assert tiny.records(tmp_path) == tiny.records(reference)
-    found, expected = _tensors(tmp_path), _tensors(reference)
+    found, expected = tiny.tensors(tmp_path), tiny.tensors(reference)
     assert found.keys() == expected.keys()
     for name in expected:
         assert np.array_equal(found[name], expected[name]), name

@@ -9,13 +9,12 @@ from PIL import Image
 import cct_tf
 from cct_tf.convert import transfer
 from cct_tf.convert.weights import by_path
-from cct_tf.errors import Interrupted, UserError
+from cct_tf.errors import UserError
 from cct_tf.export import formats
 from cct_tf.models import cost, variants
 from cct_tf.runs import run_record
 from tests.commands import call
 from tests.training import tiny
-from tests.training.test_resume import _tensors
 
 EVERYTHING = {"dataset": "npz", "channels": 1, "image_size": 8, "crop_padding": 0, "random_resized_crop": (0.5, 1.0),
               "auto_augment": "rand-m9-mstd0.5-inc1", "color_jitter": (0.4, 0.4, 0.4, 0.1), "mixup_alpha": 0.8,
@@ -65,19 +64,13 @@ def test_mean_and_deviation_are_those_of_pillows_grey(learned, data):
 
 def test_it_learns_with_one_channel_in_the_network(learned):
     assert tiny.records(learned, "eval/")[-1]["eval/top1"] == 1.0
-    shapes = {array.shape for array in _tensors(learned).values()}
+    shapes = {array.shape for array in tiny.tensors(learned).values()}
     assert (3, 3, 1, 128) in shapes and (3, 3, 3, 128) not in shapes
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits_with_all_that_is_random(data, tmp_path):
     trainer = tiny.Trainer(tmp_path / "trainer", data_dir=str(data), **EVERYTHING)
-    trainer.train(tmp_path / "whole")
-    training = trainer.assemble(tmp_path / "stopped")
-    with pytest.raises(Interrupted):
-        training.run(tiny.StopAt(training, 3))
-    trainer.train(tmp_path / "stopped")
-    found, expected = _tensors(tmp_path / "stopped"), _tensors(tmp_path / "whole")
-    assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
+    trainer.require_equal_after_stop(tmp_path, 3)
 
 
 def test_colours_instead_are_another_run(learned, data):

@@ -9,12 +9,11 @@ from PIL import Image
 import cct_tf
 from cct_tf.convert import transfer
 from cct_tf.convert.weights import by_path
-from cct_tf.errors import Interrupted, UserError
+from cct_tf.errors import UserError
 from cct_tf.export import formats
 from cct_tf.models import cost, variants
 from tests.commands import call
 from tests.training import tiny
-from tests.training.test_resume import _tensors
 
 # 24 x 40 pixels of five channels and 16 bits; the class is in the lower byte of the fourth channel alone.
 SHAPE = (12, 20, 5)
@@ -48,7 +47,7 @@ def learned(data, tmp_path_factory):
 
 def test_a_signal_in_the_lower_byte_of_one_channel_is_learnt(learned):
     assert tiny.records(learned, "eval/")[-1]["eval/top1"] == 1.0
-    shapes = {array.shape for array in _tensors(learned).values()}
+    shapes = {array.shape for array in tiny.tensors(learned).values()}
     assert (3, 3, 5, 128) in shapes and (3, 3, 3, 128) not in shapes
 
 
@@ -59,13 +58,7 @@ def test_of_the_higher_byte_nothing_can_be_learnt(data):
 
 def test_a_stopped_run_goes_on_to_the_same_bits_with_all_that_is_random(data, tmp_path):
     trainer = tiny.Trainer(tmp_path / "trainer", data_dir=str(data), **FLAGS | RANDOM)
-    trainer.train(tmp_path / "whole")
-    training = trainer.assemble(tmp_path / "stopped")
-    with pytest.raises(Interrupted):
-        training.run(tiny.StopAt(training, 3))
-    trainer.train(tmp_path / "stopped")
-    found, expected = _tensors(tmp_path / "stopped"), _tensors(tmp_path / "whole")
-    assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
+    trainer.require_equal_after_stop(tmp_path, 3)
 
 
 def test_replicas_and_micro_batches_change_nothing_but_rounding(data, tmp_path):

@@ -13,7 +13,6 @@ from cct_tf.readers.flat import Flat
 from cct_tf.training import loop
 from tests.training import tiny
 from tests.training.test_everything import EVERYTHING
-from tests.training.test_resume import _tensors
 
 pytestmark = pytest.mark.usefixtures("one_network")
 
@@ -44,7 +43,7 @@ def _values(folder):
 
 def _require_same(found, expected):
     assert tiny.records(found) == tiny.records(expected)
-    found, expected = _tensors(found), _tensors(expected)
+    found, expected = tiny.tensors(found), tiny.tensors(expected)
     for name in expected:
         assert np.array_equal(found[name], expected[name]), name
 

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from cct_tf.data import pipeline
+from cct_tf.data import holding
 from cct_tf.datasets import registry
 from cct_tf.engine.step import TrainStep
 from cct_tf.errors import UserError
@@ -89,11 +89,11 @@ def test_out_of_memory_names_the_flags_of_training_and_of_evaluation(error, tmp_
         tiny.train(tmp_path / "training", train_steps=1)
 
 
-@pytest.mark.parametrize("place", ["registry.open_source", "pipeline.hold_at_size"])
+@pytest.mark.parametrize("place", ["registry.open_source", "holding.hold_at_size"])
 def test_out_of_memory_while_data_is_opened_or_prepared_is_not_the_batch(place, tmp_path, monkeypatch):
     module, function = place.split(".")
     error = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[9,3] and type int64")
-    monkeypatch.setattr({"registry": registry, "pipeline": pipeline}[module], function, _raising(error))
+    monkeypatch.setattr({"registry": registry, "holding": holding}[module], function, _raising(error))
     line = r"^--in_memory_gib: expected images that fit in memory, .* of shape \[9,3\]; try a lower --in_memory_gib"
     with pytest.raises(UserError, match=line), memory.named_when_out(memory.TRAINING, 16):
         tiny.train(tmp_path, train_steps=1, image_size=16, model="cct_2_3x1_16")

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cct_tf.errors import Interrupted, UserError
+from cct_tf.errors import UserError
 from cct_tf.export import formats, metadata
 from cct_tf.runs import run_record
 from cct_tf.settings import flags
 from tests.commands import call, only_line
 from tests.training import tiny
-from tests.training.test_resume import _tensors
 
 EVERYTHING = {"dataset": "npz", "image_size": (12, 20), "model": "cct_2_3x1_8", "crop_padding": 0,
               "random_resized_crop": (0.5, 1.0), "auto_augment": "rand-m9-mstd0.5-inc1",
@@ -64,13 +63,7 @@ def image(data, tmp_path_factory):
 
 def test_a_stopped_run_goes_on_to_the_same_bits_with_all_that_is_random(data, tmp_path):
     trainer = tiny.Trainer(tmp_path / "trainer", data_dir=str(data), **EVERYTHING)
-    trainer.train(tmp_path / "whole")
-    training = trainer.assemble(tmp_path / "stopped")
-    with pytest.raises(Interrupted):
-        training.run(tiny.StopAt(training, 3))
-    trainer.train(tmp_path / "stopped")
-    found, expected = _tensors(tmp_path / "stopped"), _tensors(tmp_path / "whole")
-    assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
+    training, expected = trainer.require_equal_after_stop(tmp_path, 3)
     assert any(array.shape == (60, 128) for array in expected.values())  # positions of 6 x 10 tokens
     record = json.loads((run_record.list_checkpoints(tmp_path / "whole/checkpoints")[-1] / "run.json").read_text())
     assert record["config"]["image_size"] == record["resolved"]["image_size"] == [12, 20]

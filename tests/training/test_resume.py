@@ -3,7 +3,6 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from cct_tf.errors import Interrupted
 from cct_tf.runs import checkpoint, run_record
@@ -12,14 +11,6 @@ from tests.training import tiny
 
 RUN = {"train_steps": 17, "log_every_steps": 5, "eval_every_steps": 7, "checkpoint_every_steps": 4,
        "validation_fraction": 0.2, "keep_checkpoints": 2, "ema_decay": 0.9}
-
-
-def _tensors(workdir):
-    """Everything the last checkpoint holds, name -> array."""
-    path = run_record.list_checkpoints(workdir / "checkpoints")[-1]
-    reader = tf.train.load_checkpoint(str(path / "weights"))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
-            if not name.startswith("_CHECKPOINTABLE")}
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +36,7 @@ def undisturbed(trainer, tmp_path_factory):
 
 def _same(first, second):
     assert tiny.records(first) == tiny.records(second)
-    a, b = _tensors(first), _tensors(second)
+    a, b = tiny.tensors(first), tiny.tensors(second)
     assert a.keys() == b.keys() and len(a) > 4 * 29  # weights, two moments and an average each, counters
     for name in a:
         assert np.array_equal(a[name], b[name]), name

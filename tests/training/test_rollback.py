@@ -107,17 +107,10 @@ def _saved(workdir):
     return [run_record.step_of(path) for path in run_record.list_checkpoints(workdir / "checkpoints")]
 
 
-def _tensors(workdir):
-    path = run_record.list_checkpoints(workdir / "checkpoints")[-1]
-    reader = tf.train.load_checkpoint(str(path / "weights"))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
-            if not name.startswith("_CHECKPOINTABLE")}
-
-
 def _same(first, second):
     """Metrics, the last checkpoint's tensors and its record, to the last bit."""
     assert tiny.records(first) == tiny.records(second)
-    a, b = _tensors(first), _tensors(second)
+    a, b = tiny.tensors(first), tiny.tensors(second)
     assert a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a) and len(a) > 100
     records = []
     for folder in (first, second):
@@ -153,7 +146,7 @@ def test_only_the_rate_differs_from_a_run_that_did_not_diverge(undisturbed, trai
     clean = trainer.start(tmp_path, poison=False)
     clean.status = dataclasses.replace(clean.status, learning_rate_factor=0.5)
     clean.run(tiny.NoInterrupts())
-    a, b = _tensors(undisturbed), _tensors(tmp_path)
+    a, b = tiny.tensors(undisturbed), tiny.tensors(tmp_path)
     assert a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 

@@ -4,7 +4,13 @@ import dataclasses
 import pathlib
 import signal
 
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cct_tf.errors import Interrupted
 from cct_tf.machine.console import Console
+from cct_tf.runs import run_record
 from cct_tf.runs.workdir import Workdir
 from cct_tf.settings import config
 from cct_tf.training import loop, resume
@@ -26,7 +32,6 @@ class NoInterrupts:
 
     def check(self, message):
         if self.requested is not None:
-            from cct_tf.errors import Interrupted
             raise Interrupted(self.requested, message)
 
 
@@ -62,6 +67,14 @@ def start(chosen):
 def assemble(workdir, **changes):
     """`loop.Training` of a tiny run, new or going on."""
     return start(settings(workdir, **changes))
+
+
+def tensors(workdir):
+    """Everything the last checkpoint holds, name -> array."""
+    path = run_record.list_checkpoints(workdir / "checkpoints")[-1]
+    reader = tf.train.load_checkpoint(str(path / "weights"))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
+            if not name.startswith("_CHECKPOINTABLE")}
 
 
 def train(workdir, interrupts=None, **changes):
@@ -103,6 +116,21 @@ class Trainer:
             status=resume.status_at(start, chosen, folder, console)))
         training.evaluator = self._evaluator
         return training
+
+    def require_equal_after_stop(self, folder, step):
+        """Train `folder / "whole"`, and `folder / "stopped"`, which stops at a step and goes on to the same bits.
+
+        Returns:
+            (`loop.Training` that was stopped, `tensors` of both).
+        """
+        self.train(folder / "whole")
+        training = self.assemble(folder / "stopped")
+        with pytest.raises(Interrupted):
+            training.run(StopAt(training, step))
+        self.train(folder / "stopped")
+        found, expected = tensors(folder / "stopped"), tensors(folder / "whole")
+        assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
+        return training, found
 
     def train(self, workdir, **changes):
         """A whole run, from where it stands; returns its `loop.Training`."""
