@@ -29,6 +29,7 @@ def find(facts, class_names):
         "sizes": _sizes(facts.sizes),
         "formats": dict(collections.Counter(map(_format, facts.names)).most_common()),
         "grey": int(facts.grey.sum()),
+        "widened": int(facts.widened.sum()),
         "broken": [list(pair) for pair in facts.broken],
         "equal": [_described(facts, group) for group in equal],
         "contradictions": [_described(facts, group) for group in equal
