@@ -99,7 +99,7 @@ FLAGS = [
     ("class weights of a file that is not there", "--class_weights={scene}/none.json", "--class_weights", "none.json"),
     ("class weights of no object", "--class_weights={scene}/list.json", "--class_weights", "list.json", "[1, 2]"),
     ("weight of a class that is not there", "--dataset=npz --data_dir={scene}/whole.npz --class_weights=0=2,5=3",
-     "--class_weights", "'5'"),
+     "--class_weights", "(0, 1, 2)", "'5'"),
     ("class weights all nothing", "--dataset=npz --data_dir={scene}/whole.npz --class_weights=0=0,1=0,2=0",
      "--class_weights", "above 0"),
     ("erasing one and a half times", "--erase_probability=1.5", "--erase_probability", "at most 1", "1.5"),

@@ -1,5 +1,6 @@
 """Faults planted in a data set are found, and nothing else is."""
 
+import itertools
 import json
 import shutil
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from cct_tf.inspection import findings, report
 from tests.commands import call
 
 CLASSES = ("temple", "flower")
@@ -81,6 +83,24 @@ def test_a_person_gets_words_and_a_picture(folder, tmp_path, capfd):
     assert status == 0 and "nearly equal images in different splits: 10" in out and "41 train, 31 test" in out
     pixels = np.asarray(Image.open(tmp_path / "pairs.png"))
     assert pixels.shape[0] > 1000 and len(np.unique(pixels)) > 100
+
+
+def test_an_image_that_is_no_file_has_no_format():
+    assert [findings._format(name) for name in ("a/b.JPG", "row 3 of ./mine.py:load", "image 3")] == [
+        ".jpg", "none", "none"]
+    found = {"images": {"train": 2}, "sizes": {}, "grey": 0, "widened": 0, "classes": {}}
+    assert not any(line.startswith("formats") for line in itertools.islice(
+        report.lines(found | {"formats": {"none": 2}}), 3))
+
+
+def test_images_of_8_bits_among_those_of_16_are_counted(tmp_path, capfd):
+    draws = np.random.default_rng(0)
+    wide = {f"x_{split}": draws.integers(0, 2**16, [4, 8, 8], np.uint16) for split in ("train", "test")}
+    wide["x_train"][1] = draws.integers(0, 256, [8, 8]) * 257
+    np.savez(tmp_path / "wide.npz", **wide, y_train=[0, 1, 0, 1], y_test=[0, 1, 0, 1])
+    status, out, _ = call(capfd, "inspect_data", "--dataset=npz", f"--data_dir={tmp_path}/wide.npz", "--bits=16",
+                          "--channels=1")
+    assert status == 0 and "\nbits          1 have 8 bits, of which --bits=16 makes 16" in out
 
 
 def test_a_class_with_another_share_is_named(tmp_path, capfd):

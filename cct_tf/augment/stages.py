@@ -71,7 +71,7 @@ class Stage:
 
     def describe(self):
         """Words for the plan; None if there is nothing to say."""
-        return None
+        return self.name
 
     def sample(self, batch, shape):
         """What is random.
@@ -113,6 +113,9 @@ class Resize(Stage):
     name = "resize"
     where = IMAGE
     is_random = takes_a_part = False
+
+    def describe(self):
+        return None
 
     def apply(self, batch, params):
         ops = pillow_resize if self.resampler == "pillow" else image_ops
@@ -291,6 +294,9 @@ class Labels(Stage):
 
     name = "labels"
 
+    def describe(self):
+        return None
+
     @property
     def outcomes(self):
         """What the smoothed share is spread over, int."""
@@ -359,6 +365,9 @@ class Normalize(Stage):
 
     name = "normalize"
     where = DEVICE
+
+    def describe(self):
+        return None
 
     def apply(self, batch, params):
         images = batch["image"]

@@ -104,10 +104,11 @@ def open_npz(config, rules, arrays=None):
 
     contents = check(config, rules.npz_validation, arrays)
     tensors.require_memory(2 * contents.num_bytes, config.data_dir)  # twice: NumPy reads an array as a whole
-    subsets = {}
+    subsets, narrow = {}, []
     for split, labels in contents.labels.items():
         with _reading(config.data_dir), _open(config.data_dir, arrays) as archive:
             images = archive[contents.images[split]]
+        narrow += [contents.images[split]] * (images.dtype == np.uint8)
         kind = pixel_type.of_config(config)
         held = tensors.empty_images([*images.shape[:3], kind.channels], kind.dtype)
         for start in range(0, len(images), _BLOCK):
@@ -116,7 +117,10 @@ def open_npz(config, rules, arrays=None):
         held = tensors.as_tensor(held)
         subsets[split] = splits.Subset(lambda indices, held=held: Held(held, indices),
                                        np.arange(len(labels)), labels)
-    return splits.indexed_source(config, rules, contents.class_names, subsets, notes=contents.notes)
+    notes = contents.notes
+    if config.bits == 16 and 0 < len(narrow) < len(subsets):
+        notes += (f"{' and '.join(narrow)}: 8 bits, other images 16; a level l of 8 bits becomes 257 l",)
+    return splits.indexed_source(config, rules, contents.class_names, subsets, notes=notes)
 
 
 def _keys(path, present, config, with_validation):

@@ -335,6 +335,9 @@ def _notes(config, present, named, known):
                   "instead",)
     elif named.get("test") in tree.VALIDATION_NAMES and config.test_split == "test":
         notes += (f"the split {named['test']} is the test split, for there is no test",)
+    several = [label for label in known if ";" in label]
+    if config.task == "single" and several:
+        notes += (f"the label {several[0]!r} is a class of its own; with --task=multilabel it is several",)
     if not config.class_names and all(label.isdecimal() for label in known) and list(known) != sorted(known, key=int):
         second = list(known)[1]
         notes += (f"classes are sorted as text, so {second!r} comes second; --class_names gives them in their order",)

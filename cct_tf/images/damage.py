@@ -18,6 +18,7 @@ HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"
 _OTHERS = ((b"<!doctype html", "a web page (HTML)"), (b"<html", "a web page (HTML)"), (b"<svg", "an SVG drawing"),
            (b"version https://git-lfs", "a pointer of Git LFS (`git lfs pull` fetches the image)"),
            (b"%pdf", "a PDF file"), (b"pk\x03\x04", "a ZIP archive"))
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _START = 512  # bytes that are enough to tell what a file is
 _CUT_OFF = "the file is cut off"
 
@@ -36,7 +37,8 @@ def reason(error, contents=b""):
     text = re.sub(r" *(\[Op:\w+\]|\[\[.*\]\]).*$", "", text)[:200] or type(error).__name__
     if text.startswith("expected "):  # ours
         return text
-    if re.search(r"\btruncated\b|reached EOF|unexpected end of file|but only got", text, re.IGNORECASE):
+    if re.search(r"\btruncated\b|reached EOF|unexpected end of file|but only got|failed to read \d+ bytes, got", text,
+                 re.IGNORECASE):
         return _CUT_OFF
     if known is None:
         return f"it can't be decoded ({text})"
@@ -76,6 +78,8 @@ def is_heic(contents):
 
 def _kind(contents):
     """What a file is that is no image known here."""
+    if contents.startswith(_TIFF):
+        return "a TIFF that can't be read as 8 bits in colour (--channels=N reads more channels, --bits=16 more bits)"
     start = contents[:_START].lstrip().lower()
     for signature, kind in _OTHERS:
         if start.startswith(signature):

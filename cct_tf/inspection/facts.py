@@ -29,6 +29,7 @@ class Facts:
         names: object [n], paths, or `split[place]` where there is none.
         sizes: int32 [n, 2], height and width.
         grey: bool [n], whether the channels are equal.
+        widened: bool [n], whether its 16 bits hold levels of 8 bits alone, each 257 times.
         digests: object [n], bytes: equal for equal pixels.
         hashes: uint64 [n], of what the image shows, see `perceptual_hash`.
         thumbs: uint8 [n, 16, 16], grey.
@@ -41,6 +42,7 @@ class Facts:
     names: np.ndarray
     sizes: np.ndarray
     grey: np.ndarray
+    widened: np.ndarray
     digests: np.ndarray
     hashes: np.ndarray
     thumbs: np.ndarray
@@ -78,12 +80,13 @@ def look(source, stream=None):
                 advance(len(block))
                 for found in block:
                     (rows if len(found) > 2 else broken).append(found)
-    columns = zip(*rows, strict=True) if rows else [()] * 9
-    splits, places, labels, names, sizes, grey, digests, hashes, thumbs = columns
+    columns = zip(*rows, strict=True) if rows else [()] * 10
+    splits, places, labels, names, sizes, grey, widened, digests, hashes, thumbs = columns
     return Facts(_objects(splits), np.array(places, np.int64),
                  _objects([label_kinds.names(label, source.class_names) for label in labels]), _objects(names),
-                 np.array(sizes, np.int32).reshape(-1, 2), np.array(grey, bool), _objects(digests),
-                 np.array(hashes, np.uint64), np.array(thumbs, np.uint8).reshape(-1, THUMB, THUMB), broken)
+                 np.array(sizes, np.int32).reshape(-1, 2), np.array(grey, bool), np.array(widened, bool),
+                 _objects(digests), np.array(hashes, np.uint64),
+                 np.array(thumbs, np.uint8).reshape(-1, THUMB, THUMB), broken)
 
 
 def _objects(values):
@@ -137,5 +140,6 @@ def _row(split, place, image, label):
     grey = Image.fromarray(np.ascontiguousarray(picture(image))).convert("L")
     digest = hashlib.blake2b(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes(), digest_size=16)
     is_grey = bool((image[..., :1] == image).all())
-    return (split.name, place, label, _name(split, place), image.shape[:2], is_grey, digest.digest(),
+    is_widened = image.dtype == np.uint16 and image.any() and not (image % 257).any()
+    return (split.name, place, label, _name(split, place), image.shape[:2], is_grey, is_widened, digest.digest(),
             perceptual_hash(grey), np.asarray(grey.resize((THUMB, THUMB), Image.BOX)))

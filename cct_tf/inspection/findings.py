@@ -27,9 +27,9 @@ def find(facts, class_names):
         "images": dict(collections.Counter(facts.splits.tolist())),
         "classes": classes,
         "sizes": _sizes(facts.sizes),
-        "formats": dict(collections.Counter(pathlib.PurePath(str(name)).suffix.lower() or "none"
-                                            for name in facts.names).most_common()),
+        "formats": dict(collections.Counter(map(_format, facts.names)).most_common()),
         "grey": int(facts.grey.sum()),
+        "widened": int(facts.widened.sum()),
         "broken": [list(pair) for pair in facts.broken],
         "equal": [_described(facts, group) for group in equal],
         "contradictions": [_described(facts, group) for group in equal
@@ -40,6 +40,12 @@ def find(facts, class_names):
         "plain": int(_is_plain(facts).sum()),
         "skew": _skew(facts, classes),
     }
+
+
+def _format(name):
+    """The ending of a file's name; "none" of an image that is no file, such as "row 1 of mine.py:load"."""
+    ending = pathlib.PurePath(str(name)).suffix.lower()
+    return ending if ending[1:].isalnum() else "none"
 
 
 def _described(facts, group):

@@ -13,8 +13,12 @@ def lines(found):
     if sizes:
         yield "sizes         " + (f"{sizes['different']:,} different; height {_range(sizes['height'])}, width "
                                   f"{_range(sizes['width'])} (smallest, median, largest)")
-    yield "formats       " + ", ".join(f"{number:,} {name}" for name, number in found["formats"].items())
+    if set(found["formats"]) != {"none"}:  # of arrays
+        yield "formats       " + ", ".join(f"{number:,} {'without an ending' if name == 'none' else name}"
+                                           for name, number in found["formats"].items())
     yield f"grey          {found['grey']:,} of {sum(found['images'].values()):,} have equal channels"
+    if found["widened"]:
+        yield f"bits          {found['widened']:,} have 8 bits, of which --bits=16 makes 16 (a level l becomes 257 l)"
     yield ""
     yield f"{'class':<24}" + "".join(f"{split:>12}" for split in splits)
     classes = list(found["classes"].items())

@@ -7,6 +7,7 @@ import os
 from cct_tf.errors import UserError, nearest
 
 _EXPECTED = "--class_weights: expected none, balanced, CLASS=NUMBER,... or a .json file"
+_LISTED = 8  # classes, in a message
 
 
 def is_file(text):
@@ -77,7 +78,8 @@ def of_classes(text, class_names):
         return None
     for name in found:
         if name not in class_names:
-            raise UserError(f"--class_weights: expected classes of the data set, found {name!r}"
+            listed = ", ".join(class_names[:_LISTED]) + (" ..." if len(class_names) > _LISTED else "")
+            raise UserError(f"--class_weights: expected classes of the data set ({listed}), found {name!r}"
                             + nearest(name, class_names))
     weights = tuple(found.get(name, 1.0) for name in class_names)
     if not any(weights):

@@ -44,6 +44,14 @@ def test_class_names_are_kept(tmp_path):
     assert registry.open_source(config).class_names == ("ape", "bee", "cow")
 
 
+def test_splits_of_other_bits_than_the_others_are_noted(tmp_path):
+    wide = {"x_train": _arrays()["x_train"].astype(np.uint16) * 200}
+    for arrays, bits, noted in ((wide, 16, True), ({}, 16, False), ({}, 8, False)):
+        opened = registry.open_source(_config(tmp_path, _arrays(**arrays), bits=bits, channels=1))
+        note = "x_test: 8 bits, other images 16; a level l of 8 bits becomes 257 l"
+        assert (note in opened.notes) == noted, (opened.notes, bits)
+
+
 def _val(**changes):
     return _arrays(**({"x_val": np.full((2, 6, 5), 7, np.uint8), "y_val": np.array([2, 0])} | changes))
 

@@ -195,6 +195,14 @@ def test_numbers_without_names_are_sorted_as_text_and_the_plan_says_so(tmp_path)
     assert any("'1' comes second" in note or "sorted as text" in note for note in opened.notes)
 
 
+def test_labels_that_look_like_several_are_noted(tmp_path):
+    root = _photos(tmp_path, {"cat": 2, "cat;dog": 2})
+    note = "the label 'cat;dog' is a class of its own; with --task=multilabel it is several"
+    table = _save(root / "a.csv", _tabulated(root))
+    assert note in _open(table, validation_fraction=0.5).notes
+    assert note not in _open(table, validation_fraction=0.5, task="multilabel").notes
+
+
 def test_an_image_counts_once_and_rows_of_other_splits_are_left_out(photos, tmp_path):
     rows = _tabulated(photos)
     table = _save(tmp_path / "a.csv", [*rows, rows[0] | {"path": f"./{rows[0]['path']}"}, rows[1] | {

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from cct_tf.images import decode
+from cct_tf.images.pixel_type import PixelType
 
 
 def _encoded(file_format, mode="RGB"):
@@ -38,6 +39,7 @@ WRONG = {
     "WebP": (_cut(_encoded("WEBP")), "the file is cut off"),
     "BMP": (_cut(_encoded("BMP")), "the file is cut off"),
     "TIFF": (_cut(_encoded("TIFF")), "the file is cut off"),
+    "TIFF of an unknown kind": (b"II*\0" + bytes(200), NO_IMAGE + "a TIFF that can't be read as 8 bits in colour ("),
     "nothing": (b"", "the file is empty"),
     "text": ("schön, but no image".encode(), NO_IMAGE + "text"),
     "bytes": (bytes(range(128, 256)), NO_IMAGE + "no format known here"),
@@ -53,6 +55,13 @@ def test_a_broken_image_has_a_plain_reason(kind):
     with pytest.raises(decode.BrokenImage) as caught:
         decode.decode_file(contents, "x.jpg")
     assert str(caught.value).startswith(f"broken image: x.jpg: {expected}")
+
+
+def test_a_tiff_of_many_channels_that_is_cut_off_says_so():
+    tifffile, file = pytest.importorskip("tifffile"), io.BytesIO()
+    tifffile.imwrite(file, np.zeros([20, 20, 5], np.uint16), photometric="minisblack", planarconfig="contig")
+    with pytest.raises(decode.BrokenImage, match="x.tif: the file is cut off$"):
+        decode.decode_file(file.getvalue()[:1500], "x.tif", 16, PixelType(5, 16))
 
 
 def test_of_heic_the_missing_package_is_named_or_what_is_wrong(monkeypatch):

@@ -29,7 +29,8 @@ def test_a_reader_of_the_page_trains_on_code_of_their_own(here, capfd):
     name, *flags = shlex.split(command.replace("\\\n", " "))[2:]
     assert len(PAGE.splitlines()) <= 60 and name == "cct_tf.train"
     assert run("train", *flags, "--train_steps=3", "--jit=off") == 0, capfd.readouterr().err
-    assert "1,438 train" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "1,438 train" in said and "augmentation  invert\n" in said
 
 
 def test_a_stopped_run_with_a_stage_of_its_own_goes_on_to_the_same_bits(here, monkeypatch, capsys):
