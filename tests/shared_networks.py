@@ -28,14 +28,14 @@ class Shared:
         self._made, self._evaluations = {}, {}
 
     def assemble(self, config, devices, num_classes, train_split, total_steps, resolved=None, pretrained=None,
-                 classes=(), prepare=None):
+                 classes=(), prepare=None, load_teachers=list):
         """In place of `assembly.parts.assemble`."""
         from cct_tf.assembly import tuning
         from cct_tf.augment import stages
         from cct_tf.models import variants
         make = functools.partial(self._assemble, config, devices, num_classes, train_split, total_steps, resolved,
-                                 pretrained, classes, prepare)
-        if pretrained is not None or devices.num_replicas > 1 or prepare is None:
+                                 pretrained, classes, prepare, load_teachers)
+        if pretrained is not None or devices.num_replicas > 1 or prepare is None or config.optim.teacher:
             return make()
         variant = variants.resolve(config.model.model, config.augment.image_size)
         chosen = tuning.choose(config, devices, variant, num_classes, total_steps, resolved)
