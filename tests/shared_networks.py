@@ -35,7 +35,7 @@ class Shared:
         from cct_tf.models import variants
         make = functools.partial(self._assemble, config, devices, num_classes, train_split, total_steps, resolved,
                                  pretrained, classes, prepare, load_teachers)
-        if pretrained is not None or devices.num_replicas > 1 or prepare is None or config.optim.teacher:
+        if pretrained is not None or devices.num_replicas > 1 or prepare is None or config.distill.teacher:
             return make()
         variant = variants.resolve(config.model.model, config.augment.image_size)
         chosen = tuning.choose(config, devices, variant, num_classes, total_steps, resolved)
