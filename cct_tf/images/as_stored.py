@@ -12,14 +12,10 @@ import io
 import numpy as np
 import tensorflow as tf
 
-_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+from cct_tf.images import damage
+
 _CHANNELS = {"C", "S", "Q", "I"}  # axes: channels, samples, and those that have no name
-_PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def is_tiff(contents):
-    """Whether bytes begin as a TIFF does."""
-    return contents.startswith(_SIGNATURES)
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def has_tiff_reader():
@@ -48,7 +44,7 @@ def of_tiff(contents, max_pixels):
     Raises:
         ValueError, or what tifffile raises on a broken file.
     """
-    if not is_tiff(contents) or not has_tiff_reader():
+    if not damage.is_tiff(contents) or not has_tiff_reader():
         return None
     import tifffile
 
@@ -106,7 +102,7 @@ def _of_levels(pixels):
 
 def _png_of_16_bits(contents, channels):
     """uint16 [H, W, C], C `channels`, or with 0 those of the file; None of another file."""
-    if not contents.startswith(_PNG) or contents[24] != 16:
+    if not contents.startswith(PNG) or contents[24] != 16:
         return None
     with tf.device("CPU:0"):  # Pillow has no mode for 16 bits in colour
         return tf.io.decode_png(contents, channels=channels, dtype=tf.uint16).numpy()

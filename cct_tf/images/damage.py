@@ -23,6 +23,11 @@ _START = 512  # bytes that are enough to tell what a file is
 _CUT_OFF = "the file is cut off"
 
 
+def is_tiff(contents):
+    """Whether bytes begin as a TIFF does."""
+    return contents.startswith(_TIFF)
+
+
 def reason(error, contents=b""):
     """One short line of what is wrong with an image.
 
@@ -78,7 +83,7 @@ def is_heic(contents):
 
 def _kind(contents):
     """What a file is that is no image known here."""
-    if contents.startswith(_TIFF):
+    if is_tiff(contents):
         return "a TIFF that can't be read as 8 bits in colour (--channels=N reads more channels, --bits=16 more bits)"
     start = contents[:_START].lstrip().lower()
     for signature, kind in _OTHERS:

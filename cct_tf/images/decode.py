@@ -41,7 +41,6 @@ _HOLDERS = (r"Exif\x00", r"http://ns.adobe.com/xap/1.0/\x00")  # what holds the 
 # RE2 takes \xff for a letter and not for a byte, so signatures are compared, not matched.
 _JPEG = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
-_PNG = b"\x89PNG\r\n\x1a\n"
 _PLAIN_PNG = r"\C{24}\x08[\x00\x02]"  # \C{24}: signature, IHDR's length and name, width, height
 _JPEG_HEAD = 65536  # bytes searched for the orientation: EXIF follows the start of a JPEG, and the pixels are long
 
@@ -102,7 +101,7 @@ def _with_pillow(contents, bit_depth=16, pixel_type=RGB):
     try:
         image = _open(io.BytesIO(contents))
     except UnidentifiedImageError:
-        if not as_stored.is_tiff(contents) or as_stored.has_tiff_reader():
+        if not damage.is_tiff(contents) or as_stored.has_tiff_reader():
             raise
         raise ValueError("expected the package tifffile for a TIFF of such channels or bits (pip install tifffile), "
                          "found none") from None
@@ -136,7 +135,7 @@ def _eight_bits(contents, bit_depth):
 def _kinds(contents):
     """Which of TensorFlow's decoders reads the file as the docstring above says: (JPEG's, PNG's), bool scalars."""
     jpeg = tf.equal(tf.strings.substr(contents, 0, len(_JPEG)), _JPEG)
-    png = tf.equal(tf.strings.substr(contents, 0, len(_PNG)), _PNG)
+    png = tf.equal(tf.strings.substr(contents, 0, len(as_stored.PNG)), as_stored.PNG)
     png = png & tf.strings.regex_full_match(tf.strings.substr(contents, 0, 26), _PLAIN_PNG)
     # A PNG may keep its EXIF behind the pixels.
     searched = tf.strings.substr(contents, 0, tf.where(jpeg, _JPEG_HEAD, -1))

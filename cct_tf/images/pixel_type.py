@@ -83,8 +83,7 @@ def levels_of(pixel_type, pixels):
     if found == pixel_type.channels:
         return pixels
     if not pixel_type.is_colour_or_grey or found > 4:
-        raise ValueError(f"expected {pixel_type.channels} channel{'s' * (pixel_type.channels != 1)}, found {found} "
-                         "(see --channels)")
+        raise ValueError(f"expected {pixel_type.channels} channel{'s' * (pixel_type.channels != 1)}, found {found}")
     pixels = pixels[..., :3 if found == 4 else 1 if found == 2 else None]  # without alpha
     if pixel_type.channels == 3:
         return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else np.ascontiguousarray(pixels)
