@@ -164,7 +164,7 @@ class OptimConfig:
     train_steps: int | None = option(None, "length of the whole run in steps, cool-down included; wins over epochs",
                                      minimum=1, maximum=10**10)
     learning_rate: float = option(5e-4, "peak learning rate", minimum=0.0)
-    min_learning_rate: float = option(0.0, "where the cosine ends, and the rate of the cool-down", minimum=0.0)
+    min_learning_rate: float = option(0.0, "where the schedule ends, and the rate of the cool-down", minimum=0.0)
     warmup_learning_rate: float = option(0.0, "where the linear warm-up starts", minimum=0.0)
     learning_rate_scaling: str = option("none", "linear: the three learning rates above are per 256 images and "
                                         "multiplied by batch_size / 256 (arXiv:1706.02677)",
@@ -174,9 +174,15 @@ class OptimConfig:
     warmup_epochs: float = option(0.0, "length of the warm-up, which covers the start of the schedule", minimum=0.0)
     warmup_shape: str = option("linear", "linear, or reciprocal: learning_rate / (warmup_epochs - epoch), the authors' "
                                "in their AutoAugment runs", choices=("linear", "reciprocal"))
-    warmup_prefix: bool = option(False, "the cosine begins where the warm-up ends instead of counting from step 0")
-    cooldown_epochs: float = option(0.0, "epochs at min_learning_rate after the cosine", minimum=0.0)
-    schedule: str = option("cosine", "learning-rate schedule", choices=("cosine", "constant"))
+    warmup_prefix: bool = option(False, "cosine and linear begin where the warm-up ends instead of counting from "
+                                "step 0")
+    cooldown_epochs: float = option(0.0, "epochs at min_learning_rate after the schedule", minimum=0.0)
+    schedule: str = option("cosine", "learning-rate schedule: cosine or linear to min_learning_rate; wsd, constant "
+                           "until it decays at the end (arXiv:2404.06395); or constant",
+                           choices=("cosine", "linear", "wsd", "constant"))
+    decay_share: float = option(0.2, "share of the epochs in which wsd decays", above=0.0, maximum=1.0)
+    decay_shape: str = option("linear", "how wsd decays: linear, or 1-sqrt, by 1 minus the root of the share that is "
+                              "done (arXiv:2405.18392)", choices=("linear", "1-sqrt"))
     schedule_unit: str = option("step", "how often the learning rate changes", choices=("step", "epoch"))
     optimizer: str = option("adamw", "optimizer; muon takes AdamW for what is no matrix",
                             choices=("adamw", "sgd", "lion", "lamb", "muon"))

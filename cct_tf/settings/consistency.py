@@ -46,9 +46,7 @@ def check(config):
     _check_distill(config)
     _check_batch(config)
     _check_warmup(optim)
-    if optim.schedule == "constant" and optim.cooldown_epochs:
-        raise UserError("--cooldown_epochs: expected 0 with --schedule=constant, found "
-                        f"{optim.cooldown_epochs:g}")
+    _check_schedule(optim)
 
 
 def _check_pixels(config):
@@ -107,8 +105,20 @@ def _check_warmup(optim):
     if optim.warmup_shape == "reciprocal" and optim.warmup_learning_rate:
         raise UserError("--warmup_learning_rate: expected 0 with --warmup_shape=reciprocal, which has a start of its "
                         f"own, found {optim.warmup_learning_rate:g}")
-    if optim.warmup_prefix and optim.schedule == "constant":
-        raise UserError("--warmup_prefix: expected false with --schedule=constant, which has no cosine, found true")
+    if optim.warmup_prefix and optim.schedule in ("constant", "wsd"):
+        raise UserError(f"--warmup_prefix: expected false with --schedule={optim.schedule}, which stays at the peak "
+                        "after the warm-up, found true")
+
+
+def _check_schedule(optim):
+    """What the schedules take."""
+    if optim.schedule == "constant" and optim.cooldown_epochs:
+        raise UserError("--cooldown_epochs: expected 0 with --schedule=constant, found "
+                        f"{optim.cooldown_epochs:g}")
+    for name in ("decay_share", "decay_shape"):
+        found = getattr(optim, name)
+        if optim.schedule != "wsd" and found != getattr(type(optim), name):
+            raise UserError(f"--{name}: expected it with --schedule=wsd, found {optim.schedule!r}")
 
 
 def mixes(augment):

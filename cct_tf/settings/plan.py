@@ -46,7 +46,7 @@ class Plan:
         num_examples: int n, training images per epoch.
         batch_size: int B, images per update.
         total_steps: int, the whole run, cool-down included.
-        schedule_epochs: Fraction, epochs from the start to the end of the cosine.
+        schedule_epochs: Fraction, epochs from the start to the end of the schedule.
         log, evaluate, checkpoint: `Gate`s.
     """
 

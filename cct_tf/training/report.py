@@ -34,7 +34,11 @@ _OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD (Nesterov)", "lion": "Lion", "lamb"
 def _schedule(optim, plan):
     warmup = optim.warmup_epochs * plan.steps_per_epoch
     lowest = optim.min_learning_rate * schedules.rate_scale(optim)
-    text = optim.schedule + (f" to {lowest:g}" if optim.schedule == "cosine" else "")
+    text = optim.schedule + (f" to {lowest:g}" if optim.schedule in ("cosine", "linear") else "")
+    if optim.schedule == "wsd":
+        epochs = float(plan.schedule_epochs)
+        text = (f"constant, {optim.decay_shape} decay to {lowest:g} in the last {optim.decay_share * epochs:.4g} of "
+                f"{epochs:.4g} epochs")
     if optim.warmup_epochs:
         shape = "reciprocal " if optim.warmup_shape == "reciprocal" else ""
         text += f", {shape}warm-up {optim.warmup_epochs:g} epochs ({warmup:,.0f} steps)"
