@@ -112,6 +112,7 @@ FLAGS = [
     ("prefix of no cosine", "--warmup_prefix --schedule=constant", "--warmup_prefix", "--schedule"),
     ("prefix of what is constant first", "--warmup_prefix --schedule=wsd", "--warmup_prefix", "--schedule=wsd"),
     ("cool-down of a constant rate", "--cooldown_epochs=1 --schedule=constant", "--cooldown_epochs", "--schedule"),
+    ("caution without decay", "--cautious_weight_decay --weight_decay=0", "--cautious_weight_decay", "decay=0"),
     ("decay of a cosine", "--decay_share=0.1", "--decay_share", "--schedule=wsd", "'cosine'"),
     ("shape of no decay", "--decay_shape=1-sqrt --schedule=linear", "--decay_shape", "--schedule=wsd", "'linear'"),
     ("decay of nothing", "--schedule=wsd --decay_share=0", "--decay_share", "above 0"),

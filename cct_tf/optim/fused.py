@@ -20,9 +20,11 @@ class FusedUpdate:
     Attributes:
         fused: bool, False for Keras' own operations.
         rate_factors: what multiplies the learning rate of each variable, in the order it was built with.
+        cautious: bool, whether weight decay is cautious, see `against`.
     """
 
     fused = True
+    cautious = False
 
     masks = False  # whether `apply_gradients` takes `applies`: every variable has a kernel that can change nothing
 
@@ -85,9 +87,15 @@ class FusedUpdate:
                 rest.append((gradient, variable))
                 continue
             variable, dtype, factor = variable.value, variable.dtype, self.rate_factors[index]
+            before = None
             if self.weight_decay and self._use_weight_decay(variable):
-                descend(variable, decays(dtype, factor), variable)
+                if self.cautious:
+                    before = tf.convert_to_tensor(variable)
+                else:
+                    descend(variable, decays(dtype, factor), variable)
             self._kernel(variable, index, tf.cast(gradient, dtype), rates(dtype, factor), constants(dtype))
+            if before is not None:
+                descend(variable, decays(dtype, factor), against(before, variable))
         return rest
 
     def _rate(self, dtype, factor):
@@ -120,6 +128,22 @@ def nesterov(variable, momentum, gradient, rate, constants):
     """Nesterov's momentum on one replica's copies; `momentum`, a keras.Variable, accumulates steps (not gradients)."""
     tf.raw_ops.ResourceApplyKerasMomentum(var=variable.handle, accum=momentum.value.handle, grad=gradient, lr=rate,
                                           use_nesterov=True, **constants)
+
+
+def against(before, after):
+    """What decays of a variable with cautious weight decay (arXiv:2510.12402 Algorithm 1): I(u x >= 0) x.
+
+    x is the variable before its update u, which is subtracted. Its sign is that of what it changed, so the same code
+    serves every optimizer.
+
+    Args:
+        before, after: the variable before and after the update.
+
+    Returns:
+        Tensor: `before` where the update moved it towards 0 or past it, or changed nothing; 0 elsewhere.
+    """
+    opposed = tf.sign(before - after) * tf.sign(before) < 0  # of signs, whose product can't underflow
+    return tf.where(opposed, tf.zeros_like(before), before)
 
 
 def descend(variable, rate, delta):

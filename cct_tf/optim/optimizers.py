@@ -4,14 +4,15 @@ A Keras optimizer in replica context clips each replica's gradient and sums afte
 one replica. Here the step sums first, once, then clips and checks; so the optimizer's own sum must not happen again.
 
 Weight decay is decoupled (arXiv:1711.05101) and multiplied by the learning rate, for every optimizer; LAMB's trust
-ratio scales the update without it.
+ratio scales the update without it. The variable decays, then is updated; cautious decay needs the update first, and
+takes its share of the variable before it.
 """
 
 import keras
 import tensorflow as tf
 
 from cct_tf.optim import decay_mask, layer_decay
-from cct_tf.optim.fused import FusedUpdate, adam, adam_constants, descend, nesterov
+from cct_tf.optim.fused import FusedUpdate, adam, adam_constants, against, descend, nesterov
 
 # Matrices that Muon leaves to Adam, beside positions and class token (Keras knows those by "embedding"): the layer that
 # gives the logits, and the scores of the pooling, [D, 1], whose one column has nothing to orthogonalise.
@@ -36,9 +37,16 @@ class SummedGradients(FusedUpdate):
         factor = self.rate_factors[self._get_variable_index(variable)]
         if factor != 1.0:
             learning_rate = learning_rate * factor
+        before = None
         if self.weight_decay and self._use_weight_decay(variable):
-            self.assign_sub(variable, variable * self.weight_decay * learning_rate)
+            if self.cautious:
+                before = tf.convert_to_tensor(variable)
+            else:
+                self.assign_sub(variable, variable * self.weight_decay * learning_rate)
         super().update_step(gradient, variable, learning_rate)
+        if before is not None:
+            decayed = against(before, tf.convert_to_tensor(variable))
+            self.assign_sub(variable, decayed * self.weight_decay * learning_rate)
 
 
 class AdamW(SummedGradients, keras.optimizers.AdamW):
@@ -114,7 +122,7 @@ def make_optimizer(optim, variables, fused=True, depth=None):
         keras.optimizers.Optimizer.
     """
     optimizer = _new(optim)
-    optimizer.fused = fused
+    optimizer.fused, optimizer.cautious = fused, optim.cautious_weight_decay
     excluded = decay_mask.undecayed(variables, optim.weight_decay_mask)
     if excluded:
         optimizer.exclude_from_weight_decay(var_list=excluded)

@@ -194,6 +194,8 @@ class OptimConfig:
     weight_decay: float = option(0.03, "decoupled weight decay, times the learning rate per update", minimum=0.0)
     weight_decay_mask: str = option("matrices", "which variables decay: those of two or more dimensions, or all",
                                     choices=("matrices", "all"))
+    cautious_weight_decay: bool = option(False, "decay only values that the update does not move away from 0 "
+                                         "(arXiv:2510.12402)")
     adam_epsilon: float = option(1e-8, "epsilon of adamw, lamb, and muon's adamw", above=0.0)
     loss: str = option("cross_entropy", "cross_entropy of soft targets, or bce: binary cross-entropy of each class, "
                        "averaged over the classes (arXiv:2110.00476), as always with --task=multilabel",

@@ -47,6 +47,8 @@ def check(config):
     _check_batch(config)
     _check_warmup(optim)
     _check_schedule(optim)
+    if optim.cautious_weight_decay and not optim.weight_decay:
+        raise UserError("--cautious_weight_decay: expected false with --weight_decay=0, found true")
 
 
 def _check_pixels(config):

@@ -65,6 +65,11 @@ def _weights(optim, train_split):
     return parts
 
 
+def _decay(optim):
+    cautious = "cautious " if optim.cautious_weight_decay else ""
+    return f"{cautious}weight decay {optim.weight_decay:g} on {optim.weight_decay_mask}"
+
+
 def _optimiser(optim, plan, task, train_split):
     rate = f"{optim.learning_rate:g}"
     if optim.learning_rate_scaling == "linear":
@@ -77,8 +82,8 @@ def _optimiser(optim, plan, task, train_split):
     if optim.loss == "bce" or task == "multilabel":
         parts.append("binary cross-entropy")
     parts += _weights(optim, train_split)
-    return (f"{_OPTIMIZERS[optim.optimizer]} {rate}, {_schedule(optim, plan)}; weight decay {optim.weight_decay:g} "
-            f"on {optim.weight_decay_mask}, {', '.join(parts)}")
+    return (f"{_OPTIMIZERS[optim.optimizer]} {rate}, {_schedule(optim, plan)}; {_decay(optim)}, "
+            f"{', '.join(parts)}")
 
 
 def _average(optim):
