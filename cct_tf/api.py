@@ -308,7 +308,8 @@ class TrainedRun:
 
         Args:
             checkpoint: "best", "last", or the path of a checkpoint folder.
-            weights: "raw", "ema" (their moving average), or "auto": ema where the run kept one.
+            weights: "raw", "ema" (their moving average), "average" (another one), or "auto": an average where the
+                run kept one.
 
         Raises:
             UserError: there is none, or it can't be read.

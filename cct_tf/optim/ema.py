@@ -5,24 +5,17 @@ import tensorflow as tf
 from cct_tf.optim.fused import descend
 
 
-class Ema:
-    """Averages that follow a network's weights: after update t, average = d average + (1 - d) weight.
-
-    d = min(decay, (1 + t) / (10 + t)) with warm-up, as in TensorFlow's ExponentialMovingAverage, else decay; t counts
-    the updates that were done, from 0. The averages are the trainable variables of a second network of the same kind,
-    so that they can be evaluated, saved and mirrored like any network's.
+class Average:
+    """Averages of a network's weights: the trainable variables of a second network of the same kind, so that they can
+    be evaluated, saved and mirrored like any network's.
 
     Args:
         strategy: tf.distribute.Strategy under whose scope both networks were built.
-        decay: float in (0, 1).
-        warmup: bool.
         weights, averages: lists of keras.Variable, in the same order.
     """
 
-    def __init__(self, strategy, decay, warmup, weights, averages):
+    def __init__(self, strategy, weights, averages):
         self._strategy = strategy
-        self._decay = decay
-        self._warmup = warmup
         # tf.Variables: what `descend` and extended.update take.
         self._pairs = [(average.value, weight.value) for average, weight in zip(averages, weights, strict=True)]
 
@@ -31,6 +24,24 @@ class Ema:
         for average, weight in self._pairs:
             # Each replica from its own copy of the weight: nothing is sent.
             self._strategy.extended.update(average, lambda average, weight: average.assign(weight), args=(weight,))
+
+
+class Ema(Average):
+    """Averages that follow a network's weights: after update t, average = d average + (1 - d) weight.
+
+    d = min(decay, (1 + t) / (10 + t)) with warm-up, as in TensorFlow's ExponentialMovingAverage, else decay; t counts
+    the updates that were done, from 0.
+
+    Args:
+        decay: float in (0, 1).
+        warmup: bool.
+        strategy, weights, averages: see `Average`.
+    """
+
+    def __init__(self, strategy, decay, warmup, weights, averages):
+        super().__init__(strategy, weights, averages)
+        self._decay = decay
+        self._warmup = warmup
 
     def update(self, updates, applies=True):
         """Follow the weights after an update; call it in cross-replica context.

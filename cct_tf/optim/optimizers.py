@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from cct_tf.optim import decay_mask, layer_decay
 from cct_tf.optim.fused import FusedUpdate, adam, adam_constants, against, descend, nesterov
+from cct_tf.optim.schedule_free import ScheduleFreeAdamW
+from cct_tf.settings import averages
 
 # Matrices that Muon leaves to Adam, beside positions and class token (Keras knows those by "embedding"): the layer that
 # gives the logits, and the scores of the pooling, [D, 1], whose one column has nothing to orthogonalise.
@@ -122,7 +124,8 @@ def make_optimizer(optim, variables, fused=True, depth=None):
         keras.optimizers.Optimizer.
     """
     optimizer = _new(optim)
-    optimizer.fused, optimizer.cautious = fused, optim.cautious_weight_decay
+    optimizer.fused = fused or isinstance(optimizer, ScheduleFreeAdamW)  # of one form
+    optimizer.cautious = optim.cautious_weight_decay
     excluded = decay_mask.undecayed(variables, optim.weight_decay_mask)
     if excluded:
         optimizer.exclude_from_weight_decay(var_list=excluded)
@@ -142,6 +145,9 @@ def _new(optim):
     if optim.optimizer == "muon":
         return Muon(momentum=optim.momentum, adam_beta_1=optim.beta_1, adam_beta_2=optim.beta_2,
                     epsilon=optim.adam_epsilon, exclude_layers=_NOT_MUON, **common)
+    if optim.optimizer == averages.SCHEDULE_FREE:
+        del common["weight_decay"]
+        return ScheduleFreeAdamW(optim.beta_1, optim.beta_2, optim.adam_epsilon, optim.weight_decay, **common)
     if optim.optimizer == "adamw":
         return AdamW(beta_1=optim.beta_1, beta_2=optim.beta_2, epsilon=optim.adam_epsilon, **common)
     raise ValueError(f"optimizer: expected one that is made here, found {optim.optimizer!r}")

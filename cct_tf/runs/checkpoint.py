@@ -174,7 +174,7 @@ def restore_weights(path, model, weights="raw"):
     Args:
         path: pathlib.Path of the checkpoint.
         model: keras.Model, built.
-        weights: "raw", or "ema" for their averages (see `run_record.choose_weights`); what is not trained has none.
+        weights: "raw", or another for their averages (see `run_record.choose_weights`); what is not trained has none.
 
     Raises:
         Unreadable: the files are damaged.
@@ -186,7 +186,7 @@ def restore_weights(path, model, weights="raw"):
 
     import tensorflow as tf
     parts = {"weights": _by_path(model.weights)}
-    if weights == "ema":
+    if weights != "raw":
         parts = {"ema": _by_path(model.trainable_variables), "weights": _by_path(model.non_trainable_weights)}
     _read(path, tf.train.Checkpoint(**parts), check)
 

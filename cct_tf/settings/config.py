@@ -15,7 +15,7 @@ import typing
 
 from cct_tf import sizes
 from cct_tf.errors import UserError
-from cct_tf.settings import consistency, measure
+from cct_tf.settings import averages, consistency, measure
 from cct_tf.settings.fields import Field, option
 
 PLACES = ("data_dir", "image_root", "class_names")  # where the data of a run is on this machine
@@ -144,8 +144,9 @@ class ModelConfig:
     init_from: str | None = option(None, "weights to start from: a work folder (its best), a checkpoint folder, a "
                                    ".keras, .pth or .safetensors file; positions are resized, a head for other classes "
                                    "is new", path=True, remote=True)
-    init_weights: str = option("auto", "which of them: raw, ema (their moving average), or auto: ema where a run kept "
-                               "one, and of a .pth file the only ones", choices=("auto", "raw", "ema"))
+    init_weights: str = option("auto", "which: raw, ema (their moving average), average (another one), or auto: "
+                               "an average where a run kept one, and of a .pth file the only ones",
+                               choices=("auto", "raw", "ema", "average"))
     freeze: str | None = option(None, "weights that do not learn: tokenizer, encoder (class token, positions, blocks, "
                                 "final norm), all_but_head, or patterns of their paths such as block_[0-3]; several "
                                 "with commas")
@@ -184,19 +185,20 @@ class OptimConfig:
     decay_shape: str = option("linear", "how wsd decays: linear, or 1-sqrt, by 1 minus the root of the share that is "
                               "done (arXiv:2405.18392)", choices=("linear", "1-sqrt"))
     schedule_unit: str = option("step", "how often the learning rate changes", choices=("step", "epoch"))
-    optimizer: str = option("adamw", "optimizer; muon takes AdamW for what is no matrix",
-                            choices=("adamw", "sgd", "lion", "lamb", "muon"))
+    optimizer: str = option("adamw", "optimizer; muon takes AdamW for what is no matrix; schedule_free_adamw "
+                            "evaluates an average of its own and wants --schedule=constant (arXiv:2405.15682)",
+                            choices=("adamw", "sgd", "lion", "lamb", "muon", averages.SCHEDULE_FREE))
     momentum: float = option(0.9, "momentum of sgd (Nesterov's) and muon", minimum=0.0, below=1.0)
-    beta_1: float = option(0.9, "decay of the first moment of adamw, lion, lamb and muon's adamw", minimum=0.0,
-                           below=1.0)
-    beta_2: float = option(0.999, "decay of the second moment of adamw, lamb and muon's adamw, and of lion's momentum",
-                           minimum=0.0, below=1.0)
+    beta_1: float = option(0.9, "decay of the first moment of adamw, lion, lamb and muon's adamw; of "
+                           "schedule_free_adamw the share of the average in the weights", minimum=0.0, below=1.0)
+    beta_2: float = option(0.999, "decay of the second moment of adamw, schedule_free_adamw, lamb and muon's adamw, "
+                           "and of lion's momentum", minimum=0.0, below=1.0)
     weight_decay: float = option(0.03, "decoupled weight decay, times the learning rate per update", minimum=0.0)
     weight_decay_mask: str = option("matrices", "which variables decay: those of two or more dimensions, or all",
                                     choices=("matrices", "all"))
     cautious_weight_decay: bool = option(False, "decay only values that the update does not move away from 0 "
                                          "(arXiv:2510.12402)")
-    adam_epsilon: float = option(1e-8, "epsilon of adamw, lamb, and muon's adamw", above=0.0)
+    adam_epsilon: float = option(1e-8, "epsilon of adamw, schedule_free_adamw, lamb, and muon's adamw", above=0.0)
     loss: str = option("cross_entropy", "cross_entropy of soft targets, or bce: binary cross-entropy of each class, "
                        "averaged over the classes (arXiv:2110.00476), as always with --task=multilabel",
                        choices=("cross_entropy", "bce"))
@@ -216,6 +218,11 @@ class OptimConfig:
     on_divergence: str = option("stop", "then the run stops, or goes back (rollback) to the newest checkpoint before "
                                 "them and on at half the learning rate, at most 3 times", choices=("stop", "rollback"),
                                 how=True)
+
+    @property
+    def average(self):
+        """The kind of average of the weights that the run keeps, see `averages.kind`."""
+        return averages.kind(dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True)

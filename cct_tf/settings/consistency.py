@@ -3,7 +3,7 @@
 import dataclasses
 
 from cct_tf.errors import UserError
-from cct_tf.settings import class_weights, folds, measure
+from cct_tf.settings import averages, class_weights, folds, measure
 
 
 def check(config):
@@ -47,6 +47,8 @@ def check(config):
     _check_batch(config)
     _check_warmup(optim)
     _check_schedule(optim)
+    if optim.optimizer == averages.SCHEDULE_FREE:
+        _check_schedule_free(optim)
     if optim.cautious_weight_decay and not optim.weight_decay:
         raise UserError("--cautious_weight_decay: expected false with --weight_decay=0, found true")
 
@@ -121,6 +123,21 @@ def _check_schedule(optim):
         found = getattr(optim, name)
         if optim.schedule != "wsd" and found != getattr(type(optim), name):
             raise UserError(f"--{name}: expected it with --schedule=wsd, found {optim.schedule!r}")
+
+
+def _check_schedule_free(optim):
+    """What the schedule-free optimizer does itself."""
+    for name, only, reason in (
+            ("schedule", "constant", "which needs no other"),
+            ("ema_decay", 0, "which averages the weights itself"),
+            ("cautious_weight_decay", False, "whose average moves the weights too")):
+        found = getattr(optim, name)
+        if found != only:
+            shown = repr(found) if isinstance(found, str) else str(found).lower()
+            raise UserError(f"--{name}: expected {str(only).lower()} with --optimizer={optim.optimizer}, {reason}, "
+                            f"found {shown}")
+    if optim.beta_1 == 0.0:
+        raise UserError(f"--beta_1: expected above 0 with --optimizer={optim.optimizer}, found 0")
 
 
 def mixes(augment):

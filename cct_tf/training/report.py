@@ -9,7 +9,7 @@ from cct_tf.machine.console import duration, listed
 from cct_tf.optim import schedules
 from cct_tf.readers import budget
 from cct_tf.runs.workdir import Workdir
-from cct_tf.settings import flags
+from cct_tf.settings import averages, flags
 from cct_tf.settings.measure import NAMES, number
 from cct_tf.training import divergence
 
@@ -28,7 +28,7 @@ def _augmentation(stages, sampling):
 
 
 _OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD (Nesterov)", "lion": "Lion", "lamb": "LAMB",
-               "muon": "Muon (AdamW for what is no matrix)"}
+               "muon": "Muon (AdamW for what is no matrix)", averages.SCHEDULE_FREE: "schedule-free AdamW"}
 
 
 def _schedule(optim, plan):
@@ -87,6 +87,9 @@ def _optimiser(optim, plan, task, train_split):
 
 
 def _average(optim):
+    if optim.average == "schedule_free":
+        return [("average", f"of all updates, by the squares of their learning rates, {optim.beta_1:g} of it in the "
+                            "weights; evaluated in their place")]
     if not optim.ema_decay:
         return []
     warmup = " after a warm-up" if optim.ema_warmup else ""
@@ -254,9 +257,12 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
     return [f"  {name:<13} {text}" for name, text in rows]
 
 
+_EVALUATIONS = {"eval_ema": "EMA "}  # what their figures are called beside those of "eval"
+
+
 def evaluation_line(step, plan, results, is_best, measure):
     """What an evaluation found; `results` is a dict of evaluations, "eval" and maybe "eval_ema"."""
-    found = [f"{'EMA ' if name == 'eval_ema' else ''}{measure.words(measure.of(result))}"
+    found = [f"{_EVALUATIONS.get(name, '')}{measure.words(measure.of(result))}"
              for name, result in results.items()]
     broken = max(result.broken for result in results.values())
     found += [f"without {broken:,} broken image{'s' if broken > 1 else ''}"] if broken else []
@@ -288,11 +294,12 @@ def result_lines(config, best, last, test, seconds):
         seconds: float, since the command started.
     """
     lines = [f"done in {duration(seconds)}"]
-    weights = "EMA weights" if config.optim.ema_decay else "weights"
+    average = averages.weights(config.optim.average)
+    weights = "weights" if average == "raw" else f"{averages.WEIGHTS[average]} weights"
     for name, result in (("best", best), ("last", last)):
         if result is not None:
             lines.append(f"  {name}  step {result['step']:,}: {config.measure.words(result)}"
-                         + (f" ({weights})" if config.optim.ema_decay else ""))
+                         + (f" ({weights})" if average != "raw" else ""))
     if test is not None:
         second = ("f1_fitted", "F1 at fitted thresholds") if config.data.task == "multilabel" else ("top5", "top-5")
         headline, loss = config.measure.words(config.measure.of(test)).rsplit(", ", 1)

@@ -140,15 +140,17 @@ def test_positions_decay_and_one_dimensional_variables_do_not():
 
 def _kept(name, model):
     """What an optimizer should keep of each variable."""
+    if name == "schedule_free_adamw":
+        yield "rate_squares"
     for variable in model.trainable_variables:
         path = variable.path.replace("/", "_")
-        yield f"{path}_momentum"
+        yield f"{path}_{'base' if name == 'schedule_free_adamw' else 'momentum'}"
         muon = variable.path.split("/")[1].startswith("block_") and len(variable.shape) == 2
-        if name in ("adamw", "lamb") or (name == "muon" and not muon):
+        if name in ("adamw", "lamb", "schedule_free_adamw") or (name == "muon" and not muon):
             yield f"{path}_velocity"
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "lamb", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "lamb", "muon", "schedule_free_adamw"])
 def test_all_an_optimizer_keeps_is_in_the_checkpoint_under_a_path_of_its_own(name, tmp_path):
     """The paths are part of old checkpoints: for AdamW those of version 0.1."""
     model = create_model("cct_2_3x1_8", num_classes=3)
