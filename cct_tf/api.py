@@ -174,7 +174,8 @@ class History(collections.abc.Mapping):
     """What a run wrote down while it trained: a mapping from a name to its `Curve`.
 
     Names are those of metrics.jsonl and TensorBoard: "train/loss", "train/accuracy", "train/learning_rate",
-    "eval/top1", "eval/loss", "eval_ema/top1" with an average of the weights, "test/top1", "timing/images_per_second"...
+    "eval/top1", "eval/loss", "eval_ema/top1" or "eval_average/top1" of averaged weights, "test/top1",
+    "timing/images_per_second"...
     A value that was not finite is NaN.
 
     Args:

@@ -55,7 +55,7 @@ def _settings(given, output):
     own = {field.name for field in _OWN}
     chosen = {name: value for name, value in given.items() if name not in own}
     # A recipe's flagfile may ask for an average and for initial weights; converted weights have neither.
-    without = {"ema_decay": 0.0, "init_from": None, "freeze": None}
+    without = {"ema_decay": 0.0, "average_last": 0.0, "init_from": None, "freeze": None}
     if chosen.get("optimizer") == averages.SCHEDULE_FREE:
         without["optimizer"] = "adamw"
     settings = config.from_dict(chosen | {"workdir": output} | without)

@@ -123,6 +123,11 @@ FLAGS = [
      "--cautious_weight_decay", "--optimizer=schedule_free_adamw"),
     ("schedule-free without its average", "--optimizer=schedule_free_adamw --schedule=constant --beta_1=0", "--beta_1",
      "above 0"),
+    ("two averages", "--average_last=1 --ema_decay=0.9", "--average_last", "--ema_decay", "found 1"),
+    ("average of a run that may end before", "--average_last=1 --early_stop_evaluations=3", "--early_stop_evaluations",
+     "--average_last", "found 3"),
+    ("average of the schedule-free's last epochs", "--optimizer=schedule_free_adamw --schedule=constant "
+     "--average_last=1", "--average_last", "--optimizer=schedule_free_adamw"),
     ("Lion without a first moment", "--optimizer=lion --beta_1=0", "--beta_1", "--optimizer=lion"),
     ("crop range reversed", "--random_resized_crop=1,0.5", "--random_resized_crop", "1,0.5"),
     ("two crops", "--random_resized_crop=0.5,1 --crop_padding=2", "--crop_padding", "--random_resized_crop"),

@@ -2,6 +2,7 @@
 
     kind               the flag that asks for it                  evaluation, beside `eval` of the weights
     "ema"              --ema_decay                                eval_ema
+    "last"             --average_last                             eval_average
     "schedule_free"    --optimizer=schedule_free_adamw            eval, in their place
 
 A checkpoint holds the averages of every kind in the same place. For `--weights` the exponential one is "ema", others
@@ -9,7 +10,7 @@ are "average".
 """
 
 SCHEDULE_FREE = "schedule_free_adamw"  # the optimizer
-FLAGS = {"ema": "--ema_decay", "schedule_free": f"--optimizer={SCHEDULE_FREE}"}  # of each kind
+FLAGS = {"ema": "--ema_decay", "last": "--average_last", "schedule_free": f"--optimizer={SCHEDULE_FREE}"}
 WEIGHTS = {"raw": "raw", "ema": "EMA", "average": "averaged"}  # what --weights chooses, for people
 
 
@@ -17,6 +18,8 @@ def kind(values):
     """The kind of average of a flat dict of a config, of any version; None without one."""
     if values.get("ema_decay"):
         return "ema"
+    if values.get("average_last"):
+        return "last"
     return "schedule_free" if values.get("optimizer") == SCHEDULE_FREE else None
 
 
@@ -27,4 +30,4 @@ def weights(kind):
 
 def judged(kind):
     """The name of the evaluation that chooses the best."""
-    return {"ema": "eval_ema"}.get(kind, "eval")
+    return {"ema": "eval_ema", "last": "eval_average"}.get(kind, "eval")

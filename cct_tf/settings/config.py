@@ -211,6 +211,8 @@ class OptimConfig:
     ema_decay: float = option(0.0, "decay per update of an exponential moving average of the weights, evaluated beside "
                               "them; 0 = off", minimum=0.0, below=1.0)
     ema_warmup: bool = option(True, "the decay of update t is at most (1 + t) / (10 + t)")
+    average_last: float = option(0.0, "epochs at the end of the run over which the weights are averaged, all updates "
+                                 "alike; the average is evaluated beside them; 0 = off", minimum=0.0)
     max_skipped_updates: int = option(20, "non-finite updates in a row after which on_divergence acts", minimum=1,
                                       how=True)
     # `how`: it changes nothing of a run that does not diverge, and of one that does there is no result to differ from;

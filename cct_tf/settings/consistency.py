@@ -49,6 +49,12 @@ def check(config):
     _check_schedule(optim)
     if optim.optimizer == averages.SCHEDULE_FREE:
         _check_schedule_free(optim)
+    if optim.average_last and optim.ema_decay:
+        raise UserError(f"--average_last: expected 0 with --ema_decay (one average or the other), found "
+                        f"{optim.average_last:g}")
+    if optim.average_last and config.run.early_stop_evaluations:
+        raise UserError("--early_stop_evaluations: expected 0 with --average_last, whose average begins near the end "
+                        f"of the run, found {config.run.early_stop_evaluations}")
     if optim.cautious_weight_decay and not optim.weight_decay:
         raise UserError("--cautious_weight_decay: expected false with --weight_decay=0, found true")
 
@@ -130,6 +136,7 @@ def _check_schedule_free(optim):
     for name, only, reason in (
             ("schedule", "constant", "which needs no other"),
             ("ema_decay", 0, "which averages the weights itself"),
+            ("average_last", 0, "which averages the weights itself"),
             ("cautious_weight_decay", False, "whose average moves the weights too")):
         found = getattr(optim, name)
         if found != only:

@@ -90,6 +90,9 @@ def _average(optim):
     if optim.average == "schedule_free":
         return [("average", f"of all updates, by the squares of their learning rates, {optim.beta_1:g} of it in the "
                             "weights; evaluated in their place")]
+    if optim.average == "last":
+        return [("average", f"of the weights after each update of the last {optim.average_last:g} epochs; evaluated "
+                            "beside them, chooses the best")]
     if not optim.ema_decay:
         return []
     warmup = " after a warm-up" if optim.ema_warmup else ""
@@ -257,11 +260,11 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
     return [f"  {name:<13} {text}" for name, text in rows]
 
 
-_EVALUATIONS = {"eval_ema": "EMA "}  # what their figures are called beside those of "eval"
+_EVALUATIONS = {"eval_ema": "EMA ", "eval_average": "averaged "}  # what their figures are called beside those of "eval"
 
 
 def evaluation_line(step, plan, results, is_best, measure):
-    """What an evaluation found; `results` is a dict of evaluations, "eval" and maybe "eval_ema"."""
+    """What an evaluation found; `results` is a dict of evaluations, "eval" and maybe "eval_ema" or so."""
     found = [f"{_EVALUATIONS.get(name, '')}{measure.words(measure.of(result))}"
              for name, result in results.items()]
     broken = max(result.broken for result in results.values())
