@@ -5,13 +5,13 @@ one replica. Here the step sums first, once, then clips and checks; so the optim
 
 Weight decay is decoupled (arXiv:1711.05101) and multiplied by the learning rate, for every optimizer; LAMB's trust
 ratio scales the update without it. The variable decays, then is updated; cautious decay needs the update first, and
-takes its share of the variable before it.
+takes its share of the variable before it. Corrected decay is multiplied by the learning rate over its peak once more.
 """
 
 import keras
 import tensorflow as tf
 
-from cct_tf.optim import decay_mask, layer_decay
+from cct_tf.optim import decay_mask, layer_decay, schedules
 from cct_tf.optim.fused import FusedUpdate, adam, adam_constants, against, descend, nesterov
 from cct_tf.optim.schedule_free import ScheduleFreeAdamW
 from cct_tf.settings import averages
@@ -36,7 +36,8 @@ class SummedGradients(FusedUpdate):
     def update_step(self, gradient, variable, learning_rate):
         """Decay and update one device's copy of a variable."""
         learning_rate = keras.ops.cast(learning_rate, variable.dtype)
-        factor = self.rate_factors[self._get_variable_index(variable)]
+        index = self._get_variable_index(variable)
+        factor, decay = self.rate_factors[index], self._decay(variable.dtype, self._is_corrected(index))
         if factor != 1.0:
             learning_rate = learning_rate * factor
         before = None
@@ -44,11 +45,11 @@ class SummedGradients(FusedUpdate):
             if self.cautious:
                 before = tf.convert_to_tensor(variable)
             else:
-                self.assign_sub(variable, variable * self.weight_decay * learning_rate)
+                self.assign_sub(variable, variable * decay * learning_rate)
         super().update_step(gradient, variable, learning_rate)
         if before is not None:
             decayed = against(before, tf.convert_to_tensor(variable))
-            self.assign_sub(variable, decayed * self.weight_decay * learning_rate)
+            self.assign_sub(variable, decayed * decay * learning_rate)
 
 
 class AdamW(SummedGradients, keras.optimizers.AdamW):
@@ -126,6 +127,9 @@ def make_optimizer(optim, variables, fused=True, depth=None):
     optimizer = _new(optim)
     optimizer.fused = fused or isinstance(optimizer, ScheduleFreeAdamW)  # of one form
     optimizer.cautious = optim.cautious_weight_decay
+    if optim.corrected_weight_decay:
+        optimizer.corrected = tuple(decay_mask.is_corrected(variable.path) for variable in variables)
+        optimizer.peak_rate = optim.learning_rate * schedules.rate_scale(optim)
     excluded = decay_mask.undecayed(variables, optim.weight_decay_mask)
     if excluded:
         optimizer.exclude_from_weight_decay(var_list=excluded)

@@ -6,8 +6,8 @@ ends at `epochs`, as in the authors' AutoAugment runs (SHI-Labs/Compact-Transfor
 `adjust_learning_rate`). With timm's own `warmup_prefix` the cosine would end later, by the length of the warm-up.
 The linear schedule follows the same rules.
 
-wsd (warm-up, stable, decay: MiniCPM, arXiv:2404.06395 Section 4.2) stays at the peak until the last `decay_share` of
-`epochs`. The shape 1-sqrt is that of arXiv:2405.18392 Section 3.1, where it was better than the linear one.
+wsd (warm-up, stable, decay: MiniCPM, arXiv:2404.06395) stays at the peak until the last `decay_share` of
+`epochs`. The shape 1-sqrt is that of arXiv:2405.18392, where it was better than the linear one.
 """
 
 import math

@@ -198,6 +198,8 @@ class OptimConfig:
                                     choices=("matrices", "all"))
     cautious_weight_decay: bool = option(False, "decay only values that the update does not move away from 0 "
                                          "(arXiv:2510.12402)")
+    corrected_weight_decay: bool = option(False, "kernels before the head decay by the square of the learning rate "
+                                          "over its peak, not by the learning rate (arXiv:2506.02285)")
     adam_epsilon: float = option(1e-8, "epsilon of adamw, schedule_free_adamw, lamb, and muon's adamw", above=0.0)
     loss: str = option("cross_entropy", "cross_entropy of soft targets, or bce: binary cross-entropy of each class, "
                        "averaged over the classes (arXiv:2110.00476), as always with --task=multilabel",

@@ -55,8 +55,11 @@ def check(config):
     if optim.average_last and config.run.early_stop_evaluations:
         raise UserError("--early_stop_evaluations: expected 0 with --average_last, whose average begins near the end "
                         f"of the run, found {config.run.early_stop_evaluations}")
-    if optim.cautious_weight_decay and not optim.weight_decay:
-        raise UserError("--cautious_weight_decay: expected false with --weight_decay=0, found true")
+    for name in ("cautious_weight_decay", "corrected_weight_decay"):
+        if getattr(optim, name) and not optim.weight_decay:
+            raise UserError(f"--{name}: expected false with --weight_decay=0, found true")
+    if optim.corrected_weight_decay and not optim.learning_rate:
+        raise UserError("--corrected_weight_decay: expected false with --learning_rate=0, which is no peak, found true")
 
 
 def _check_pixels(config):
@@ -137,7 +140,8 @@ def _check_schedule_free(optim):
             ("schedule", "constant", "which needs no other"),
             ("ema_decay", 0, "which averages the weights itself"),
             ("average_last", 0, "which averages the weights itself"),
-            ("cautious_weight_decay", False, "whose average moves the weights too")):
+            ("cautious_weight_decay", False, "whose average moves the weights too"),
+            ("corrected_weight_decay", False, "whose rate does not fall")):
         found = getattr(optim, name)
         if found != only:
             shown = repr(found) if isinstance(found, str) else str(found).lower()

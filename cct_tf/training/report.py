@@ -66,8 +66,9 @@ def _weights(optim, train_split):
 
 
 def _decay(optim):
-    cautious = "cautious " if optim.cautious_weight_decay else ""
-    return f"{cautious}weight decay {optim.weight_decay:g} on {optim.weight_decay_mask}"
+    kind = "cautious " if optim.cautious_weight_decay else ""
+    kind += "corrected " if optim.corrected_weight_decay else ""
+    return f"{kind}weight decay {optim.weight_decay:g} on {optim.weight_decay_mask}"
 
 
 def _optimiser(optim, plan, task, train_split):

@@ -23,7 +23,8 @@ TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
 OPTIMIZERS = [("adamw", {}, "float32"), ("adamw", {}, "float64"), ("adamw", {"weight_decay_mask": "all"}, "float32"),
               ("sgd", {}, "float32"), ("sgd", {}, "float64"), ("sgd", {"momentum": 0.0}, "float64"),
               ("muon", {}, "float32"), ("adamw", {"cautious_weight_decay": True}, "float32"),
-              ("muon", {"cautious_weight_decay": True}, "float32")]
+              ("muon", {"cautious_weight_decay": True, "corrected_weight_decay": True}, "float32"),
+              ("adamw", {"corrected_weight_decay": True, "learning_rate": 0.125}, "float64")]
 
 
 def _variables(dtype="float32", scale=1.0):

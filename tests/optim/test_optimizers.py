@@ -83,29 +83,35 @@ def _by_formula(name, is_matrix, x, g, slots, rate, step):
     return _adam(x, g, slots, rate, step, scale_by_norm=name == "lamb")
 
 
-@pytest.mark.parametrize("cautious", [False, True])
+@pytest.mark.parametrize(("cautious", "corrected"), [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("layer_decay", [1.0, LAYER])
 @pytest.mark.parametrize("mask", ["matrices", "all"])
 @pytest.mark.parametrize(("name", "fused"), [("adamw", True), ("adamw", False), ("sgd", True), ("sgd", False),
                                              ("muon", True), ("muon", False), ("lion", True), ("lamb", True)])
-def test_updates_are_those_of_the_formulas(name, fused, mask, layer_decay, cautious):
+def test_updates_are_those_of_the_formulas(name, fused, mask, layer_decay, cautious, corrected):
     """Three updates, the rate assigned before each; decay decoupled, times the rate of the variable.
 
     Cautious (arXiv:2510.12402 Algorithm 1): x - rate (u + decay I(u x >= 0) x), where the plain update is x - rate u.
+    Corrected (arXiv:2506.02285): decay rate / peak in place of decay, of kernels but the head's. The peak is 0.2, 0.4
+    for 256 images.
     """
     draws = np.random.default_rng(0)
     variables = _variables(draws)
     optimizer = make_optimizer(config.OptimConfig(
-        optimizer=name, learning_rate=9.0, weight_decay=DECAY, weight_decay_mask=mask, layer_decay=layer_decay,
-        momentum=0.7, beta_1=0.8, beta_2=0.95, adam_epsilon=EPSILON, cautious_weight_decay=cautious), variables, fused)
+        optimizer=name, learning_rate=0.4, weight_decay=DECAY, weight_decay_mask=mask, layer_decay=layer_decay,
+        momentum=0.7, beta_1=0.8, beta_2=0.95, adam_epsilon=EPSILON, cautious_weight_decay=cautious,
+        corrected_weight_decay=corrected, batch_size=128, learning_rate_scaling="linear"), variables, fused)
     expected, slots = [variable.numpy().astype(np.float64) for variable in variables], [{} for _ in variables]
     for step, rate in enumerate((RATE, RATE, RATE / 4), 1):
         gradients = [draws.normal(size=variable.shape).astype(np.float32) for variable in variables]
         optimizer.learning_rate.assign(rate)
         optimizer.apply_gradients([(tf.constant(g), v) for g, v in zip(gradients, variables, strict=True)])
-        for index, (shape, exponent, is_matrix) in enumerate(VARIABLES.values()):
+        for index, (path, (shape, exponent, is_matrix)) in enumerate(VARIABLES.items()):
             own, x = rate * layer_decay**exponent, expected[index]
             decay = own * DECAY * (mask == "all" or len(shape) > 1) * x
+            if corrected and path in ("tokenizer/kernel", "block_0/mlp/kernel", "block_1/mlp/kernel",
+                                      "pooling/score/kernel"):
+                decay = decay * rate / 0.2
             updated = _by_formula(name, is_matrix, x if cautious else x - decay, gradients[index], slots[index], own,
                                   step)
             u = (x - updated) / own

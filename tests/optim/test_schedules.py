@@ -110,7 +110,7 @@ def test_linear_falls_by_the_same_amount_each_time(unit, prefix):
 @pytest.mark.parametrize(("shape", "share"), [("linear", 0.2), ("1-sqrt", 0.2), ("linear", 1.0), ("1-sqrt", 0.5)])
 @pytest.mark.parametrize("unit", ["epoch", "step"])
 def test_wsd_is_constant_until_its_decay(unit, shape, share):
-    """MiniCPM's (arXiv:2404.06395 Section 4.2), with the shapes of arXiv:2405.18392 Section 3.1."""
+    """MiniCPM's (arXiv:2404.06395), with the shapes of arXiv:2405.18392."""
     rates = _rates(1024, **PAPER, schedule="wsd", schedule_unit=unit, decay_share=share, decay_shape=shape)
     begin = 30 * (1 - share)
     for step, rate in enumerate(rates):
