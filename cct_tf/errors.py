@@ -4,10 +4,10 @@ Every command ends with one of these statuses (cct_tf.settings.command turns the
 
     0         finished
     2         wrong input: never worth a restart
-    75        a fault from outside (storage full or gone): worth a restart
+    75        a fault from outside (storage full or gone, a GPU or its libraries failed): worth a restart
     129, 130, 143  asked to stop by SIGHUP, SIGINT or SIGTERM, after saving: worth a restart
     141       nobody reads the output any more; a training has saved
-    1         a bug of ours
+    1         a bug of ours, or a GPU that failed twice in a row at the same step
 """
 
 import difflib
@@ -22,6 +22,23 @@ OUTSIDE_FAULT = 75
 
 STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS)
+
+# What TensorFlow raises when a GPU, its driver or its libraries fail, and how to tell from the text what failed: name,
+# pattern, what to look for. The first that is found counts: the more exact ones come first.
+_HARDWARE_ERRORS = ("InternalError", "UnavailableError", "AbortedError", "UnknownError")
+_SEEN_BY_KERNEL = "`dmesg | grep -i xid` and `nvidia-smi -q -d ECC` tell whether the GPU is broken"
+_HARDWARE = (
+    ("NCCL", r"nccl", "NCCL_DEBUG=INFO shows more; a container wants --shm-size=1g or --ipc=host; NCCL_P2P_DISABLE=1 "
+     "where GPUs can't reach one another, as with an IOMMU (PCIe ACS) that is on"),
+    ("ECC", r"\becc\b|uncorrectable", _SEEN_BY_KERNEL),
+    ("Xid", r"\bxid\b|fallen off the bus", _SEEN_BY_KERNEL),
+    ("cuDNN", r"cudnn", "another process may hold the memory (`nvidia-smi`), or the library is another than "
+     "TensorFlow was built for (`pip list | grep -i cudnn`)"),
+    ("cuBLAS", r"cublas|\bblas\b", "another process may hold the memory (`nvidia-smi`), or the library is another than "
+     "TensorFlow was built for (`pip list | grep -i cublas`)"),
+    ("CUDA", r"cuda_error|cuda error|cudagetlasterror|illegal memory access|unspecified launch failure|misaligned "
+     r"address|gpu (stream|event|is lost)|failed to synchronize", _SEEN_BY_KERNEL),
+)
 
 
 class UserError(Exception):
@@ -39,6 +56,19 @@ class OutsideFault(Exception):
     """A fault that the user's input did not cause and that may be gone at the next try."""
 
     exit_status = OUTSIDE_FAULT
+
+
+class HardwareFault(OutsideFault):
+    """A GPU, its driver or its libraries failed. What comes from TensorFlow is the `__cause__`.
+
+    Args:
+        line: what failed, and what to look for.
+        is_repeated: bool, whether it failed alike at this step the last time too: then another try would not help.
+    """
+
+    def __init__(self, line, is_repeated=False):
+        super().__init__(line)
+        self.exit_status = 1 if is_repeated else OUTSIDE_FAULT
 
 
 class Interrupted(BaseException):
@@ -70,6 +100,19 @@ def storage_fault(error):
     return found and f"{path.group() if path else 'storage'}: {found}"
 
 
+def hardware_fault(error):
+    """(name, line) of the hardware that failed, such as "NCCL", and what to look for; None for any other error."""
+    if not type(error).__module__.startswith("tensorflow.") or type(error).__name__ not in _HARDWARE_ERRORS:
+        return None
+    text = " ".join(str(error).split())
+    for name, pattern, hint in _HARDWARE:
+        found = re.search(pattern, text, re.IGNORECASE)
+        if found:
+            start = max(found.start() - 100, 0)
+            return name, f"{name} failed ({type(error).__name__}: {text[start:start + 300]}); {hint}"
+    return None
+
+
 def exit_status(error):
     """The status of a command that ends by an exception, and the line for a person; (1, None) is a bug of ours."""
     if isinstance(error, (UserError, OutsideFault, Interrupted)):
@@ -81,7 +124,8 @@ def exit_status(error):
     fault = storage_fault(error)
     if fault is not None:
         return OUTSIDE_FAULT, f"{fault}; the same command goes on from the last checkpoint"
-    return 1, None
+    hardware = hardware_fault(error)
+    return (OUTSIDE_FAULT, hardware[1]) if hardware else (1, None)
 
 
 def nearest(word, known, count=3):

@@ -76,6 +76,7 @@ def train(settings, interrupts, quiet=False, choosing_devices=contextlib.nullcon
 def _train(settings, workdir, peers, interrupts, console, began, choosing_devices):
     """The part that the workers of a run do in step."""
     from cct_tf.machine import memory
+    from cct_tf.runs import fault_file
     from cct_tf.training import coordination, resume
     backup = _restored_backup(settings, workdir, peers, console)
     start = coordination.find_start(settings, workdir, console, peers)
@@ -84,12 +85,14 @@ def _train(settings, workdir, peers, interrupts, console, began, choosing_device
             console.say(f"{workdir.path}: this run is finished (step {start.step:,}); a longer one goes on with "
                         "--epochs or --train_steps and --accept_config_change")
         return
+    fault_path = None if settings.run.dry_run else fault_file.path_in(workdir.path, peers.index)
     can_wait = peers.num_workers > 1 or not interrupts.owns_process  # a program has no use for half an import
     with console.phase("starting TensorFlow"), interrupts.held(can_wait):
         runtime.start_tensorflow(settings.run.compile_cache, console.warn)
         from cct_tf.assembly.devices import make_devices
         from cct_tf.training import loop, preparation
-    with memory.named_when_out(memory.TRAINING, settings.optim.batch_size):
+    with fault_file.named(fault_path, lambda: (start.step, start.step)), \
+            memory.named_when_out(memory.TRAINING, settings.optim.batch_size):
         with choosing_devices():
             devices = make_devices(settings, peers, interrupts)
         prepared = preparation.prepare(settings, workdir, start, console, devices, peers)
@@ -102,7 +105,7 @@ def _train(settings, workdir, peers, interrupts, console, began, choosing_device
         if peers.is_chief:
             workdir.write_text(workdir.config, flags.as_flagfile(settings))
             workdir.describe_data(training.images.source, training.broken.named())
-        with backup or contextlib.nullcontext():
+        with backup or contextlib.nullcontext(), fault_file.named(fault_path, lambda: training.steps):
             test = training.run(interrupts)
         if peers.is_chief:
             console.say("\n".join(training.result_lines(test, time.perf_counter() - began)))

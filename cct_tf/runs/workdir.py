@@ -12,6 +12,7 @@
     plots/                curves.png, confusion_matrix.png
     before_restart_1/     what --restart_if_unreadable set aside of the run before
     .lock                 held by the run
+    .hardware_fault_0.json  the last fault of worker 0's hardware, see `fault_file`
 """
 
 import contextlib

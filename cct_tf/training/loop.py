@@ -50,6 +50,7 @@ class Training:
         images, transform, stages, sampling, train_split: those of its data.
         broken: `broken_images.BrokenImages`.
         status: `run_status.RunStatus`, up to date.
+        steps: (first, last) of the chunk in work, or of the last one.
         last: dict of the newest evaluation, "step" and what the config's `measure` keeps; or None.
     """
 
@@ -61,6 +62,7 @@ class Training:
         self.stages, self.sampling = data.stages, data.sampling
         self.start, self.resolved = prepared.start, prepared.resolved
         self.status, self.last = prepared.status, None
+        self.steps = (self.start.step, self.start.step)
         self.broken = BrokenImages(prepared)
         self._save = saver.Saver(self.config, self.workdir, self.plan, self.network.trackable, self.network.state,
                                  self.resolved, self.start.step if self.start.record else None, self.peers.is_chief,
@@ -312,6 +314,7 @@ class Training:
 
     def _chunk(self, step, count, iterator, timer, progress):
         """`count` steps; returns the number of completed steps."""
+        self.steps = (step + 1, step + count)
         rates = [self._learning_rate(step + index) for index in range(count)]
         if timer.is_first:
             with self.console.phase("compiling the training step"):

@@ -75,6 +75,9 @@ def _facts(config):
 
 def _named(peers, error):
     """The error itself; or the loss of a worker as PeerEnded, where that is why TensorFlow failed."""
+    if isinstance(error, errors.HardwareFault):
+        named = _named(peers, error.__cause__)
+        return error if named is error.__cause__ else named
     # pybind11: TensorFlow's error came together with a signal, which TensorFlow turns into a RuntimeError.
     of_tensorflow = type(error).__module__.startswith("tensorflow.") or "pybind11::error_already_set" in str(error)
     if not of_tensorflow or errors.storage_fault(error):
