@@ -90,7 +90,7 @@ def _train(settings, workdir, peers, interrupts, console, began, choosing_device
     with console.phase("starting TensorFlow"), interrupts.held(can_wait):
         runtime.start_tensorflow(settings.run.compile_cache, console.warn)
         from cct_tf.assembly.devices import make_devices
-        from cct_tf.training import loop, preparation
+        from cct_tf.training import dry_run, loop, preparation
     with fault_file.named(fault_path, lambda: (start.step, start.step)), \
             memory.named_when_out(memory.TRAINING, settings.optim.batch_size):
         with choosing_devices():
@@ -100,7 +100,7 @@ def _train(settings, workdir, peers, interrupts, console, began, choosing_device
         if peers.is_chief:
             console.say("\n".join(training.plan_lines()))
         if settings.run.dry_run:
-            training.try_one_batch()
+            dry_run.try_one_step(training)
             return
         if peers.is_chief:
             workdir.write_text(workdir.config, flags.as_flagfile(settings))

@@ -3,10 +3,9 @@
 import importlib.metadata
 import pathlib
 import platform
-import resource
 
 from cct_tf.benchmark import measuring
-from cct_tf.machine import container
+from cct_tf.machine import container, memory
 
 _VECTORS = (("avx512f", "AVX-512"), ("avx2", "AVX2"))  # flag of Linux, name; the widest first
 # Sides of the square matrices, and products in a row: one must outlast its launch by far.
@@ -44,13 +43,7 @@ def peak_memory_gib(devices):
     Args:
         devices: `runtime.Devices`.
     """
-    if devices.kind == "GPU":
-        import tensorflow as tf
-        return max(tf.config.experimental.get_memory_info(f"GPU:{index}")["peak"]
-                   for index in range(devices.num_replicas)) / 2**30
-    # Not getrusage's ru_maxrss where it can be helped: a child of a large process begins with the parent's.
-    held = _lines("/proc/self/status").get("VmHWM", "").removesuffix(" kB")
-    return int(held or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 2**20
+    return max(memory.peaks_gib(devices).values())
 
 
 class MatrixPeak:

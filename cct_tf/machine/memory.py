@@ -1,7 +1,9 @@
-"""The error that a user reads when memory runs out. No TensorFlow is imported with this module."""
+"""The error that a user reads when memory runs out, and how much was taken. No TensorFlow is imported with this module.
+"""
 
 import contextlib
 import re
+import resource
 
 from cct_tf.errors import UserError, storage_fault
 
@@ -53,3 +55,20 @@ def named_when_out(part, found):
         shape = re.search(r"shape ?\[([\d,]+)\]", str(error))
         what = f", which needs a tensor of shape [{shape.group(1)}]" if shape else ""
         raise UserError(f"--{flag}: expected {expected}, found {found}{what}; try {remedy}") from None
+
+
+def peaks_gib(devices):
+    """The most memory held at once so far, {name: GiB}: of each GPU of this process, or of the process on CPUs.
+
+    Args:
+        devices: `runtime.Devices`.
+    """
+    if devices.kind == "GPU":
+        import tensorflow as tf
+        return {name: tf.config.experimental.get_memory_info(name)["peak"] / 2**30
+                for name in (f"GPU:{index}" for index in range(devices.num_local))}
+    # Not getrusage's ru_maxrss where it can be helped: a child of a large process begins with the parent's.
+    held = None
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as file:
+        held = re.search(r"^VmHWM:\s*(\d+) kB", file.read(), re.MULTILINE)
+    return {"this process": int(held[1] if held else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 2**20}

@@ -305,7 +305,8 @@ class RunConfig:
                                         transient=True)
     restart_if_unreadable: bool = option(False, "where every checkpoint of the work folder is damaged, set them and "
                                          "the results aside and start anew", transient=True)
-    dry_run: bool = option(False, "show the plan, send one batch through the network, leave the work folder alone",
+    dry_run: bool = option(False, "show the plan, do one step on all devices, say how much memory it took, leave the "
+                           "work folder alone",
                            transient=True)
     debug: bool = option(False, "show the traceback of an error", transient=True)
 

@@ -15,7 +15,6 @@ import tensorflow as tf
 from cct_tf.augment import image_ops
 from cct_tf.augment.stages import on_device
 from cct_tf.data import pipeline
-from cct_tf.engine import losses
 from cct_tf.engine.step import MOST_STEPS
 from cct_tf.errors import OutsideFault, UserError
 from cct_tf.evaluation.evaluator import Evaluator
@@ -82,15 +81,6 @@ class Training:
     def result_lines(self, test, seconds):
         """What came out, as lines of text; `test` is what `run` returned."""
         return report.result_lines(self.config, self.status.best, self.last, test, seconds)
-
-    @decode.broken_images_named()
-    def try_one_batch(self):
-        """Send one training batch through the network and say what came out: the end of a dry run."""
-        with self.console.phase("one batch through the network"):
-            batch = next(iter(self.batches(int(self.network.state.step.numpy()), 1)))
-            logits = self.network.model(on_device(batch, self.stages), training=False)
-            loss = float(tf.reduce_mean(losses.plain_loss(self.config.data.task)(batch["label"], logits)))
-        self.console.say(f"loss {loss:.4f}; nothing was written to the work folder")
 
     # Data.
 
@@ -177,7 +167,7 @@ class Training:
 
     def _log(self, step, timer, summaries, progress):
         values = self.network.state.interval()
-        values["train/learning_rate"] = self._learning_rate(step - 1)
+        values["train/learning_rate"] = self.learning_rate(step - 1)
         waited = math.nan if self.devices.deterministic else float(self.network.train_step.wait_seconds.numpy())
         values |= timer.values(self.config.optim.batch_size, waited)
         values |= self.broken.counted(step * self.plan.batch_size)
@@ -196,7 +186,7 @@ class Training:
         """Whether the run ends before its last step."""
         return self.status.is_over(self._patience)
 
-    def _learning_rate(self, step):
+    def learning_rate(self, step):
         """Of update `step`, from 0."""
         return schedules.learning_rate(self.config.optim, self.plan, step) * self.status.learning_rate_factor
 
@@ -315,7 +305,7 @@ class Training:
     def _chunk(self, step, count, iterator, timer, progress):
         """`count` steps; returns the number of completed steps."""
         self.steps = (step + 1, step + count)
-        rates = [self._learning_rate(step + index) for index in range(count)]
+        rates = [self.learning_rate(step + index) for index in range(count)]
         if timer.is_first:
             with self.console.phase("compiling the training step"):
                 compile_cache.steady_names()
