@@ -14,7 +14,8 @@ import numpy as np
 # Fields that neither the network nor its step reads. One that is missing here costs time, no more.
 _UNREAD = {"workdir", "data_dir", "image_root", "train_steps", "epochs", "learning_rate", "on_bad_image",
            "eval_batch_size", "log_every_steps", "eval_every_epochs", "eval_every_steps", "checkpoint_every_steps",
-           "backup_dir", "keep_checkpoints", "early_stop_evaluations", "best_metric", "accept_config_change",
+           "async_save", "backup_dir", "keep_checkpoints", "early_stop_evaluations", "best_metric",
+           "accept_config_change",
            "restart_if_unreadable", "profile_steps", "dry_run", "validation_fraction", "train_split", "test_split",
            "dataset", "columns", "class_names", "split_seed", "fold", "decode", "resize",
            "in_memory_gib", "pipeline_gib", "shuffle_window"}

@@ -76,6 +76,44 @@ def make_trackable(model, optimizer=None, state=None, averaged=None, kept=None):
     return tf.train.Checkpoint(**parts)
 
 
+class HostCopy:
+    """The values of a checkpoint at one moment, in the memory of the host: written while training goes on.
+
+    On a CPU, TensorFlow shares a value's memory until one of the two changes, so a copy costs next to nothing then.
+
+    Args:
+        trackable: tf.train.Checkpoint of `make_trackable`.
+
+    Attributes:
+        trackable: tf.train.Checkpoint of the copies, written to the same files.
+    """
+
+    def __init__(self, trackable):
+        import tensorflow as tf
+        self._pairs = []
+
+        def copied(part):
+            if isinstance(part, tf.Variable):
+                copy = tf.Variable(part.read_value(), trainable=False, name=part.name.partition(":")[0])
+                self._pairs.append((copy, part))
+                return copy
+            children = vars(part) if isinstance(part, tf.Module) else part
+            return {name: copied(child) for name, child in children.items()
+                    if isinstance(child, (tf.Variable, tf.Module))}
+
+        with tf.device("CPU:0"):
+            parts = {name: copied(part) for name, part in vars(trackable).items()
+                     if not name.startswith("_") and isinstance(part, (dict, tf.Module))}
+        self.trackable = tf.train.Checkpoint(**parts)
+
+    def take(self):
+        """Copy the values as they are now."""
+        import tensorflow as tf
+        with tf.device("CPU:0"):
+            for copy, variable in self._pairs:
+                copy.assign(variable.read_value())
+
+
 def save(folder, trackable, record):
     """Write a checkpoint.
 

@@ -29,16 +29,16 @@ def is_due(optim, state):
     return int(state.skipped_in_row.numpy()) >= optim.max_skipped_updates
 
 
-def targets(folder, plan, state):
+def targets(folder, plan, row_start):
     """Checkpoints from before the row of skipped updates, lowest step first: list of paths.
 
     Of those, the ones that the plan asks for, if any: a run that was stopped by a signal saved others, and must go
     back to where the undisturbed run does.
 
     Args:
-        folder: pathlib.Path, `checkpoints`; plan: `plan.Plan`; state: `state.TrainState`.
+        folder: pathlib.Path, `checkpoints`; plan: `plan.Plan`; row_start: int, `TrainState.row_start`.
     """
-    before = [path for path in run_record.list_checkpoints(folder) if run_record.step_of(path) <= state.row_start()]
+    before = [path for path in run_record.list_checkpoints(folder) if run_record.step_of(path) <= row_start]
     planned = [path for path in before if _is_planned(plan, run_record.step_of(path))]
     return planned or before
 
@@ -95,7 +95,7 @@ class Rollbacks:
             UserError: --on_divergence=stop, or there were enough rollbacks, or there is nothing to go back to.
         """
         optim, diverged_at = self.config.optim, int(self.state.step.numpy())
-        start = _newest_whole(targets(self.workdir.checkpoints, self.plan, self.state))
+        start = _newest_whole(targets(self.workdir.checkpoints, self.plan, self.state.row_start()))
         if optim.on_divergence == "stop" or status.rollback_count >= MOST_ROLLBACKS or start is None:
             raise _stop(optim, status, diverged_at, start)
         count, factor = status.rollback_count + 1, status.learning_rate_factor * FACTOR

@@ -192,6 +192,7 @@ class Training:
 
     def _roll_back(self, summaries, progress, timer):
         """Go back to before the run diverged, or stop it; returns (steps completed, iterator over the rest)."""
+        self._save.wait()
         rollbacks = divergence.Rollbacks(self.config, self.workdir, self.console, self.plan, self.network.state,
                                          self.network.trackable, self.images.source)
         back, self.status = coordination.roll_back(rollbacks, self.status, self.peers, summaries, self._save)
@@ -240,6 +241,7 @@ class Training:
                     break
                 with profiler.chunk(step):
                     step = self._chunk(step, count, iterator, timer, progress)
+                self._save.check()
                 self.broken.agree()
                 if divergence.is_due(self.config.optim, self.network.state):
                     profiler.close(step)
@@ -254,9 +256,12 @@ class Training:
             self._stop_if_asked(step, interrupts)
             return self._finish(step, summaries, progress, interrupts)
         finally:
-            profiler.close(step)
-            progress.close()
-            summaries.close()
+            try:
+                profiler.close(step)
+                progress.close()
+                summaries.close()
+            finally:
+                self._save.wait()
 
     def _outputs(self, step):
         """What a run shows and writes from `step` on, worker 0 alone: (summaries, progress, profiler)."""
@@ -277,6 +282,7 @@ class Training:
         if record is None:
             if self.config.optim.on_divergence == "rollback":
                 self._save(step, self.status)
+                self._save.wait()  # the names of what is compiled next count what TensorFlow does, see steady_names
         elif record.evaluation_due and self.status.last_evaluated_step < step or (
                 step == self.plan.total_steps and self.status.best is None):
             self._evaluate(step, *args)
@@ -299,6 +305,7 @@ class Training:
         """Save the state of `step` and raise Interrupted, on all workers, if one of them is asked to stop."""
         if self._is_asked_to_stop(interrupts):
             self._save(step, self.status)
+            self._save.wait()
             self.peers.wait_for_chief()
             interrupts.check(f"saved step {step:,} of {self.plan.total_steps:,}; the same command goes on from it")
 
@@ -352,4 +359,5 @@ class Training:
             self.broken.agree()
             test = tested["test"]
         self._save(step, self.status, finished=True)
+        self._save.wait()
         return test
