@@ -269,8 +269,8 @@ class RunConfig:
                                           minimum=1, how=True)
     checkpoint_every_steps: int = option(500, "steps between two checkpoints (each evaluation saves one too)",
                                          minimum=1, how=True)
-    async_save: bool = option(True, "write checkpoints in a thread, from a copy in the host's memory, while training "
-                              "goes on; off: training waits", how=True)
+    async_save: bool = option(False, "write checkpoints in a thread, from a copy in the host's memory, while training "
+                              "goes on; for GPUs: on a CPU it is slower", how=True)
     backup_dir: str | None = option(None, "folder elsewhere, such as gs://bucket/run, that gets a copy of the work "
                                     "folder with each checkpoint; an empty work folder goes on from it", how=True)
     keep_checkpoints: int = option(3, "number of latest checkpoints to keep, beside the best", minimum=1, how=True)

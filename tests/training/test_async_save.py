@@ -12,7 +12,8 @@ from cct_tf.runs import background, checkpoint, run_record
 from cct_tf.training import loop
 from tests.training import tiny
 
-RUN = {"train_steps": 12, "log_every_steps": 1, "checkpoint_every_steps": 4, "ema_decay": 0.9, "precision": "float16"}
+RUN = {"train_steps": 12, "log_every_steps": 1, "checkpoint_every_steps": 4, "ema_decay": 0.9, "precision": "float16",
+       "async_save": True}
 _PATIENCE = 60.0  # seconds, on a busy machine
 
 
