@@ -16,6 +16,7 @@ from cct_tf.machine import compile_cache, container
 from cct_tf.machine.backend import check as check_backend
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_MMAP_THRESHOLDS = 2**30, 2**25  # bytes; glibc before 2.35 takes no more than the latter
 _ON_DEVICE = 2  # batches that wait on a GPU
 
 
@@ -87,8 +88,9 @@ def _keep_freed_memory():
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to do
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        # The second call stops glibc from raising the first threshold by itself. Alone it would leave it at 128 KiB.
+        if any(libc.mallopt(_M_MMAP_THRESHOLD, size) for size in _MMAP_THRESHOLDS):
+            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _keep_to_the_cores():

@@ -28,3 +28,21 @@ def test_a_gpu_is_divided_on_one_machine_alone(monkeypatch):
     assert runtime.local_devices(2) == ("GPU", 2)
     with pytest.raises(UserError, match="--num_replicas: expected at most 1, the GPUs of this machine, found 2"):
         runtime.local_devices(2, cluster=object())
+
+
+@pytest.mark.parametrize(("most", "expected"), [
+    (2**40, [("mmap", 2**30), ("trim", 2**31 - 1)]),
+    (2**25, [("mmap", 2**30), ("mmap", 2**25), ("trim", 2**31 - 1)]),  # glibc before 2.35
+    (0, [("mmap", 2**30), ("mmap", 2**25)])])  # else the threshold of mmap would stay at 128 KiB
+def test_the_c_library_is_asked_whether_it_keeps_large_arrays(most, expected, monkeypatch):
+    asked = []
+
+    class Libc:
+        @staticmethod
+        def mallopt(option, value):
+            asked.append(({-3: "mmap", -1: "trim"}[option], value))
+            return int(option == -1 or value <= most)
+
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda name: Libc)
+    runtime._keep_freed_memory()
+    assert asked == expected
