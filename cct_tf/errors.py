@@ -86,8 +86,8 @@ def files_fault(error):
     if not is_it:
         return None
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return (f"ulimit -n: expected more files open at a time than the {limit:,} that this process may have, found all in "
-            f"use{f' at {path}' if path else ''}; `ulimit -n 65536` before the command allows more")
+    return (f"ulimit -n: expected more open files than the {limit:,} that this process may have, found all in use"
+            f"{f' at {path}' if path else ''}; `ulimit -n 65536` before the command allows more")
 
 
 def exit_status(error):

@@ -23,7 +23,7 @@ def test_too_many_open_files_are_a_matter_of_ulimit_and_not_of_the_batch(error):
         raise error
     status, line = exit_status(error)
     assert status == 2
-    assert re.match(r"ulimit -n: expected more files .* than the [\d,]+ .* at /data/a.png; `ulimit -n 65536`", line)
+    assert re.match(r"ulimit -n: expected more open files than the [\d,]+ .* at /data/a.png; `ulimit -n 65536`", line)
     with pytest.raises(UserError, match="^ulimit -n: "), command.errors_named():
         raise error
 

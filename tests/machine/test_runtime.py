@@ -11,12 +11,15 @@ from cct_tf.machine import runtime
 
 def test_a_single_gpu_is_divided_among_replicas(monkeypatch):
     """Each gets half of four fifths of the memory that is free. Faked: the tests see no GPU."""
-    made = {}
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, stdout="80000\n"))
+    made, asked = {}, []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: asked.append(command) or subprocess.CompletedProcess(
+        [], 0, stdout="80000\n"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setattr(tf.config, "get_logical_device_configuration", lambda gpu: None)
     monkeypatch.setattr(tf.config, "set_logical_device_configuration", made.__setitem__)
     runtime._divide_gpu("gpu", 2)
     assert [part.memory_limit for part in made["gpu"]] == [32000, 32000]
+    assert "--id=3" in asked[0]  # not that of the first GPU of the machine
     assert runtime.Devices(None, "GPU", 2, divided=True).description == "2 logical GPUs of one"
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, stdout=""))
     with pytest.raises(UserError, match="--num_replicas: expected nvidia-smi"):
@@ -25,6 +28,7 @@ def test_a_single_gpu_is_divided_among_replicas(monkeypatch):
 
 def test_a_gpu_is_divided_on_one_machine_alone(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu"])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {})
     assert runtime.local_devices(2) == ("GPU", 2)
     with pytest.raises(UserError, match="--num_replicas: expected at most 1, the GPUs of this machine, found 2"):
         runtime.local_devices(2, cluster=object())
