@@ -132,9 +132,11 @@ def _asks_for_counters_only(tensor):
     return True
 
 
-def test_no_branch_or_loop_of_a_chunk_asks_for_a_loss_or_a_gradient(tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_no_branch_or_loop_of_a_chunk_asks_for_a_loss_or_a_gradient(optimizer, tmp_path):
     """A GPU would have to compute it before the host can queue the next operation."""
-    training = tiny.assemble(tmp_path, num_replicas=2, accumulate_steps=2, ema_decay=0.9, clip_norm=1.0)
+    training = tiny.assemble(tmp_path, num_replicas=2, accumulate_steps=2, ema_decay=0.9, clip_norm=1.0,
+                             optimizer=optimizer)
     step = training.network.train_step
     iterator = runtime.distribute(training.devices, training.batches(0, 2), 16)
     step.run(iterator, [0.01] * 2)
