@@ -82,12 +82,12 @@ def check_inputs(config, part=None, stream=None):
         UserError: the first thing found wrong.
     """
     check_model(config.model, config.augment.image_size)
-    _check_policy(config)
+    check_policy(config)
     own.check(config)
     return registry.check_name(config.data, part, stream)
 
 
-def _check_policy(config):
+def check_policy(config):
     """Raise UserError if --auto_augment names no policy, or one with operations that the images are not made for."""
     data, name = config.data, config.augment.auto_augment
     policy = notation.resolve(name)
