@@ -5,6 +5,7 @@ import warnings
 from cct_tf.pictures import plots
 
 _SEED = 0  # of the random forest that tells the importance of the flags
+_FEWEST = 8  # complete trials, of which it can tell something
 
 
 def write(study, folder, target):
@@ -24,6 +25,8 @@ def write(study, folder, target):
     from optuna.visualization import matplotlib as pictures
 
     def importances():
+        if (count := sum(trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False))) < _FEWEST:
+            raise ValueError(f"it takes {_FEWEST} complete trials, found {count}")
         return pictures.plot_param_importances(study, evaluator=importance.FanovaImportanceEvaluator(seed=_SEED),
                                                target_name=target)
 
@@ -46,9 +49,14 @@ def write(study, folder, target):
 
 
 def _save(figure, path):
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
     figure.set_size_inches(10, 5)
     figure.set_dpi(110)
+    for axes in figure.axes:
+        if path.stem == "parallel_coordinates":
+            axes.grid(False)
+        elif path.stem == "history":
+            axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     figure.tight_layout()
     plots.save(plots.as_array(figure), path)
     pyplot.close(figure)

@@ -18,7 +18,7 @@ from cct_tf.settings.config import FIELDS
 _SMOOTHING = 0.95
 _DIVERGED = 4.0  # times the lowest
 _SHARE = 0.1  # of the rate at the lowest
-_AROUND = 5.0  # the range to search is the suggestion divided and multiplied by this
+_AROUND = 10.0  # the range to search is the suggestion divided and multiplied by this
 _MARGIN = 0.05  # of the steps: a lowest loss so near to the end is not known to be one
 
 
@@ -149,7 +149,7 @@ def _draw(path, tried, losses, average, found):
         axes.axvline(found, color="#d62728", linestyle="--", label=f"suggestion {found:.2g}")
         axes.axvline(found / _SHARE, color="gray", linestyle=":", label=f"lowest at {found / _SHARE:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
-    axes.set_ylim(0.95 * min(average), 1.05 * max(average[0], *losses[:5]) * 1.3)
+    axes.set_ylim(0.95 * min(losses), 1.35 * max(average[0], *losses[:5]))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     plots.save(plots.as_array(figure), path)

@@ -24,6 +24,7 @@ _POLL_SECONDS = 0.2
 _LEAVING_SECONDS = 120.0  # to finish a step and save
 _TRIES = 3
 _PR_SET_PDEATHSIG = 1
+TRAIN, EVALUATE = ("-m", "cct_tf.train"), ("-m", "cct_tf.evaluate")  # what Python is given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +127,8 @@ def _run(argv, output, look):
     parent = os.getpid()
     with open(output, "ab") as file:
         began = file.tell()
-        process = subprocess.Popen([sys.executable, *safe, "-m", "cct_tf.train", *argv], stdin=subprocess.DEVNULL,
-                                   stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+        process = subprocess.Popen([sys.executable, *safe, *TRAIN, *argv], stdin=subprocess.DEVNULL, stdout=file,
+                                   stderr=subprocess.STDOUT, start_new_session=True,
                                    preexec_fn=lambda: _end_with(parent))
     try:
         while process.poll() is None:
@@ -174,8 +175,8 @@ def evaluate(workdir, argv):
         OutsideFault: it ended with another status than 0.
     """
     safe = ["-P"] if sys.flags.safe_path else []
-    done = subprocess.run([sys.executable, *safe, "-m", "cct_tf.evaluate", f"--workdir={workdir}", "--split=test",
-                           "--json", *argv], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, *safe, *EVALUATE, f"--workdir={workdir}", "--split=test", "--json", *argv],
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [""])[-1]
         raise OutsideFault(f"{workdir}: cct_tf.evaluate ended with status {done.returncode}: {said}")
