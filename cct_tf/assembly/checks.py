@@ -87,6 +87,23 @@ def check_inputs(config, part=None, stream=None):
     return registry.check_name(config.data, part, stream)
 
 
+def has_validation(data):
+    """Whether a data set, judged before, gets a validation split; None where only opening it tells.
+
+    Args:
+        data: `config.DataConfig`.
+    """
+    if data.holds_out or data.dataset == "digits":
+        return data.holds_out
+    if data.dataset in ("folder", "table"):
+        from cct_tf.datasets import image_files
+        return "validation" in image_files.check(data).files
+    if data.dataset == "npz":
+        from cct_tf.datasets import npz
+        return "validation" in npz.check(data).images
+    return None
+
+
 def check_policy(config):
     """Raise UserError if --auto_augment names no policy, or one with operations that the images are not made for."""
     data, name = config.data, config.augment.auto_augment

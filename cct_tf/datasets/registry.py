@@ -47,26 +47,6 @@ def check_name(config, part=None, stream=None):
     return None
 
 
-def has_validation(config):
-    """Whether a data set, judged by `check_name` before, gets a validation split; None where only opening it tells.
-
-    Args:
-        config: DataConfig.
-    """
-    config = _expanded(config)
-    if config.holds_out or config.dataset == "digits":
-        return config.holds_out
-    if config.dataset in ("folder", "table"):
-        from cct_tf.datasets import image_files
-
-        return "validation" in image_files.check(config).files
-    if config.dataset == "npz":
-        from cct_tf.datasets import npz
-
-        return "validation" in npz.check(config).images
-    return None
-
-
 def _expanded(config):
     """The config with a leading ~ of its paths replaced, which a shell leaves alone behind `=`."""
     paths = {name: getattr(config, name) for name in PLACES}

@@ -57,17 +57,17 @@ def _check_base(base):
                         "'multi_worker'")
 
 
-def _check_search(given, base):
-    from cct_tf.datasets import registry
+def _check_search(own, base):
     from cct_tf.sweep import study
-    if not given.get("space"):
+    if not own["space"]:
         raise UserError("--space: expected a flagfile of ranges, found none; or --lr_range_test")
-    found = space.read(given["space"])
-    if registry.has_validation(base.data) is False:
+    found = space.read(own["space"])
+    if checks.has_validation(base.data) is False:
         raise UserError("--validation_fraction: expected above 0, or --fold, for a search chooses on a validation "
                         "split and not on test images, found none")
     space.check(base.as_dict(), found)
     study.require_package()
+    study.without_password(own["storage"])
     return found
 
 
