@@ -106,7 +106,7 @@ def test_killed_at_random_it_ends_with_the_same_table(undisturbed, tmp_path):
         while sum(starts(tmp_path).values()) == begun:  # until it trains, so that each start gets on
             assert process.poll() is None
             time.sleep(0.02)
-        time.sleep(luck.uniform(0.0, 2.0))
+        time.sleep(luck.uniform(0.0, 1.2))
         process.kill()
         assert finish(process)[0] == -signal.SIGKILL
     assert finish(start(tmp_path, *argv))[::2] == (0, "")
