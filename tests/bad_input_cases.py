@@ -694,6 +694,7 @@ FINE = [  # no error: status 0, nothing on stderr, these words on stdout
     ("what would go, while a run goes on", "checkpoints", "--workdir={scene}/used --prune=1 --dry_run",
      "would remove", "step_00000002"),
     ("a finished run again", "train", DONE, "finished", "step 4"),
+    ("another end", "train", DONE + " --notest_at_end", "--test_at_end", "True -> False", "finished"),
     ("another cadence", "train", DONE + " --log_every_steps=7 --num_replicas=2", "--log_every_steps",
      "50 -> 7", "--num_replicas", "finished"),
 ]

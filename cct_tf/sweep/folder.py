@@ -66,14 +66,11 @@ class Folder:
         self.database = self.path / "study.db"
 
     def check(self):
-        """Raise UserError if no sweep can be here: another kind of folder, or a file."""
+        """Raise UserError if neither a sweep nor a range test can be here: there is a run, or a file."""
         Workdir(self.path).check()
-        taken = next((name for name in ("checkpoints", "config.cfg", "metrics.jsonl", "range_test.json")
-                      if (self.path / name).exists()), None)
-        if taken and not self.record.exists():
-            what = "a learning-rate range test" if taken == "range_test.json" else "a run"
-            raise UserError(f"--workdir: expected a new folder, or that of a sweep, found {what} in {self.path} "
-                            f"({taken})")
+        for name in ("checkpoints", "config.cfg", "metrics.jsonl"):
+            if (self.path / name).exists():
+                raise UserError(f"--workdir: expected a folder of its own, found a run in {self.path} ({name})")
 
     def create(self):
         """Make the folder, or say in one line why it can't be one."""

@@ -75,8 +75,7 @@ def run(config, limits, steps, console):
     """
     workdir = Workdir(config.run.workdir)
     if (workdir.path / "sweep.json").exists():
-        raise UserError(f"--workdir: expected a new folder, or that of another --lr_range_test, found a sweep in "
-                        f"{workdir.path}")
+        raise UserError(f"--workdir: expected a folder of its own, found a sweep in {workdir.path} (sweep.json)")
     workdir.create()
     scale = _scale(config.optim)
     with memory.named_when_out(memory.TRAINING, config.optim.batch_size):

@@ -94,7 +94,7 @@ class Sweep:
         except UserError as error:
             self._failed(trial.number, str(error))
             return
-        watch = _Watch(self._study, trial.number, training.Evaluations(workdir, settings.as_dict()), self._say_figure)
+        watch = _Watch(self._study, trial.number, workdir, settings.as_dict(), self._say_figure)
         ended = training.train(self._argv(trial.values), workdir, watch)
         if ended.status is None:
             self._study.prune(trial.number)
@@ -105,8 +105,6 @@ class Sweep:
             self._complete(trial.number, watch)
 
     def _complete(self, trial, watch):
-        if watch.plan is not None:  # else nothing was evaluated
-            training.require_validation(watch.plan, self._folder.trial(trial))
         place, value = results.best_of(watch.values(), self._search.maximize)
         if not place:
             self._failed(trial, "no evaluation with a finite value")
@@ -206,7 +204,7 @@ class Sweep:
         if plan is not None and "test" in plan.num_examples:
             with self._console.phase(f"testing trial {winner}"):
                 tested = training.evaluate(workdir, self._options.passed)
-            tested = {name: tested[name] for name in ("top1", "map", "f1", "loss", "examples") if name in tested}
+            tested = {name: tested[name] for name in (*NAMES, "examples") if name in tested}
         self._folder.write(self._folder.result, json.dumps({"trial": winner, "test": tested}) + "\n")
         return tested
 
@@ -226,30 +224,28 @@ class _Watch:
     The decision after the last evaluation that was reported before may not have been made: it is asked for again.
 
     Args:
-        study: `study.Study`; trial: int, its number; evaluations: `training.Evaluations`.
+        study: `study.Study`; trial: int, its number; workdir: pathlib.Path; config: flat dict of the run.
         say: function of (trial, count, value), told each evaluation.
     """
 
-    def __init__(self, study, trial, evaluations, say):
-        self._study, self._trial, self._evaluations, self._say = study, trial, evaluations, say
+    def __init__(self, study, trial, workdir, config, say):
+        self._study, self._trial, self._workdir, self._say = study, trial, workdir, say
+        self._evaluations = training.Evaluations(workdir, config)
         self._judged = max(len(study.trials()[trial].intermediate_values) - 1, 0)
-
-    @property
-    def plan(self):
-        return self._evaluations.plan
 
     def values(self):
         return [value for _, value in self._evaluations.read()]
 
     def __call__(self):
         found = self._evaluations.read()[self._judged:]
-        if not found or self.plan is None:
+        plan = self._evaluations.plan
+        if not found or plan is None:
             return False
-        training.require_validation(self.plan, self._trial)
+        training.require_validation(plan, self._workdir)
         for step, value in found:
             self._judged += 1
             is_stopped = self._study.report(self._trial, self._judged, value)
             self._say(self._trial, self._judged, value)
-            if is_stopped and step < self.plan.total_steps:
+            if is_stopped and step < plan.total_steps:
                 return True
         return False

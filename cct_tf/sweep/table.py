@@ -79,7 +79,7 @@ def winner_lines(found):
         lines.append(f"  repeats     mean {NAMES[metric]} {number(metric, repeats['mean'])} over seeds "
                      f"{', '.join(map(str, repeats['seeds']))}")
     if tested:
-        figures = ", ".join(f"{NAMES[name]} {number(name, tested[name])}" for name in ("top1", "map", "f1", "loss")
-                            if tested.get(name) is not None)
+        figures = ", ".join(f"{NAMES[name]} {number(name, tested[name])}" for name in dict.fromkeys(
+            (metric, "top1", "map", "loss")) if tested.get(name) is not None)
         lines.append(f"  test        {figures} ({tested['examples']:,} images, read for the winner alone)")
     return lines
