@@ -59,7 +59,6 @@ class Sweep:
         ranked = results.rows(self._trials(), self._search.maximize)
         finalists = [row for row in ranked if row.state == "COMPLETE"][:self._options.finalists]
         if not finalists:
-            self._write_table(ranked, [])
             raise UserError(f"--space: expected at least one trial that trains to its end, found none of "
                             f"{self._options.trials}; {self._folder.table} has the reasons")
         ranking = []
@@ -79,6 +78,8 @@ class Sweep:
         with self._study.claimed(self._options.trials) as claimed:
             if claimed is not None:
                 self._train(claimed)
+                with held(self._folder.path / ".result"):
+                    self._write_table(results.rows(self._trials(), self._search.maximize), [])
                 return True
         if all(trial.state.is_finished() for trial in self._trials()):
             return False
@@ -110,7 +111,9 @@ class Sweep:
             self._failed(trial, "no evaluation with a finite value")
             return
         self._study.complete(trial, value)
-        self._console.say(f"trial {trial}: complete, best {NAMES[self._metric]} {number(self._metric, value)}")
+        best = results.rows(self._trials(), self._search.maximize)[0]
+        self._console.say(f"trial {trial}: complete, best {NAMES[self._metric]} {number(self._metric, value)}"
+                          f" (of all so far: trial {best.number}, {number(self._metric, best.value)})")
 
     def _failed(self, trial, reason):
         self._study.fail(trial, reason)

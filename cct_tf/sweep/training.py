@@ -22,7 +22,7 @@ from cct_tf.settings.measure import measure_of
 
 _POLL_SECONDS = 0.2
 _LEAVING_SECONDS = 120.0  # to finish a step and save
-_TRIES = 3
+_TRIES, _PAUSE_SECONDS = 3, 5.0
 _PR_SET_PDEATHSIG = 1
 TRAIN, EVALUATE = ("-m", "cct_tf.train"), ("-m", "cct_tf.evaluate")  # what Python is given
 
@@ -58,13 +58,22 @@ class Evaluations:
         self._workdir = Workdir(workdir)
         self._measure = measure_of(config)
         self._prefix = "eval_ema" if config["ema_decay"] else "eval"
-        self._plan = None
+        self._plan = self._seen = None
+        self._read = []
 
     def read(self):
         """[(completed steps, value)] so far, in order; the value is NaN where it is not finite."""
         tag = f"{self._prefix}/{self._measure.name}"
-        return [(record["step"], math.nan if record[tag] is None else record[tag])
-                for record in MetricsFile(self._workdir.metrics).read() if isinstance(record, dict) and tag in record]
+        try:
+            found = self._workdir.metrics.stat()
+        except FileNotFoundError:
+            return []
+        if self._seen != (found.st_size, found.st_mtime_ns):  # a long file is not read again and again
+            self._seen = found.st_size, found.st_mtime_ns
+            self._read = [(record["step"], math.nan if record[tag] is None else record[tag])
+                          for record in MetricsFile(self._workdir.metrics).read()
+                          if isinstance(record, dict) and tag in record]
+        return self._read
 
     @property
     def plan(self):
@@ -109,7 +118,7 @@ def train(argv, workdir, look=lambda: False):
         if not is_outside:
             return ended
         if left:
-            time.sleep(1.0)
+            time.sleep(_PAUSE_SECONDS)
     if ended.status == OUTSIDE_FAULT:
         raise OutsideFault(f"{workdir}: {ended.reason}; the same command goes on")
     return ended

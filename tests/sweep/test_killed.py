@@ -12,7 +12,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 FLAGS = """--dataset=digits --validation_fraction=0.2 --image_size=8 --model=cct_2_3x1_16 --batch_size=64 --epochs=3
-    --dropout_rate=0.1 --flip=random --checkpoint_every_steps=5 --prune_after=1 --prune_keep=2 --trials=4""".split()
+    --dropout_rate=0.1 --flip=random --checkpoint_every_steps=5 --prune_after=1 --prune_keep=2 --trials=3""".split()
 SPACE = "--learning_rate=log:1e-4:1e-2\n--drop_path_rate=0:0.3\n--crop_padding=0|1\n"
 KILLS = 3
 
