@@ -116,7 +116,7 @@ def test_killed_at_random_it_ends_with_the_same_table(undisturbed, tmp_path):
 
 def test_two_processes_run_every_trial_once(tmp_path):
     (tmp_path / "space.cfg").write_text(SPACE)
-    argv = (f"--trials={TRIALS}", "--seeds=1", "--finalists=2", "--pruner=none")
+    argv = (f"--trials={TRIALS}", "--seeds=1", "--finalists=2", "--pruner=none", f"--storage=sqlite:///{tmp_path}/shared.db")
     processes = [start(tmp_path, *argv) for _ in range(2)]
     ended = [finish(process) for process in processes]
     assert [(status, err) for status, _, err in ended] == [(0, ""), (0, "")]
@@ -124,6 +124,7 @@ def test_two_processes_run_every_trial_once(tmp_path):
     began = [line.split(":")[0] for _, out, _ in ended for line in out.splitlines() if "learning_rate=" in line
              and line.startswith("trial ")]
     assert sorted(began) == [f"trial {number}" for number in range(TRIALS)]
+    assert (tmp_path / "shared.db").exists() and not (tmp_path / "sweep/study.db").exists()
     tables = [out[out.index("rank "):] for _, out, _ in ended]
     assert tables[0] == tables[1]
     assert sum("testing trial" in out for _, out, _ in ended) == 1
