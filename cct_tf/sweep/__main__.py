@@ -93,10 +93,12 @@ def _sweep(own, base, ranges, console):
                               own["prune_keep"], base.measure.name != "loss")
     storage = own["storage"] or f"sqlite:///{folder.database}"
     with folder.claiming():
-        name = folder.settle(_record(own, base, ranges, study_lib.without_password(own["storage"])))
-        folder.write(folder.base, flags.as_flagfile(base))
+        asked = _record(own, base, ranges, study_lib.without_password(own["storage"]))
+        name = folder.settle(asked)
         study = study_lib.Study(folder, storage, name, search)
+        folder.keep(name, asked)  # not of a storage that can't be opened
         study.plan(own["trials"])
+        folder.write(folder.base, flags.as_flagfile(base))
     passed = (f"--compile_cache={base.run.compile_cache}",)
     options = search_lib.Options(own["trials"], own["seeds"], own["finalists"], passed)
     console.say(f"{own['trials']} trials in {folder.path}, study {name}; {own['search']}, pruner {own['pruner']}")

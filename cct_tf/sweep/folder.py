@@ -94,21 +94,19 @@ class Folder:
         Workdir(self.path).write_text(path, text)
 
     def settle(self, asked):
-        """Compare what is asked for with the record, or make the record; call it while `claiming`.
+        """Compare what is asked for with the record, if there is one; call it while `claiming`.
 
         Args:
             asked: dict {"base": flat dict, "storage": text, and flags of the sweep: value}.
 
         Returns:
-            The name of the study.
+            The name of the study, a new one where there is no record; `keep` writes it.
 
         Raises:
             UserError: something is asked for that makes another sweep.
         """
         if not self.record.exists():
-            name = f"{self.path.absolute().name}-{uuid.uuid4().hex[:8]}"
-            self.write(self.record, json.dumps({"format": _FORMAT, "study": name} | asked, indent=1) + "\n")
-            return name
+            return f"{self.path.absolute().name}-{uuid.uuid4().hex[:8]}"
         try:
             record = json.loads(self.record.read_text(encoding="utf-8"))
             before = record["base"]
@@ -125,6 +123,11 @@ class Folder:
             raise UserError(f"--{name}: expected {_shown(old)}, as when the sweep in {self.path} began, found "
                             f"{_shown(new)}{more}; another sweep needs another --workdir")
         return record["study"]
+
+    def keep(self, name, asked):
+        """Write the record, if there is none; arguments as `settle` gives and takes them."""
+        if not self.record.exists():
+            self.write(self.record, json.dumps({"format": _FORMAT, "study": name} | asked, indent=1) + "\n")
 
 
 def _shown(value):

@@ -184,7 +184,7 @@ class Study:
     def trials(self):
         """All trials: list of FrozenTrial by number."""
         with self._faults_named():
-            return self.study.get_trials(deepcopy=False)
+            return sorted(self.study.get_trials(deepcopy=False), key=lambda trial: trial.number)
 
     def plan(self, count):
         """Have at least `count` trials, new ones waiting; call it while the folder is `claiming`.
@@ -233,7 +233,9 @@ class Study:
             self._storage.set_trial_user_attr(trial._trial_id, _PARAMETERS, values)
         else:
             values = trial.user_attrs[_PARAMETERS]
-        for each in self._search.space if len(trial.params) < len(values) else ():
+        for each in self._search.space:
+            if each.name in trial.params:
+                continue
             kind = _distribution(each)
             self._storage.set_trial_param(trial._trial_id, each.name, kind.to_internal_repr(values[each.name]), kind)
         return values
@@ -279,8 +281,10 @@ def _open(url, arguments):
     from sqlalchemy import exc
     try:
         return optuna().storages.RDBStorage(url, engine_kwargs=arguments)
-    except exc.OperationalError as error:  # a server that does not answer, a folder that is not there
-        raise OutsideFault(f"--storage: {without_password(url)} can't be opened: {_line(error.orig)}") from None
+    except exc.OperationalError as error:  # a folder that is not there, a server that does not answer
+        kind = UserError if url.startswith("sqlite") else OutsideFault
+        raise kind(f"--storage: expected a database that can be opened, found {without_password(url)} can't "
+                   f"({_line(error.orig)})") from None
     except (ImportError, RuntimeError, ValueError, exc.ArgumentError) as error:  # no such driver, other tables
         raise UserError(f"--storage: expected a database that Optuna can use, found {without_password(url)}: "
                         f"{_line(error)}") from None

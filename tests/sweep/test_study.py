@@ -83,13 +83,21 @@ def test_a_trial_left_behind_anywhere_goes_on_under_its_number_with_its_values(t
     assert seen == expected
 
 
-def test_values_not_yet_written_are_drawn_again(tmp_path):
+@pytest.mark.parametrize("written", [None, 0, 2])
+def test_values_not_yet_written_are_drawn_again(tmp_path, written):
+    """Killed within a claim: before the values were kept; before Optuna's tables had any; had two of three."""
     search = study.Search(SPACE)
-    found = _open(tmp_path, search)
+    found, expected = _open(tmp_path, search), study.draw([], 0, search)
     trial = found.trials()[0]
-    assert found._storage.set_trial_state_values(trial._trial_id, study.optuna().trial.TrialState.RUNNING)  # and killed
+    assert found._storage.set_trial_state_values(trial._trial_id, study.optuna().trial.TrialState.RUNNING)
+    if written is not None:
+        found._storage.set_trial_user_attr(trial._trial_id, "values", expected)
+    for each in SPACE[:written or 0]:
+        kind = study._distribution(each)
+        found._storage.set_trial_param(trial._trial_id, each.name, kind.to_internal_repr(expected[each.name]), kind)
     with found.claimed(6) as claimed:
-        assert (claimed.number, claimed.is_new) == (0, False) and claimed.values == study.draw([], 0, search)
+        assert (claimed.number, claimed.is_new, claimed.values) == (0, False, expected)
+    assert found.trials()[0].params == expected
 
 
 def test_what_another_process_holds_is_left_alone(tmp_path):

@@ -96,6 +96,7 @@ def test_pictures_are_drawn(undisturbed):
         assert Image.open(undisturbed[0] / f"sweep/plots/{name}.png").size == (1100, 550)
 
 
+@pytest.mark.slow
 def test_killed_at_random_it_ends_with_the_same_table(undisturbed, tmp_path):
     luck = random.Random(1)
     (tmp_path / "space.cfg").write_text(SPACE)
@@ -114,6 +115,7 @@ def test_killed_at_random_it_ends_with_the_same_table(undisturbed, tmp_path):
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_two_processes_run_every_trial_once(tmp_path):
     (tmp_path / "space.cfg").write_text(SPACE)
     argv = (f"--trials={TRIALS}", "--seeds=1", "--finalists=2", "--pruner=none", f"--storage=sqlite:///{tmp_path}/shared.db")
@@ -179,6 +181,12 @@ def test_another_sweep_in_the_same_folder_is_refused(undisturbed, argv, words, t
     assert (status, err.count("\n")) == (2, 1)
     for word in words:
         assert word in err, err
+
+
+def test_a_database_that_cannot_be_opened_is_one_line_and_another_one_may_follow(tmp_path):
+    status, _, err = sweep(tmp_path, "--trials=1", f"--storage=sqlite:///{tmp_path}/none/x.db")
+    assert (status, err.count("\n")) == (2, 1) and err.startswith("error: --storage: ") and "none/x.db" in err
+    assert sweep(tmp_path, "--trials=1")[::2] == (0, "")
 
 
 def test_what_changes_no_result_may_change_and_trials_may_be_added(undisturbed, tmp_path):
