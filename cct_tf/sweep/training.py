@@ -18,6 +18,7 @@ import time
 from cct_tf.errors import OUTSIDE_FAULT, OutsideFault, UserError
 from cct_tf.runs import run_record
 from cct_tf.runs.workdir import MetricsFile, Workdir
+from cct_tf.settings import averages
 from cct_tf.settings.measure import measure_of
 
 _POLL_SECONDS = 0.2
@@ -57,7 +58,7 @@ class Evaluations:
     def __init__(self, workdir, config):
         self._workdir = Workdir(workdir)
         self._measure = measure_of(config)
-        self._prefix = "eval_ema" if config["ema_decay"] else "eval"
+        self._prefix = averages.judged(averages.kind(config))
         self._plan = self._seen = None
         self._read = []
 

@@ -4,13 +4,29 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cct_tf.sweep import range_test, results, table
+from cct_tf.runs.workdir import MetricsFile
+from cct_tf.sweep import range_test, results, table, training
 
 
 def test_the_best_is_the_first_of_equals():
     assert results.best_of([0.1, 0.4, math.nan, 0.4], maximize=True) == (2, 0.4)
     assert results.best_of([0.3, 0.1, 0.1], maximize=False) == (2, 0.1)
     assert results.best_of([math.nan], maximize=True)[0] == 0
+
+
+@pytest.mark.parametrize(("flags", "tag"), [
+    ({}, "eval/top1"), ({"ema_decay": 0.9}, "eval_ema/top1"), ({"average_last": 0.5}, "eval_average/top1"),
+    ({"best_metric": "loss"}, "eval/loss"), ({"task": "multilabel"}, "eval/map")])
+def test_a_trial_is_judged_by_what_chooses_its_best(flags, tag, tmp_path):
+    names = [f"{kind}/{metric}" for kind in ("eval", "eval_ema", "eval_average") for metric in ("top1", "loss", "map")]
+    metrics, found = MetricsFile(tmp_path / "metrics.jsonl"), training.Evaluations(tmp_path, {"ema_decay": 0.0} | flags)
+    assert found.read() == []
+    metrics.write(3, {"train/loss": 1.0})
+    metrics.write(4, {name: place / 100 for place, name in enumerate(names)})
+    assert found.read() == [(4, names.index(tag) / 100)]
+    metrics.write(8, dict.fromkeys(names, math.nan))
+    step, value = found.read()[1]
+    assert step == 8 and math.isnan(value)
 
 
 def test_finalists_are_ranked_by_mean_and_those_with_failures_last():
