@@ -57,6 +57,17 @@ def test_stopped_by_a_signal_at_a_step_that_no_gate_knows(undisturbed, trainer, 
     _same(undisturbed, tmp_path)
 
 
+def test_going_on_without_the_test_at_the_end_is_the_same_run_less_the_test(undisturbed, trainer, tmp_path):
+    training = trainer.assemble(tmp_path)
+    with pytest.raises(Interrupted):
+        training.run(tiny.StopAt(training, 15))
+    tiny.train(tmp_path, **RUN, test_at_end=False)
+    records = tiny.records(undisturbed)
+    assert "test/top1" in records[-1] and tiny.records(tmp_path) == records[:-1]
+    a, b = tiny.tensors(undisturbed), tiny.tensors(tmp_path)
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
 @pytest.mark.parametrize("step", [3, 15])
 def test_killed_between_checkpoints(undisturbed, trainer, tmp_path, step):
     """A kill loses what was not saved: stop the loop dead, with records after the last checkpoint in the file."""
