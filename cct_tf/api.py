@@ -174,7 +174,8 @@ class History(collections.abc.Mapping):
     """What a run wrote down while it trained: a mapping from a name to its `Curve`.
 
     Names are those of metrics.jsonl and TensorBoard: "train/loss", "train/accuracy", "train/learning_rate",
-    "eval/top1", "eval/loss", "eval_ema/top1" with an average of the weights, "test/top1", "timing/images_per_second"...
+    "eval/top1", "eval/loss", "eval_ema/top1" or "eval_average/top1" of averaged weights, "test/top1",
+    "timing/images_per_second"...
     A value that was not finite is NaN.
 
     Args:
@@ -308,7 +309,8 @@ class TrainedRun:
 
         Args:
             checkpoint: "best", "last", or the path of a checkpoint folder.
-            weights: "raw", "ema" (their moving average), or "auto": ema where the run kept one.
+            weights: "raw", "ema" (their moving average), "average" (another one), or "auto": an average where the
+                run kept one.
 
         Raises:
             UserError: there is none, or it can't be read.

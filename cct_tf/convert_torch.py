@@ -11,7 +11,7 @@ from cct_tf.errors import UserError
 from cct_tf.machine import files, runtime
 from cct_tf.machine.console import Console
 from cct_tf.models import variants
-from cct_tf.settings import command, config, flags
+from cct_tf.settings import averages, command, config, flags
 
 USAGE = """usage: python -m cct_tf.convert_torch --input=X.pth --model=NAME --output=DIR|X.keras [--dataset=NAME ...]
        python -m cct_tf.convert_torch --to_torch --input=DIR|X.keras --output=X.safetensors
@@ -55,7 +55,10 @@ def _settings(given, output):
     own = {field.name for field in _OWN}
     chosen = {name: value for name, value in given.items() if name not in own}
     # A recipe's flagfile may ask for an average and for initial weights; converted weights have neither.
-    settings = config.from_dict(chosen | {"workdir": output, "ema_decay": 0.0, "init_from": None, "freeze": None})
+    without = {"ema_decay": 0.0, "average_last": 0.0, "init_from": None, "freeze": None}
+    if chosen.get("optimizer") == averages.SCHEDULE_FREE:
+        without["optimizer"] = "adamw"
+    settings = config.from_dict(chosen | {"workdir": output} | without)
     if "dataset" in given:
         checks.check_inputs(settings)
     checks.require_ours("--model", settings.model.model, "for which the authors' code has weights")

@@ -17,7 +17,7 @@ from cct_tf.export import formats
 from cct_tf.machine import files, memory, runtime
 from cct_tf.machine.console import Console
 from cct_tf.runs import export_metadata
-from cct_tf.settings import command, config, flags
+from cct_tf.settings import averages, command, config, flags
 
 USAGE = """usage: python -m cct_tf.predict --workdir=DIR IMAGE|FOLDER|PATTERN ... [--top=5] [--csv|--json]
            [--attention[=DIR]] [--checkpoint=best|last|PATH] [--weights=auto]
@@ -60,7 +60,7 @@ class _Table:
         self._class_width = min(max(map(len, class_names)), 24)
 
     def start(self, origin):
-        weights = "EMA" if origin["weights"] == "ema" else "raw"
+        weights = averages.WEIGHTS[origin["weights"]]
         said = f"; classes above their thresholds, {origin['thresholds_are']}" if "thresholds" in origin else ""
         self._console.say(f"{origin.get('exported') or origin['checkpoint']}, {weights} weights{said}")
 

@@ -39,7 +39,7 @@ ALLOWED = {
     "assembly": ("runs", "engine", "optim", "datasets", "data", "readers", "images", "augment", "policies", "models",
                  "convert", "workers", "settings", "machine", "sizes", "errors"),
     "evaluation": ("assembly", "pictures", "engine", "datasets", "data", "readers", "images", "augment", "policies",
-                   "models", "workers", "machine", "sizes", "errors"),
+                   "models", "workers", "settings.averages", "machine", "sizes", "errors"),
     "training": ("evaluation", "assembly", "pictures", "runs", "engine", "optim", "datasets", "data", "readers",
                  "images", "augment", "policies", "models", "workers", "settings", "machine", "sizes", "errors"),
     "export": ("evaluation", "assembly", "runs", "datasets", "data", "readers", "images", "augment", "policies",

@@ -17,6 +17,7 @@ from cct_tf.errors import UserError
 from cct_tf.machine import files
 from cct_tf.runs import run_record
 from cct_tf.runs.workdir import Workdir
+from cct_tf.settings import averages
 
 # --init_weights -> the state dict of a PyTorch file, and back, for messages.
 _STATES = {"auto": "auto", "raw": "model", "ema": "ema"}
@@ -80,6 +81,9 @@ def _find(config, name):
                         f".safetensors file, found {found} at {name!r}")
     if name.endswith(".keras"):
         return _in_keras_file(name, config.model.init_weights)
+    if config.model.init_weights not in _STATES:
+        raise UserError(f"--init_weights: expected {', '.join(_STATES)} for a file of PyTorch's, found "
+                        f"{config.model.init_weights!r} for {name}")
     return _in_torch_file(name, _STATES[config.model.init_weights], variant)
 
 
@@ -128,7 +132,7 @@ def _in_run(name, weights, variant):
         from cct_tf.assembly import networks
         resolved = selected.record.resolved
         loaded = networks.load_model(selected.settings, resolved.num_classes, selected.find, chosen, flag="--init_from")
-        text = f"{loaded.path} (step {loaded.record.step:,}, {'EMA' if chosen == 'ema' else 'raw'} weights)"
+        text = f"{loaded.path} (step {loaded.record.step:,}, {averages.WEIGHTS[chosen]} weights)"
         return transfer.from_arrays(text, _arrays(loaded.model), loaded.model.variant, resolved.classes)
 
     return load
@@ -136,9 +140,9 @@ def _in_run(name, weights, variant):
 
 def _in_keras_file(name, weights):
     """As `find`, of a .keras file."""
-    if weights == "ema":
-        raise UserError(f"--init_weights: expected auto or raw for a .keras file, which holds one set, found 'ema' for "
-                        f"{name}")
+    if weights not in ("auto", "raw"):
+        raise UserError("--init_weights: expected auto or raw for a .keras file, which holds one set, found "
+                        f"{weights!r} for {name}")
 
     def load():
         from cct_tf.assembly import keras_file

@@ -33,7 +33,7 @@ class Loaded:
         model: keras.Model.
         path: pathlib.Path of its checkpoint.
         record: `run_record.Record` of it.
-        weights: "raw", or "ema" for the averaged weights.
+        weights: "raw", or "ema" or "average" for averaged weights.
     """
 
     model: object
@@ -55,7 +55,7 @@ def load_model(config, num_classes, choose, weights="auto", flag="--checkpoint")
         num_classes: int K.
         choose: function () -> (path, Record) of the checkpoint, such as `selection.Selection.find`. Called last: while
             its run goes on, the folder found at the start may have been removed.
-        weights: "auto", "raw" or "ema", see `run_record.choose_weights`.
+        weights: "auto", "raw", "ema" or "average", see `run_record.choose_weights`.
         flag: the flag that names the checkpoint, for messages.
 
     Returns:

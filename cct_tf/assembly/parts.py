@@ -10,10 +10,12 @@ from cct_tf.engine.state import TrainState
 from cct_tf.engine.step import TrainStep
 from cct_tf.models import own
 from cct_tf.optim import freezing
-from cct_tf.optim.ema import Ema
+from cct_tf.optim.ema import Ema, LastAverage
 from cct_tf.optim.optimizers import make_optimizer
+from cct_tf.optim.schedule_free import ScheduleFreeAverage
 from cct_tf.runs import checkpoint
 from cct_tf.settings import class_weights
+from cct_tf.settings.plan import average_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +73,14 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         # The average is a network of its own, not swapped in for evaluations: it needs its memory anyway, a swap
         # needs that of a third copy, and one that is broken off leaves the wrong weights in the run. The price is
         # that the forward pass of evaluation is traced twice (CCT-7: about 2 s more).
-        averaged = networks.build_model(config, num_classes) if optim.ema_decay else None
+        averaged = networks.build_model(config, num_classes) if optim.average else None
     if model.variant is None:
         own.judge(model)
-    ema = None
-    if averaged is not None:
-        ema = Ema(devices.strategy, optim.ema_decay, optim.ema_warmup, weights, averaged.trainable_variables)
-        ema.start()
     state = TrainState(LossScale(devices.kind) if config.model.precision == "float16" else None, devices.kind)
+    average = None
+    if averaged is not None:
+        start = average_start(optim, total_steps, train_split.num_examples)
+        average = _average(optim, devices, optimizer, weights, averaged, state, start)
     chosen = tuning.choose(config, devices, model.variant, num_classes, total_steps, resolved)
     with devices.strategy.scope():
         taught = load_teachers(devices.kind, chosen.jit.value) if load_teachers else []
@@ -88,10 +90,29 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         example_loss=losses.make_loss(optim, train_split, num_classes, config.data.task,
                                       class_weights.of_classes(optim.class_weights, classes)),
         max_skipped_updates=optim.max_skipped_updates, jit=chosen.jit.value, fast_forms=run.fast_forms,
-        recompute=run.recompute, ema=ema, prepare=prepare, example_accuracy=losses.make_accuracy(config.data.task),
-        teachers=_teachers(config.distill, taught))
-    trackable = checkpoint.make_trackable(model, optimizer, state, averaged)
+        recompute=run.recompute, average=average, prepare=prepare,
+        example_accuracy=losses.make_accuracy(config.data.task), teachers=_teachers(config.distill, taught))
+    trackable = checkpoint.make_trackable(model, optimizer, state, averaged, average and average.kept)
     return Assembly(model, averaged, optimizer, state, chosen, train_step, trackable, adapted, taught)
+
+
+def _average(optim, devices, optimizer, weights, averaged, state, start):
+    """The `ema.Average` that `OptimConfig.average` names, begun.
+
+    Args:
+        weights: list of keras.Variable, those of the network that can be trained.
+        averaged: the network of their averages.
+        start: of `plan.average_start`.
+    """
+    strategy, averages = devices.strategy, averaged.trainable_variables
+    if optim.average == "ema":
+        average = Ema(strategy, optim.ema_decay, optim.ema_warmup, weights, averages)
+    elif optim.average == "last":
+        average = LastAverage(strategy, state.step, start, weights, averages, devices.kind)
+    else:
+        average = ScheduleFreeAverage(strategy, optimizer, weights, averages)
+    average.start()
+    return average
 
 
 def _teachers(distill, taught):

@@ -34,7 +34,7 @@ def select(workdir, checkpoint="best", weights="auto", *, changed=None, needs_da
     Args:
         workdir: str, the run's work folder.
         checkpoint: "best", "last" or the path of a checkpoint folder.
-        weights: "auto", "raw" or "ema", see `run_record.choose_weights`.
+        weights: "auto", "raw", "ema" or "average", see `run_record.choose_weights`.
         changed: dict of config fields that differ from the run's. Replicas and micro-batches always may: the devices
             here need not divide the run's batch.
         needs_data: whether converted weights without a data set are refused.

@@ -57,8 +57,8 @@ def choose_jit(flag, kind, macs, recorded=None, precision="float32"):
     if macs is None:
         return Choice("off", "auto: what the network costs is not known")
     if kind == "GPU":
-        # H100, CCT-7/3x1 in bfloat16, batch 128, images/s: nothing 1,777, the encoder 10,128, all 11,066; compiling
-        # takes 80 to 130 s, which 1e14 multiply-accumulates make up for.
+        # H100, CCT-7/3x1, batch 128, images/s: in bfloat16 nothing 1,777, the encoder 10,128, all 11,165, in float32
+        # 2,112, 6,112, 6,325; compiling takes 80 to 160 s, which 1e14 multiply-accumulates make up for.
         if macs < _LONG_ON_GPU:
             return Choice("off", "auto: the run is too short to make up for compiling")
         return Choice("all", "auto: on GPUs XLA is several times faster")

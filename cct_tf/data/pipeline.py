@@ -115,6 +115,8 @@ def staged(batches, stages, finish=lambda batch: batch):
 
     image = batches.element_spec["image"]
     calls = reading.parallel_calls(_STAGING * math.prod(image.shape) * image.dtype.size, budget.staging())
+    # A parallel map fetches its input in turn with its calls. Where these are few, the batch after is read meanwhile.
+    batches = batches if calls == tf.data.AUTOTUNE else batches.prefetch(1)
     return tensors.by_reference(batches.map(run, num_parallel_calls=calls))
 
 

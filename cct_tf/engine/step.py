@@ -39,7 +39,7 @@ class TrainStep:
         example_accuracy: the same, as `losses.make_accuracy` returns.
         max_skipped_updates: int, after this many skipped updates in a row the other steps of `run` change nothing.
         jit, fast_forms, recompute: how gradients are computed, see `gradients.Gradients`.
-        ema: `optim.ema.Ema` of the weights, or None.
+        average: `optim.ema.Average` of the weights, or None.
         prepare: function of a replica's batch dict -> its images as the network takes them, float32 [b, S, S, 3]; None
             where "image" holds them already.
         weighted: bool, whether batches hold the weights of their examples, "weight".
@@ -52,7 +52,7 @@ class TrainStep:
 
     def __init__(self, devices, model, optimizer, state, *, batch_size, accumulate_steps=1, clip_norm=None,
                  example_loss=losses.cross_entropy, max_skipped_updates=20, jit="off", fast_forms=True,
-                 recompute=False, ema=None, prepare=None, example_accuracy=losses.is_first,
+                 recompute=False, average=None, prepare=None, example_accuracy=losses.is_first,
                  weighted=False, teachers=None):
         self._devices = devices
         self._model = model
@@ -63,7 +63,7 @@ class TrainStep:
         self._accumulate_steps = accumulate_steps
         self._clip_norm = clip_norm
         self._max_skipped_updates = max_skipped_updates
-        self._ema = ema
+        self._average = average
         self._prepare = prepare or (lambda batch: batch["image"])
         self.wait_seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="wait_seconds")
         self._gradients = Gradients(model, example_loss, batch_size, jit, devices.kind, fast_forms, recompute,
@@ -149,8 +149,8 @@ class TrainStep:
                 return 0
 
             tf.cond(strategy.experimental_local_results(applies)[0], update, lambda: 0)
-        if self._ema is not None:
-            self._ema.update(updates, applies)
+        if self._average is not None:
+            self._average.update(updates, applies)
         # All replicas hold the same reduced values: the first speaks for all.
         self._state.add(*(strategy.experimental_local_results(value)[0] for value in found), goes_on)
 

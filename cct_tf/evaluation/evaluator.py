@@ -191,7 +191,7 @@ def evaluate_checkpoint(config, record, choose, split, console, *, weights="auto
         choose: function that gives the checkpoint, see `networks.load_model`.
         split: name of a split that the run has.
         console: `console.Console`.
-        weights: "auto", "raw" or "ema".
+        weights: "auto", "raw", "ema" or "average".
         tta: "none", or the kind of `views.views`.
         tta_shift: int, pixels.
 

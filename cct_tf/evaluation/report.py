@@ -9,6 +9,7 @@ from cct_tf.evaluation.calibration import calibrate
 from cct_tf.evaluation.multilabel import MultilabelEvaluation
 from cct_tf.evaluation.report_parts import LETTERS, MOST_CLASSES, finite
 from cct_tf.machine.console import shortened
+from cct_tf.settings import averages
 
 _NAMED = 3  # classes without images
 _SIGNIFICANT = 0.05
@@ -34,7 +35,7 @@ def lines(evaluated, split, tta):
         tta: kind of test-time augmentation, or "none".
     """
     result, loaded = evaluated.plain, evaluated.loaded
-    shown = [f"{loaded.path}, {'EMA' if loaded.weights == 'ema' else 'raw'} weights, {split} split: "
+    shown = [f"{loaded.path}, {averages.WEIGHTS[loaded.weights]} weights, {split} split: "
              f"{result.examples:,} images"]
     if _has_several(result):
         shown += multilabel_report.lines(evaluated) + _broken_lines(evaluated)
@@ -180,7 +181,7 @@ def compared_lines(found):
     for letter in "ab":
         one = found[letter]
         loss = math.nan if one["loss"] is None else one["loss"]
-        shown.append(f"  {letter.upper()}: {one['checkpoint']}, {'EMA' if one['weights'] == 'ema' else 'raw'} weights: "
+        shown.append(f"  {letter.upper()}: {one['checkpoint']}, {averages.WEIGHTS[one['weights']]} weights: "
                      f"{title} {100 * one[name]:.2f}%   loss {loss:.4f}")
     shown.append(f"  both right {found['both_right']:,}   only A {found['only_a_right']:,}   only B "
                  f"{found['only_b_right']:,}   both wrong {found['both_wrong']:,}")

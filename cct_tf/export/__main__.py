@@ -13,7 +13,7 @@ from cct_tf.errors import OutsideFault, UserError
 from cct_tf.export import formats
 from cct_tf.machine import files, runtime
 from cct_tf.machine.console import Console
-from cct_tf.settings import command, config, flags
+from cct_tf.settings import averages, command, config, flags
 
 USAGE = """usage: python -m cct_tf.export --workdir=DIR --format=saved_model|keras|litert|onnx --output=PATH
            [--quantize=int8 [--calibration_images=200]] [--data_dir=DIR | IMAGE|FOLDER|PATTERN ...] [--json]
@@ -70,7 +70,7 @@ def _check(values, given):
 
 def _say(written, kind, values, console):
     found, loaded = written.comparison, written.loaded
-    console.say(f"{loaded.path}, {'EMA' if loaded.weights == 'ema' else 'raw'} weights")
+    console.say(f"{loaded.path}, {averages.WEIGHTS[loaded.weights]} weights")
     console.say(f"  {found.count} {written.sample.name} compared: largest difference of a probability "
                 f"{found.difference:.2g}" + (f" (allowed {kind.tolerance:g})" if values["quantize"] == "none" else "")
                 + f", same prediction on {100 * found.same:.2f}%")

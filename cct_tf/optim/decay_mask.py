@@ -1,4 +1,4 @@
-"""Which variables weight decay leaves alone."""
+"""Which variables weight decay leaves alone, and which it may correct."""
 
 
 def undecayed(variables, mask):
@@ -15,3 +15,15 @@ def undecayed(variables, mask):
     if mask == "all":
         return []
     return [variable for variable in variables if len(variable.shape) <= 1]
+
+
+def is_corrected(path):
+    """Whether corrected weight decay (AdamC, arXiv:2506.02285) takes a variable for one of a normalised layer.
+
+    The paper: "we consider every linear layer as normalized, excluding the output layer of the network". Convolutions
+    of the tokenizer are such layers too; positions, class token, norms and biases are none.
+
+    Args:
+        path: str, of a variable of one of our networks, `name/part/.../variable`.
+    """
+    return path.endswith("kernel") and path.split("/")[1] != "head"

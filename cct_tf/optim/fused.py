@@ -20,9 +20,14 @@ class FusedUpdate:
     Attributes:
         fused: bool, False for Keras' own operations.
         rate_factors: what multiplies the learning rate of each variable, in the order it was built with.
+        cautious: bool, whether weight decay is cautious, see `against`.
+        corrected: for each variable, likewise, whether its decay is also multiplied by learning rate / `peak_rate`
+            (AdamC, arXiv:2506.02285); empty for none.
+        peak_rate: float, the highest learning rate of the schedule.
     """
 
     fused = True
+    cautious, corrected, peak_rate = False, (), 1.0
 
     masks = False  # whether `apply_gradients` takes `applies`: every variable has a kernel that can change nothing
 
@@ -78,20 +83,35 @@ class FusedUpdate:
             return value if applies is None else tf.where(applies, value, tf.zeros([], dtype))
 
         rates = functools.cache(rate)
-        decays = functools.cache(lambda dtype, factor: rates(dtype, factor) * self.weight_decay)
+        decays = functools.cache(lambda dtype, factor, corrected: rates(dtype, factor) * self._decay(dtype, corrected))
         for gradient, variable in pairs:
             index = self._get_variable_index(variable)
             if not self._has_kernel(index):
                 rest.append((gradient, variable))
                 continue
             variable, dtype, factor = variable.value, variable.dtype, self.rate_factors[index]
+            before, corrected = None, self._is_corrected(index)
             if self.weight_decay and self._use_weight_decay(variable):
-                descend(variable, decays(dtype, factor), variable)
+                if self.cautious:
+                    before = tf.convert_to_tensor(variable)
+                else:
+                    descend(variable, decays(dtype, factor, corrected), variable)
             self._kernel(variable, index, tf.cast(gradient, dtype), rates(dtype, factor), constants(dtype))
+            if before is not None:
+                descend(variable, decays(dtype, factor, corrected), against(before, variable))
         return rest
 
     def _rate(self, dtype, factor):
         return keras.ops.cast(self.learning_rate, dtype) * factor
+
+    def _is_corrected(self, index):
+        return bool(self.corrected) and self.corrected[index]
+
+    def _decay(self, dtype, corrected):
+        """What a variable's learning rate is multiplied by for its weight decay: a float, or a scalar of `dtype`."""
+        if not corrected:
+            return self.weight_decay
+        return keras.ops.cast(self.learning_rate, dtype) * (self.weight_decay / self.peak_rate)
 
 
 def adam_constants(iterations, beta_1, beta_2, epsilon, dtype, applies=None):
@@ -120,6 +140,22 @@ def nesterov(variable, momentum, gradient, rate, constants):
     """Nesterov's momentum on one replica's copies; `momentum`, a keras.Variable, accumulates steps (not gradients)."""
     tf.raw_ops.ResourceApplyKerasMomentum(var=variable.handle, accum=momentum.value.handle, grad=gradient, lr=rate,
                                           use_nesterov=True, **constants)
+
+
+def against(before, after):
+    """What decays of a variable with cautious weight decay (arXiv:2510.12402 Algorithm 1): I(u x >= 0) x.
+
+    x is the variable before its update u, which is subtracted. Its sign is that of what it changed, so the same code
+    serves every optimizer.
+
+    Args:
+        before, after: the variable before and after the update.
+
+    Returns:
+        Tensor: `before` where the update moved it towards 0 or past it, or changed nothing; 0 elsewhere.
+    """
+    opposed = tf.sign(before - after) * tf.sign(before) < 0  # of signs, whose product can't underflow
+    return tf.where(opposed, tf.zeros_like(before), before)
 
 
 def descend(variable, rate, delta):

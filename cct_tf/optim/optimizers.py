@@ -4,14 +4,17 @@ A Keras optimizer in replica context clips each replica's gradient and sums afte
 one replica. Here the step sums first, once, then clips and checks; so the optimizer's own sum must not happen again.
 
 Weight decay is decoupled (arXiv:1711.05101) and multiplied by the learning rate, for every optimizer; LAMB's trust
-ratio scales the update without it.
+ratio scales the update without it. The variable decays, then is updated; cautious decay needs the update first, and
+takes its share of the variable before it. Corrected decay is multiplied by the learning rate over its peak once more.
 """
 
 import keras
 import tensorflow as tf
 
-from cct_tf.optim import decay_mask, layer_decay
-from cct_tf.optim.fused import FusedUpdate, adam, adam_constants, descend, nesterov
+from cct_tf.optim import decay_mask, layer_decay, schedules
+from cct_tf.optim.fused import FusedUpdate, adam, adam_constants, against, descend, nesterov
+from cct_tf.optim.schedule_free import ScheduleFreeAdamW
+from cct_tf.settings import averages
 
 # Matrices that Muon leaves to Adam, beside positions and class token (Keras knows those by "embedding"): the layer that
 # gives the logits, and the scores of the pooling, [D, 1], whose one column has nothing to orthogonalise.
@@ -33,12 +36,20 @@ class SummedGradients(FusedUpdate):
     def update_step(self, gradient, variable, learning_rate):
         """Decay and update one device's copy of a variable."""
         learning_rate = keras.ops.cast(learning_rate, variable.dtype)
-        factor = self.rate_factors[self._get_variable_index(variable)]
+        index = self._get_variable_index(variable)
+        factor, decay = self.rate_factors[index], self._decay(variable.dtype, self._is_corrected(index))
         if factor != 1.0:
             learning_rate = learning_rate * factor
+        before = None
         if self.weight_decay and self._use_weight_decay(variable):
-            self.assign_sub(variable, variable * self.weight_decay * learning_rate)
+            if self.cautious:
+                before = tf.convert_to_tensor(variable)
+            else:
+                self.assign_sub(variable, variable * decay * learning_rate)
         super().update_step(gradient, variable, learning_rate)
+        if before is not None:
+            decayed = against(before, tf.convert_to_tensor(variable))
+            self.assign_sub(variable, decayed * decay * learning_rate)
 
 
 class AdamW(SummedGradients, keras.optimizers.AdamW):
@@ -114,7 +125,11 @@ def make_optimizer(optim, variables, fused=True, depth=None):
         keras.optimizers.Optimizer.
     """
     optimizer = _new(optim)
-    optimizer.fused = fused
+    optimizer.fused = fused or isinstance(optimizer, ScheduleFreeAdamW)  # of one form
+    optimizer.cautious = optim.cautious_weight_decay
+    if optim.corrected_weight_decay:
+        optimizer.corrected = tuple(decay_mask.is_corrected(variable.path) for variable in variables)
+        optimizer.peak_rate = optim.learning_rate * schedules.rate_scale(optim)
     excluded = decay_mask.undecayed(variables, optim.weight_decay_mask)
     if excluded:
         optimizer.exclude_from_weight_decay(var_list=excluded)
@@ -134,6 +149,9 @@ def _new(optim):
     if optim.optimizer == "muon":
         return Muon(momentum=optim.momentum, adam_beta_1=optim.beta_1, adam_beta_2=optim.beta_2,
                     epsilon=optim.adam_epsilon, exclude_layers=_NOT_MUON, **common)
+    if optim.optimizer == averages.SCHEDULE_FREE:
+        del common["weight_decay"]
+        return ScheduleFreeAdamW(optim.beta_1, optim.beta_2, optim.adam_epsilon, optim.weight_decay, **common)
     if optim.optimizer == "adamw":
         return AdamW(beta_1=optim.beta_1, beta_2=optim.beta_2, epsilon=optim.adam_epsilon, **common)
     raise ValueError(f"optimizer: expected one that is made here, found {optim.optimizer!r}")

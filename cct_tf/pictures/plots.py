@@ -133,9 +133,9 @@ def curves_figure(records):
     figure = _figure(12, 3.8)
     panels = figure.subplots(1, 3)
     lines = ((("train/loss", "train (augmented, smoothed)"), ("eval/loss", "evaluation"),
-              ("eval_ema/loss", "evaluation, averaged weights"), ("test/loss", "test")),
+              *_averaged("loss", "evaluation"), ("test/loss", "test")),
              (("train/accuracy", "train"), ("eval/top1", "evaluation"),
-              ("eval_ema/top1", "evaluation, averaged weights"), ("test/top1", "test (best weights)")),
+              *_averaged("top1", "evaluation"), ("test/top1", "test (best weights)")),
              (("train/learning_rate", "learning rate"),))
     titles = ["loss", "accuracy", "learning rate"]
     if any(f"{name}/map" in record for record in records for name in ("eval", "test")):
@@ -156,8 +156,13 @@ def curves_figure(records):
     return figure
 
 
-_SEVERAL = (("eval/map", "mAP"), ("eval_ema/map", "mAP, averaged weights"), ("test/map", "mAP, test (best weights)"),
-            ("eval/f1", "F1"), ("eval_ema/f1", "F1, averaged weights"))
+def _averaged(name, label):
+    """The lines of a figure of the averaged weights, one of which a run has at most."""
+    return tuple((f"{evaluation}/{name}", f"{label}, averaged weights") for evaluation in ("eval_ema", "eval_average"))
+
+
+_SEVERAL = (("eval/map", "mAP"), *_averaged("map", "mAP"), ("test/map", "mAP, test (best weights)"),
+            ("eval/f1", "F1"), *_averaged("f1", "F1"))
 _CAPTION_LETTERS = 36
 
 

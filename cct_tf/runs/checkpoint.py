@@ -48,7 +48,7 @@ def _by_path(variables):
     return table
 
 
-def make_trackable(model, optimizer=None, state=None, averaged=None):
+def make_trackable(model, optimizer=None, state=None, averaged=None, kept=None):
     """What a checkpoint holds: weights, averages and optimizer variables under their paths, and the run's state.
 
     Named by path, not found by Keras' object graph: that numbers optimizer variables and misses layers in lists.
@@ -58,6 +58,7 @@ def make_trackable(model, optimizer=None, state=None, averaged=None):
         optimizer: keras optimizer, built, or None to leave it out.
         state: `state.TrainState` or None.
         averaged: keras.Model whose trainable variables are the weights' averages, or None.
+        kept: dict of tf.Variable, `ema.Average.kept`, or None.
 
     Returns:
         tf.train.Checkpoint.
@@ -70,6 +71,8 @@ def make_trackable(model, optimizer=None, state=None, averaged=None):
         parts["state"] = state
     if averaged is not None:
         parts["ema"] = _by_path(averaged.trainable_variables)
+    if kept:
+        parts["average"] = kept
     return tf.train.Checkpoint(**parts)
 
 
@@ -174,7 +177,7 @@ def restore_weights(path, model, weights="raw"):
     Args:
         path: pathlib.Path of the checkpoint.
         model: keras.Model, built.
-        weights: "raw", or "ema" for their averages (see `run_record.choose_weights`); what is not trained has none.
+        weights: "raw", or another for their averages (see `run_record.choose_weights`); what is not trained has none.
 
     Raises:
         Unreadable: the files are damaged.
@@ -186,7 +189,7 @@ def restore_weights(path, model, weights="raw"):
 
     import tensorflow as tf
     parts = {"weights": _by_path(model.weights)}
-    if weights == "ema":
+    if weights != "raw":
         parts = {"ema": _by_path(model.trainable_variables), "weights": _by_path(model.non_trainable_weights)}
     _read(path, tf.train.Checkpoint(**parts), check)
 

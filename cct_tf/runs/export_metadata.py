@@ -35,7 +35,7 @@ class Metadata:
         model: name of the network.
         checkpoint: name of the checkpoint's folder.
         step: int, of the checkpoint.
-        weights: "raw" or "ema".
+        weights: "raw", "ema" or "average".
         quantize: "none" or "int8".
         cct_tf: version of cct_tf that wrote the export.
         bit_depth: int, bits per channel that images of more than 8 bits use, see `cct_tf.images.decode`.

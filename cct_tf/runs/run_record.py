@@ -20,6 +20,7 @@ from cct_tf.runs import found_broken_file
 from cct_tf.runs.resolved import Resolved
 from cct_tf.runs.run_status import RunStatus
 from cct_tf.runs.workdir import naming, readable
+from cct_tf.settings import averages
 from cct_tf.settings.config import DataConfig
 
 _NAME = re.compile(r"step_(\d{8,})")
@@ -89,10 +90,10 @@ class Record:
     @property
     def keeps_average(self):
         """Whether the checkpoint holds an average of the weights beside them."""
-        return self.config.get("ema_decay", 0.0) > 0
+        return averages.kind(self.config) is not None
 
     def thresholds_of(self, weights):
-        """The thresholds fitted when these weights ("raw" or "ema") were evaluated, tuple of K floats; None if not."""
+        """The thresholds fitted when these weights ("raw" ...) were evaluated, tuple of K floats; None if not."""
         is_judged = weights == choose_weights(self, "auto") and self.status.last_evaluated_step == self.step
         return self.status.thresholds if is_judged else None
 
@@ -246,20 +247,27 @@ def choose_weights(record, asked, flag="--weights"):
 
     Args:
         record: its Record.
-        asked: "auto" (the average where the run kept one), "raw" or "ema".
+        asked: "auto" (the average where the run kept one), "raw", "ema" or "average".
         flag: the flag that says so, for messages.
 
     Returns:
-        "raw" or "ema".
+        "raw", "ema" or "average".
 
     Raises:
-        UserError: there is no average.
+        UserError: the run has no such weights.
     """
-    if asked == "ema" and not record.keeps_average:
+    kind = averages.kind(record.config)
+    best = averages.weights(kind)
+    if asked in ("auto", best):
+        return best
+    if kind is None:
         raise UserError(f"{flag}: expected auto or raw for a run without an average of its weights (--ema_decay), "
-                        "found 'ema'")
-    if asked == "auto":
-        return "ema" if record.keeps_average else "raw"
+                        f"found {asked!r}")
+    if kind == "schedule_free":
+        raise UserError(f"{flag}: expected auto or average for a run with --optimizer={averages.SCHEDULE_FREE}, whose "
+                        f"average is the network, found {asked!r}")
+    if asked != "raw":
+        raise UserError(f"{flag}: expected auto, raw or {best} for this run, found {asked!r}")
     return asked
 
 

@@ -8,8 +8,8 @@ from cct_tf.errors import UserError
 from cct_tf.runs import inventory
 from cct_tf.runs.resolved import Resolved
 from cct_tf.runs.workdir import MetricsFile, Workdir
+from cct_tf.settings import averages, flags, folds, measure
 from cct_tf.settings import config as config_lib
-from cct_tf.settings import flags, folds, measure
 
 _NO_SETTING = ("workdir", *config_lib.PLACES, "seed")  # fields that tell two runs of one recipe apart
 
@@ -127,7 +127,7 @@ def _is_number(value):
 
 def _evaluation_of(config):
     """The evaluation by which the best is chosen."""
-    return "eval_ema" if config and config["ema_decay"] else "eval"
+    return averages.judged(averages.kind(config or {}))
 
 
 def _newest(workdir, notes):

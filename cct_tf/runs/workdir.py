@@ -8,7 +8,7 @@
     checkpoints/          step_00000500/ ...
     best/                 step_00000500/
     metrics.jsonl         one record a line
-    train/ eval/ test/    TensorBoard event files; eval_ema/ of the weights' average
+    train/ eval/ test/    TensorBoard event files; eval_ema/ or eval_average/ of their average
     plots/                curves.png, confusion_matrix.png
     before_restart_1/     what --restart_if_unreadable set aside of the run before
     .lock                 held by the run
@@ -25,7 +25,7 @@ import time
 
 from cct_tf.errors import OutsideFault, UserError, storage_fault
 
-_RESULTS = ("metrics.jsonl", "plots", "best", "train", "eval", "eval_ema", "test")
+_RESULTS = ("metrics.jsonl", "plots", "best", "train", "eval", "eval_ema", "eval_average", "test")
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ from cct_tf.settings import flags
 
 # Flags that several commands have.
 CHECKPOINT = flags.command_field("checkpoint", str, "best", "best, last, or the path of a checkpoint folder", path=True)
-WEIGHTS = flags.command_field("weights", str, "auto", "raw, ema (their moving average), or auto: ema where the run "
-                              "kept one", choices=("auto", "raw", "ema"))
+WEIGHTS = flags.command_field("weights", str, "auto", "raw, ema (their moving average), average (another one), or "
+                              "auto: an average where the run kept one", choices=("auto", "raw", "ema", "average"))
 JSON = flags.command_field("json", bool, False, "print one JSON object on one line, and nothing else, on stdout")
 
 

@@ -15,7 +15,7 @@ import typing
 
 from cct_tf import sizes
 from cct_tf.errors import UserError
-from cct_tf.settings import consistency, measure
+from cct_tf.settings import averages, consistency, measure
 from cct_tf.settings.fields import Field, option
 
 PLACES = ("data_dir", "image_root", "class_names")  # where the data of a run is on this machine
@@ -144,8 +144,9 @@ class ModelConfig:
     init_from: str | None = option(None, "weights to start from: a work folder (its best), a checkpoint folder, a "
                                    ".keras, .pth or .safetensors file; positions are resized, a head for other classes "
                                    "is new", path=True, remote=True)
-    init_weights: str = option("auto", "which of them: raw, ema (their moving average), or auto: ema where a run kept "
-                               "one, and of a .pth file the only ones", choices=("auto", "raw", "ema"))
+    init_weights: str = option("auto", "which: raw, ema (their moving average), average (another one), or auto: "
+                               "an average where a run kept one, and of a .pth file the only ones",
+                               choices=("auto", "raw", "ema", "average"))
     freeze: str | None = option(None, "weights that do not learn: tokenizer, encoder (class token, positions, blocks, "
                                 "final norm), all_but_head, or patterns of their paths such as block_[0-3]; several "
                                 "with commas")
@@ -164,7 +165,7 @@ class OptimConfig:
     train_steps: int | None = option(None, "length of the whole run in steps, cool-down included; wins over epochs",
                                      minimum=1, maximum=10**10)
     learning_rate: float = option(5e-4, "peak learning rate", minimum=0.0)
-    min_learning_rate: float = option(0.0, "where the cosine ends, and the rate of the cool-down", minimum=0.0)
+    min_learning_rate: float = option(0.0, "where the schedule ends, and the rate of the cool-down", minimum=0.0)
     warmup_learning_rate: float = option(0.0, "where the linear warm-up starts", minimum=0.0)
     learning_rate_scaling: str = option("none", "linear: the three learning rates above are per 256 images and "
                                         "multiplied by batch_size / 256 (arXiv:1706.02677)",
@@ -174,21 +175,32 @@ class OptimConfig:
     warmup_epochs: float = option(0.0, "length of the warm-up, which covers the start of the schedule", minimum=0.0)
     warmup_shape: str = option("linear", "linear, or reciprocal: learning_rate / (warmup_epochs - epoch), the authors' "
                                "in their AutoAugment runs", choices=("linear", "reciprocal"))
-    warmup_prefix: bool = option(False, "the cosine begins where the warm-up ends instead of counting from step 0")
-    cooldown_epochs: float = option(0.0, "epochs at min_learning_rate after the cosine", minimum=0.0)
-    schedule: str = option("cosine", "learning-rate schedule", choices=("cosine", "constant"))
+    warmup_prefix: bool = option(False, "cosine and linear begin where the warm-up ends instead of counting from "
+                                "step 0")
+    cooldown_epochs: float = option(0.0, "epochs at min_learning_rate after the schedule", minimum=0.0)
+    schedule: str = option("cosine", "learning-rate schedule: cosine or linear to min_learning_rate; wsd, constant "
+                           "until it decays at the end (arXiv:2404.06395); or constant",
+                           choices=("cosine", "linear", "wsd", "constant"))
+    decay_share: float = option(0.2, "share of the epochs in which wsd decays", above=0.0, maximum=1.0)
+    decay_shape: str = option("linear", "how wsd decays: linear, or 1-sqrt, by 1 minus the root of the share that is "
+                              "done (arXiv:2405.18392)", choices=("linear", "1-sqrt"))
     schedule_unit: str = option("step", "how often the learning rate changes", choices=("step", "epoch"))
-    optimizer: str = option("adamw", "optimizer; muon takes AdamW for what is no matrix",
-                            choices=("adamw", "sgd", "lion", "lamb", "muon"))
+    optimizer: str = option("adamw", "optimizer; muon takes AdamW for what is no matrix; schedule_free_adamw "
+                            "evaluates an average of its own and wants --schedule=constant (arXiv:2405.15682)",
+                            choices=("adamw", "sgd", "lion", "lamb", "muon", averages.SCHEDULE_FREE))
     momentum: float = option(0.9, "momentum of sgd (Nesterov's) and muon", minimum=0.0, below=1.0)
-    beta_1: float = option(0.9, "decay of the first moment of adamw, lion, lamb and muon's adamw", minimum=0.0,
-                           below=1.0)
-    beta_2: float = option(0.999, "decay of the second moment of adamw, lamb and muon's adamw, and of lion's momentum",
-                           minimum=0.0, below=1.0)
+    beta_1: float = option(0.9, "decay of the first moment of adamw, lion, lamb and muon's adamw; of "
+                           "schedule_free_adamw the share of the average in the weights", minimum=0.0, below=1.0)
+    beta_2: float = option(0.999, "decay of the second moment of adamw, schedule_free_adamw, lamb and muon's adamw, "
+                           "and of lion's momentum", minimum=0.0, below=1.0)
     weight_decay: float = option(0.03, "decoupled weight decay, times the learning rate per update", minimum=0.0)
     weight_decay_mask: str = option("matrices", "which variables decay: those of two or more dimensions, or all",
                                     choices=("matrices", "all"))
-    adam_epsilon: float = option(1e-8, "epsilon of adamw, lamb, and muon's adamw", above=0.0)
+    cautious_weight_decay: bool = option(False, "decay only values that the update does not move away from 0 "
+                                         "(arXiv:2510.12402)")
+    corrected_weight_decay: bool = option(False, "kernels before the head decay by the square of the learning rate "
+                                          "over its peak, not by the learning rate (arXiv:2506.02285)")
+    adam_epsilon: float = option(1e-8, "epsilon of adamw, schedule_free_adamw, lamb, and muon's adamw", above=0.0)
     loss: str = option("cross_entropy", "cross_entropy of soft targets, or bce: binary cross-entropy of each class, "
                        "averaged over the classes (arXiv:2110.00476), as always with --task=multilabel",
                        choices=("cross_entropy", "bce"))
@@ -201,6 +213,8 @@ class OptimConfig:
     ema_decay: float = option(0.0, "decay per update of an exponential moving average of the weights, evaluated beside "
                               "them; 0 = off", minimum=0.0, below=1.0)
     ema_warmup: bool = option(True, "the decay of update t is at most (1 + t) / (10 + t)")
+    average_last: float = option(0.0, "epochs at the end of the run over which the weights are averaged, all updates "
+                                 "alike; the average is evaluated beside them; 0 = off", minimum=0.0)
     max_skipped_updates: int = option(20, "non-finite updates in a row after which on_divergence acts", minimum=1,
                                       how=True)
     # `how`: it changes nothing of a run that does not diverge, and of one that does there is no result to differ from;
@@ -208,6 +222,11 @@ class OptimConfig:
     on_divergence: str = option("stop", "then the run stops, or goes back (rollback) to the newest checkpoint before "
                                 "them and on at half the learning rate, at most 3 times", choices=("stop", "rollback"),
                                 how=True)
+
+    @property
+    def average(self):
+        """The kind of average of the weights that the run keeps, see `averages.kind`."""
+        return averages.kind(dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from cct_tf.errors import UserError
-from cct_tf.settings import class_weights, folds, measure
+from cct_tf.settings import averages, class_weights, folds, measure
 
 
 def check(config):
@@ -47,9 +47,20 @@ def check(config):
     _check_distill(config)
     _check_batch(config)
     _check_warmup(optim)
-    if optim.schedule == "constant" and optim.cooldown_epochs:
-        raise UserError("--cooldown_epochs: expected 0 with --schedule=constant, found "
-                        f"{optim.cooldown_epochs:g}")
+    _check_schedule(optim)
+    if optim.optimizer == averages.SCHEDULE_FREE:
+        _check_schedule_free(optim)
+    if optim.average_last and optim.ema_decay:
+        raise UserError(f"--average_last: expected 0 with --ema_decay (one average or the other), found "
+                        f"{optim.average_last:g}")
+    if optim.average_last and config.run.early_stop_evaluations:
+        raise UserError("--early_stop_evaluations: expected 0 with --average_last, whose average begins near the end "
+                        f"of the run, found {config.run.early_stop_evaluations}")
+    for name in ("cautious_weight_decay", "corrected_weight_decay"):
+        if getattr(optim, name) and not optim.weight_decay:
+            raise UserError(f"--{name}: expected false with --weight_decay=0, found true")
+    if optim.corrected_weight_decay and not optim.learning_rate:
+        raise UserError("--corrected_weight_decay: expected false with --learning_rate=0, which is no peak, found true")
 
 
 def _check_pixels(config):
@@ -108,8 +119,37 @@ def _check_warmup(optim):
     if optim.warmup_shape == "reciprocal" and optim.warmup_learning_rate:
         raise UserError("--warmup_learning_rate: expected 0 with --warmup_shape=reciprocal, which has a start of its "
                         f"own, found {optim.warmup_learning_rate:g}")
-    if optim.warmup_prefix and optim.schedule == "constant":
-        raise UserError("--warmup_prefix: expected false with --schedule=constant, which has no cosine, found true")
+    if optim.warmup_prefix and optim.schedule in ("constant", "wsd"):
+        raise UserError(f"--warmup_prefix: expected false with --schedule={optim.schedule}, which stays at the peak "
+                        "after the warm-up, found true")
+
+
+def _check_schedule(optim):
+    """What the schedules take."""
+    if optim.schedule == "constant" and optim.cooldown_epochs:
+        raise UserError("--cooldown_epochs: expected 0 with --schedule=constant, found "
+                        f"{optim.cooldown_epochs:g}")
+    for name in ("decay_share", "decay_shape"):
+        found = getattr(optim, name)
+        if optim.schedule != "wsd" and found != getattr(type(optim), name):
+            raise UserError(f"--{name}: expected it with --schedule=wsd, found {optim.schedule!r}")
+
+
+def _check_schedule_free(optim):
+    """What the schedule-free optimizer does itself."""
+    for name, only, reason in (
+            ("schedule", "constant", "which needs no other"),
+            ("ema_decay", 0, "which averages the weights itself"),
+            ("average_last", 0, "which averages the weights itself"),
+            ("cautious_weight_decay", False, "whose average moves the weights too"),
+            ("corrected_weight_decay", False, "whose rate does not fall")):
+        found = getattr(optim, name)
+        if found != only:
+            shown = repr(found) if isinstance(found, str) else str(found).lower()
+            raise UserError(f"--{name}: expected {str(only).lower()} with --optimizer={optim.optimizer}, {reason}, "
+                            f"found {shown}")
+    if optim.beta_1 == 0.0:
+        raise UserError(f"--beta_1: expected above 0 with --optimizer={optim.optimizer}, found 0")
 
 
 def mixes(augment):

@@ -46,7 +46,7 @@ class Plan:
         num_examples: int n, training images per epoch.
         batch_size: int B, images per update.
         total_steps: int, the whole run, cool-down included.
-        schedule_epochs: Fraction, epochs from the start to the end of the cosine.
+        schedule_epochs: Fraction, epochs from the start to the end of the schedule.
         log, evaluate, checkpoint: `Gate`s.
     """
 
@@ -71,6 +71,17 @@ class Plan:
         return self.num_examples / self.batch_size
 
 
+def average_start(optim, total_steps, num_examples):
+    """The first update, from 0, after which the weights are averaged by --average_last: int, total_steps without.
+
+    Args:
+        optim: `config.OptimConfig`.
+        total_steps: int, of the whole run.
+        num_examples: int, training images.
+    """
+    return total_steps - math.ceil(exact(optim.average_last) * Fraction(num_examples, optim.batch_size))
+
+
 def make_plan(optim, run, num_examples):
     """Plan of a run.
 
@@ -80,7 +91,7 @@ def make_plan(optim, run, num_examples):
         num_examples: int, training images.
 
     Raises:
-        UserError: the cool-down is longer than the run.
+        UserError: the cool-down is longer than the run, or what --average_last averages.
     """
     steps_per_epoch = Fraction(num_examples, optim.batch_size)
     cooldown = exact(optim.cooldown_epochs)
@@ -93,6 +104,9 @@ def make_plan(optim, run, num_examples):
     else:
         schedule_epochs = exact(optim.epochs)
         total_steps = math.ceil((schedule_epochs + cooldown) * steps_per_epoch)
+    if average_start(optim, total_steps, num_examples) < 0:
+        raise UserError(f"--average_last: expected at most the whole run of {total_steps} steps "
+                        f"({float(total_steps / steps_per_epoch):.3g} epochs), found {optim.average_last:g}")
     if run.eval_every_steps is not None:
         eval_every = Fraction(run.eval_every_steps)
     else:

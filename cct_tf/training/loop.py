@@ -27,6 +27,7 @@ from cct_tf.optim import schedules
 from cct_tf.pictures import contact_sheet, plots
 from cct_tf.pictures.inspection import Inspection
 from cct_tf.runs import checkpoint, run_record
+from cct_tf.settings import averages
 from cct_tf.training import coordination, divergence, report, saver
 from cct_tf.training.broken_images import BrokenImages
 from cct_tf.training.profiling import Profiler, parse_steps
@@ -139,12 +140,14 @@ class Training:
     def evaluated(self):
         """The networks that `eval/*` is about, {name of the evaluation: network}."""
         network = self.network
-        return {"eval": network.model} | ({"eval_ema": network.averaged} if network.averaged else {})
+        if self.judged == "eval":
+            return {"eval": network.averaged or network.model}
+        return {"eval": network.model, self.judged: network.averaged}
 
     @property
     def judged(self):
         """Which evaluation chooses the best: of the averaged weights, where the run keeps an average."""
-        return "eval_ema" if self.network.averaged else "eval"
+        return averages.judged(self.config.optim.average)
 
     def _iterator(self, step):
         """Over the batches after `step` completed steps, each shared out among the replicas."""

@@ -9,7 +9,7 @@ from cct_tf.machine.console import duration, listed
 from cct_tf.optim import schedules
 from cct_tf.readers import budget
 from cct_tf.runs.workdir import Workdir
-from cct_tf.settings import flags
+from cct_tf.settings import averages, flags
 from cct_tf.settings.measure import NAMES, number
 from cct_tf.training import divergence
 
@@ -28,13 +28,17 @@ def _augmentation(stages, sampling):
 
 
 _OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD (Nesterov)", "lion": "Lion", "lamb": "LAMB",
-               "muon": "Muon (AdamW for what is no matrix)"}
+               "muon": "Muon (AdamW for what is no matrix)", averages.SCHEDULE_FREE: "schedule-free AdamW"}
 
 
 def _schedule(optim, plan):
     warmup = optim.warmup_epochs * plan.steps_per_epoch
     lowest = optim.min_learning_rate * schedules.rate_scale(optim)
-    text = optim.schedule + (f" to {lowest:g}" if optim.schedule == "cosine" else "")
+    text = optim.schedule + (f" to {lowest:g}" if optim.schedule in ("cosine", "linear") else "")
+    if optim.schedule == "wsd":
+        epochs = float(plan.schedule_epochs)
+        text = (f"constant, {optim.decay_shape} decay to {lowest:g} in the last {optim.decay_share * epochs:.4g} of "
+                f"{epochs:.4g} epochs")
     if optim.warmup_epochs:
         shape = "reciprocal " if optim.warmup_shape == "reciprocal" else ""
         text += f", {shape}warm-up {optim.warmup_epochs:g} epochs ({warmup:,.0f} steps)"
@@ -61,6 +65,12 @@ def _weights(optim, train_split):
     return parts
 
 
+def _decay(optim):
+    kind = "cautious " if optim.cautious_weight_decay else ""
+    kind += "corrected " if optim.corrected_weight_decay else ""
+    return f"{kind}weight decay {optim.weight_decay:g} on {optim.weight_decay_mask}"
+
+
 def _optimiser(optim, plan, task, train_split):
     rate = f"{optim.learning_rate:g}"
     if optim.learning_rate_scaling == "linear":
@@ -73,11 +83,17 @@ def _optimiser(optim, plan, task, train_split):
     if optim.loss == "bce" or task == "multilabel":
         parts.append("binary cross-entropy")
     parts += _weights(optim, train_split)
-    return (f"{_OPTIMIZERS[optim.optimizer]} {rate}, {_schedule(optim, plan)}; weight decay {optim.weight_decay:g} "
-            f"on {optim.weight_decay_mask}, {', '.join(parts)}")
+    return (f"{_OPTIMIZERS[optim.optimizer]} {rate}, {_schedule(optim, plan)}; {_decay(optim)}, "
+            f"{', '.join(parts)}")
 
 
 def _average(optim):
+    if optim.average == "schedule_free":
+        return [("average", f"of all updates, by the squares of their learning rates, {optim.beta_1:g} of it in the "
+                            "weights; evaluated in their place")]
+    if optim.average == "last":
+        return [("average", f"of the weights after each update of the last {optim.average_last:g} epochs; evaluated "
+                            "beside them, chooses the best")]
     if not optim.ema_decay:
         return []
     warmup = " after a warm-up" if optim.ema_warmup else ""
@@ -249,9 +265,12 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
     return [f"  {name:<13} {text}" for name, text in rows]
 
 
+_EVALUATIONS = {"eval_ema": "EMA ", "eval_average": "averaged "}  # what their figures are called beside those of "eval"
+
+
 def evaluation_line(step, plan, results, is_best, measure):
-    """What an evaluation found; `results` is a dict of evaluations, "eval" and maybe "eval_ema"."""
-    found = [f"{'EMA ' if name == 'eval_ema' else ''}{measure.words(measure.of(result))}"
+    """What an evaluation found; `results` is a dict of evaluations, "eval" and maybe "eval_ema" or so."""
+    found = [f"{_EVALUATIONS.get(name, '')}{measure.words(measure.of(result))}"
              for name, result in results.items()]
     broken = max(result.broken for result in results.values())
     found += [f"without {broken:,} broken image{'s' if broken > 1 else ''}"] if broken else []
@@ -283,11 +302,12 @@ def result_lines(config, best, last, test, seconds):
         seconds: float, since the command started.
     """
     lines = [f"done in {duration(seconds)}"]
-    weights = "EMA weights" if config.optim.ema_decay else "weights"
+    average = averages.weights(config.optim.average)
+    weights = "weights" if average == "raw" else f"{averages.WEIGHTS[average]} weights"
     for name, result in (("best", best), ("last", last)):
         if result is not None:
             lines.append(f"  {name}  step {result['step']:,}: {config.measure.words(result)}"
-                         + (f" ({weights})" if config.optim.ema_decay else ""))
+                         + (f" ({weights})" if average != "raw" else ""))
     if test is not None:
         second = ("f1_fitted", "F1 at fitted thresholds") if config.data.task == "multilabel" else ("top5", "top-5")
         headline, loss = config.measure.words(config.measure.of(test)).rsplit(", ", 1)

@@ -9,6 +9,7 @@ import pathlib
 from cct_tf.errors import OutsideFault, UserError
 from cct_tf.runs import checkpoint, run_record
 from cct_tf.runs.run_status import RunStatus
+from cct_tf.settings import averages
 from cct_tf.settings import config as config_lib
 from cct_tf.settings.measure import measure_of
 
@@ -108,11 +109,13 @@ def _set_aside_all(workdir, damaged, console):
 
 def _check_average(record, config, path):
     """A checkpoint without an average can't go on with one, nor drop one: `best` was chosen the other way."""
-    decay = config.optim.ema_decay
-    if record.keeps_average != (decay > 0):
-        expected = "above 0, for it holds an average" if record.keeps_average else "0, for it holds no average"
-        raise UserError(f"{path}: expected --ema_decay {expected} of the weights, found {decay:g}; another --workdir "
-                        "starts anew")
+    before, now = averages.kind(record.config), config.optim.average
+    if before == now:
+        return
+    flag = averages.FLAGS[before or now]
+    expected = "on, for it holds such an average" if before else "off, for it holds no average"
+    raise UserError(f"{path}: expected {flag} {expected} of the weights, found "
+                    f"{'no average' if now is None else averages.FLAGS[now]}; another --workdir starts anew")
 
 
 def _check_scale(record, config, path):

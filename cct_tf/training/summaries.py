@@ -57,7 +57,7 @@ class Recorder(abc.ABC):
         Args:
             step: int.
             evaluations: dict name -> `metrics.Evaluation` or `multilabel.MultilabelEvaluation`: "test", or "eval" and,
-                of the averaged weights, "eval_ema". The last one is drawn in `plots/`.
+                of the averaged weights, "eval_ema" or "eval_average". The last one is drawn in `plots/`.
             last: whether it is the run's last of its kind: then the pictures are drawn in any case. Others only some
                 time after the ones before, because on a small data set they cost more than the evaluation.
             pictures: function of a name that gives more of them for TensorBoard, {tag: uint8 [height, width, 3]}; or
@@ -191,8 +191,8 @@ class NoSummaries(Recorder):
 
 
 def _tag(name):
-    """`eval_ema` is `eval` of other weights."""
-    return name.removesuffix("_ema")
+    """`eval_ema` and `eval_average` are `eval` of other weights."""
+    return name.removesuffix("_ema").removesuffix("_average")
 
 
 def _plain(value):

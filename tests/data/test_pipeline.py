@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import threading
 import types
 
 import numpy as np
@@ -17,6 +18,7 @@ from cct_tf.data import holding, pipeline, reading, source
 from cct_tf.data.source import Split
 from cct_tf.evaluation.prediction import Network
 from cct_tf.images import decode
+from cct_tf.readers import budget
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.held import Held
 from cct_tf.readers.windowed import Windowed
@@ -138,6 +140,29 @@ def test_mixing_is_a_function_of_the_step_and_ends_with_its_epoch(split):
         np.testing.assert_allclose(mixed["label"][rows], labels.numpy(), atol=1e-6)
     resumed = _train(split, 10, 3, 2, untouched, mixing=mixing)
     assert np.array_equal(resumed["image"], mixed["image"][30:50])
+
+
+def test_where_stages_run_one_call_at_a_time_the_next_batch_is_read_meanwhile(monkeypatch):
+    read = [threading.Event(), threading.Event()]
+
+    def reading_of(batch):
+        read[int(batch)].set()
+        return np.zeros([1, 8, 8, 3], np.uint8)
+
+    class Waiting:
+        name, where = "waiting", stages.BATCH
+
+        def sample(self, batch, shape):
+            return {}
+
+        def apply(self, batch, params):
+            seen = tf.numpy_function(lambda: read[1].wait(20), [], tf.bool)
+            return batch | {"seen": seen}
+
+    images = tf.data.Dataset.range(2).map(lambda batch: {"image": tf.ensure_shape(
+        tf.numpy_function(reading_of, [batch], tf.uint8), [1, 8, 8, 3])})
+    monkeypatch.setattr(budget, "_bytes", 0)  # which leaves one call
+    assert [bool(batch["seen"]) for batch in pipeline.staged(images, (Waiting(),))] == [True, True]
 
 
 def test_label_smoothing_spreads_its_share_over_all_classes(split):

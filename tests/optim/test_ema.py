@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from cct_tf.machine import runtime
-from cct_tf.optim.ema import Ema
+from cct_tf.optim.ema import Ema, LastAverage
 
 SHAPES = ([3, 2], [4], [])
 
@@ -54,3 +54,26 @@ def test_a_long_average_moves_by_what_float32_can_hold():
     for t in range(1000):
         update(tf.constant(t, tf.int64))
     np.testing.assert_allclose(averages[1].numpy(), 1 - 0.9999**1000, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2])
+def test_the_last_average_is_the_mean_of_the_weights_after_the_updates_done_since_its_start(num_replicas):
+    """From step 4 on; the updates of steps 2, 4 and 7 are skipped. Before it, the weights themselves."""
+    devices, _, weights, averages = _built(num_replicas, 0.9, False)
+    step, draw, values = tf.Variable(0, dtype=tf.int64), np.random.default_rng(1), []
+    last = LastAverage(devices.strategy, step, 4, weights, averages)
+    last.start()
+    update = tf.function(last.update)
+    for index in range(12):
+        done = index not in (2, 4, 7)
+        if done:
+            for weight in weights:
+                weight.assign(draw.normal(size=weight.shape).astype(np.float32))
+            values = (values if index > 5 else []) + [[weight.numpy() for weight in weights]]
+        step.assign(index)
+        update(tf.constant(0, tf.int64), tf.constant(done))
+        for number, average in enumerate(averages):
+            wanted = np.mean([each[number].astype(np.float64) for each in values], axis=0)
+            for copy in _copies(devices, average):
+                np.testing.assert_allclose(copy, wanted, rtol=1e-5, atol=1e-6)
+        assert int(last.kept["count"].numpy()) == (0 if index < 4 else index - 4 - (index >= 7))

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from cct_tf.machine import runtime
 from cct_tf.models import create_model
+from cct_tf.optim.fused import against
 from cct_tf.optim.optimizers import make_optimizer
 from cct_tf.runs import checkpoint
 from cct_tf.settings import config
@@ -21,7 +22,9 @@ TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
 # Muon's matrices are Keras' own business, and of float32 alone.
 OPTIMIZERS = [("adamw", {}, "float32"), ("adamw", {}, "float64"), ("adamw", {"weight_decay_mask": "all"}, "float32"),
               ("sgd", {}, "float32"), ("sgd", {}, "float64"), ("sgd", {"momentum": 0.0}, "float64"),
-              ("muon", {}, "float32")]
+              ("muon", {}, "float32"), ("adamw", {"cautious_weight_decay": True}, "float32"),
+              ("muon", {"cautious_weight_decay": True, "corrected_weight_decay": True}, "float32"),
+              ("adamw", {"corrected_weight_decay": True, "learning_rate": 0.125}, "float64")]
 
 
 def _variables(dtype="float32", scale=1.0):
@@ -174,3 +177,10 @@ def test_a_checkpoint_of_one_goes_on_in_the_other(name, before, tmp_path):
     assert int(switched.iterations.numpy()) == 4
     for variable, wanted in zip(other.trainable_variables, model.trainable_variables, strict=True):
         np.testing.assert_allclose(variable.numpy(), wanted.numpy(), rtol=1e-6, atol=1e-6, err_msg=variable.path)
+
+
+def test_cautious_decay_is_of_old_values_that_the_update_does_not_move_away_from_0():
+    before = tf.constant([2.0, 2.0, -2.0, -2.0, 2.0, 1e-30, -1e-30, 0.0])
+    after = tf.constant([1.0, 3.0, -3.0, -1.0, 2.0, 2e-30, 3e-30, 1.0])
+    np.testing.assert_array_equal(against(before, after).numpy(),
+                                  np.float32([2.0, 0.0, 0.0, -2.0, 2.0, 0.0, -1e-30, 0.0]))

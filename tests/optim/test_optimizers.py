@@ -83,26 +83,39 @@ def _by_formula(name, is_matrix, x, g, slots, rate, step):
     return _adam(x, g, slots, rate, step, scale_by_norm=name == "lamb")
 
 
+@pytest.mark.parametrize(("cautious", "corrected"), [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("layer_decay", [1.0, LAYER])
 @pytest.mark.parametrize("mask", ["matrices", "all"])
 @pytest.mark.parametrize(("name", "fused"), [("adamw", True), ("adamw", False), ("sgd", True), ("sgd", False),
                                              ("muon", True), ("muon", False), ("lion", True), ("lamb", True)])
-def test_updates_are_those_of_the_formulas(name, fused, mask, layer_decay):
-    """Three updates, the rate assigned before each; decay decoupled, times the rate of the variable."""
+def test_updates_are_those_of_the_formulas(name, fused, mask, layer_decay, cautious, corrected):
+    """Three updates, the rate assigned before each; decay decoupled, times the rate of the variable.
+
+    Cautious (arXiv:2510.12402 Algorithm 1): x - rate (u + decay I(u x >= 0) x), where the plain update is x - rate u.
+    Corrected (arXiv:2506.02285): decay rate / peak in place of decay, of kernels but the head's. The peak is 0.2, 0.4
+    for 256 images.
+    """
     draws = np.random.default_rng(0)
     variables = _variables(draws)
     optimizer = make_optimizer(config.OptimConfig(
-        optimizer=name, learning_rate=9.0, weight_decay=DECAY, weight_decay_mask=mask, layer_decay=layer_decay,
-        momentum=0.7, beta_1=0.8, beta_2=0.95, adam_epsilon=EPSILON), variables, fused)
+        optimizer=name, learning_rate=0.4, weight_decay=DECAY, weight_decay_mask=mask, layer_decay=layer_decay,
+        momentum=0.7, beta_1=0.8, beta_2=0.95, adam_epsilon=EPSILON, cautious_weight_decay=cautious,
+        corrected_weight_decay=corrected, batch_size=128, learning_rate_scaling="linear"), variables, fused)
     expected, slots = [variable.numpy().astype(np.float64) for variable in variables], [{} for _ in variables]
     for step, rate in enumerate((RATE, RATE, RATE / 4), 1):
         gradients = [draws.normal(size=variable.shape).astype(np.float32) for variable in variables]
         optimizer.learning_rate.assign(rate)
         optimizer.apply_gradients([(tf.constant(g), v) for g, v in zip(gradients, variables, strict=True)])
-        for index, (shape, exponent, is_matrix) in enumerate(VARIABLES.values()):
-            own = rate * layer_decay**exponent
-            decayed = expected[index] * (1 - own * DECAY * (mask == "all" or len(shape) > 1))
-            expected[index] = _by_formula(name, is_matrix, decayed, gradients[index], slots[index], own, step)
+        for index, (path, (shape, exponent, is_matrix)) in enumerate(VARIABLES.items()):
+            own, x = rate * layer_decay**exponent, expected[index]
+            decay = own * DECAY * (mask == "all" or len(shape) > 1) * x
+            if corrected and path in ("tokenizer/kernel", "block_0/mlp/kernel", "block_1/mlp/kernel",
+                                      "pooling/score/kernel"):
+                decay = decay * rate / 0.2
+            updated = _by_formula(name, is_matrix, x if cautious else x - decay, gradients[index], slots[index], own,
+                                  step)
+            u = (x - updated) / own
+            expected[index] = updated - decay * (u * x >= 0) if cautious else updated
     for variable, value in zip(variables, expected, strict=True):
         np.testing.assert_allclose(variable.numpy(), value, rtol=2e-5, atol=2e-6, err_msg=variable.path)
 
@@ -133,15 +146,17 @@ def test_positions_decay_and_one_dimensional_variables_do_not():
 
 def _kept(name, model):
     """What an optimizer should keep of each variable."""
+    if name == "schedule_free_adamw":
+        yield "rate_squares"
     for variable in model.trainable_variables:
         path = variable.path.replace("/", "_")
-        yield f"{path}_momentum"
+        yield f"{path}_{'base' if name == 'schedule_free_adamw' else 'momentum'}"
         muon = variable.path.split("/")[1].startswith("block_") and len(variable.shape) == 2
-        if name in ("adamw", "lamb") or (name == "muon" and not muon):
+        if name in ("adamw", "lamb", "schedule_free_adamw") or (name == "muon" and not muon):
             yield f"{path}_velocity"
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "lamb", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "lamb", "muon", "schedule_free_adamw"])
 def test_all_an_optimizer_keeps_is_in_the_checkpoint_under_a_path_of_its_own(name, tmp_path):
     """The paths are part of old checkpoints: for AdamW those of version 0.1."""
     model = create_model("cct_2_3x1_8", num_classes=3)
@@ -162,21 +177,25 @@ def test_all_an_optimizer_keeps_is_in_the_checkpoint_under_a_path_of_its_own(nam
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
-def test_an_update_that_does_not_apply_changes_no_bit():
-    """And one that applies is the one without a mask, to the bit."""
-    def updated(*masks):
+@pytest.mark.parametrize("cautious", [False, True])
+def test_an_update_that_does_not_apply_changes_no_bit(cautious):
+    """And one that applies is the one without a mask, to the bit; in a graph as operation by operation."""
+    def updated(*masks, function=tf.function):
         draws = np.random.default_rng(0)
         variables = _variables(draws)
-        optim = config.OptimConfig(optimizer="adamw", learning_rate=RATE, weight_decay=DECAY)
+        optim = config.OptimConfig(optimizer="adamw", learning_rate=RATE, weight_decay=DECAY,
+                                   cautious_weight_decay=cautious)
         optimizer = make_optimizer(optim, variables, depth=2)
         assert optimizer.masks
         gradients = [tf.constant(draws.normal(size=variable.shape), tf.float32) for variable in variables]
-        update = tf.function(lambda applies: optimizer.apply_gradients(zip(gradients, variables, strict=True), applies))
+        update = function(lambda applies: optimizer.apply_gradients(zip(gradients, variables, strict=True), applies))
         for mask in masks:
             update(mask if mask is None else tf.constant(mask))
         return [variable.numpy() for variable in (*variables, *optimizer.variables)]
 
     once = updated(None)
+    for found, wanted in zip(updated(None, function=lambda each: each), once, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
     for masks in ([True], [True, False], [False, True, False]):
         for found, wanted in zip(updated(*masks), once, strict=True):
             np.testing.assert_array_equal(found, wanted)

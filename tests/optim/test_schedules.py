@@ -90,3 +90,43 @@ def test_linear_scaling_multiplies_all_three_rates(batch_size, factor):
     scaled = given | {name: factor * given[name] for name in names}
     assert (_rates(4096, **given, learning_rate_scaling="linear")
             == pytest.approx(_rates(4096, **scaled), rel=1e-12))
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("unit", ["epoch", "step"])
+def test_linear_falls_by_the_same_amount_each_time(unit, prefix):
+    """From 5.5e-4 at epoch 0, or at the end of the warm-up, to 1e-5 at epoch 30; 8 steps an epoch."""
+    rates = _rates(1024, **PAPER, schedule="linear", schedule_unit=unit, warmup_prefix=prefix)
+    begin = 4 if prefix else 0
+    for step, rate in enumerate(rates):
+        t = step // 8 if unit == "epoch" else step / 8
+        line = 5.5e-4 - 5.4e-4 * (t - begin) / (30 - begin)
+        expected = 1e-6 + t * 5.49e-4 / 4 if t < 4 else line if t < 30 else 1e-5
+        assert rate == pytest.approx(expected, rel=1e-9)
+    if prefix:
+        assert rates[32] == 5.5e-4
+
+
+@pytest.mark.parametrize(("shape", "share"), [("linear", 0.2), ("1-sqrt", 0.2), ("linear", 1.0), ("1-sqrt", 0.5)])
+@pytest.mark.parametrize("unit", ["epoch", "step"])
+def test_wsd_is_constant_until_its_decay(unit, shape, share):
+    """MiniCPM's (arXiv:2404.06395), with the shapes of arXiv:2405.18392."""
+    rates = _rates(1024, **PAPER, schedule="wsd", schedule_unit=unit, decay_share=share, decay_shape=shape)
+    begin = 30 * (1 - share)
+    for step, rate in enumerate(rates):
+        t = step // 8 if unit == "epoch" else step / 8
+        if t < 4:
+            expected = 1e-6 + t * 5.49e-4 / 4
+        elif t <= begin:
+            expected = 5.5e-4
+        else:
+            done = min((t - begin) / (30 - begin), 1)
+            expected = 1e-5 + 5.4e-4 * (1 - (done if shape == "linear" else math.sqrt(done)))
+        # Of the root near 0 and 1 half of the digits are left.
+        assert rate == pytest.approx(expected, rel=1e-9 if shape == "linear" else 1e-6)
+    assert set(rates[240:]) == {1e-5}
+
+
+def test_wsd_of_a_whole_share_is_linear():
+    wsd, linear = ({"schedule": "wsd", "decay_share": 1.0}, {"schedule": "linear"})
+    assert _rates(1024, **PAPER, **wsd) == pytest.approx(_rates(1024, **PAPER, **linear), rel=1e-12)

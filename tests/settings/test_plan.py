@@ -64,3 +64,18 @@ def test_batch_larger_than_the_data_set_works():
     made = _plan(n=10, batch_size=25, epochs=5.0)
     assert made.total_steps == 2
     assert made.epoch_of(1) == Fraction(5, 2)
+
+
+@pytest.mark.parametrize(("epochs", "cooldown", "last", "start"), [
+    (10.0, 0.0, 0.0, 100), (10.0, 0.0, 1.0, 90), (10.0, 2.0, 3.0, 90), (10.0, 0.0, 0.25, 97), (10.0, 0.0, 10.0, 0)])
+def test_the_last_epochs_are_those_at_the_end_of_the_whole_run(epochs, cooldown, last, start):
+    """10 steps an epoch; a part of a step counts as one."""
+    chosen = config.from_dict({"batch_size": 100, "epochs": epochs, "cooldown_epochs": cooldown, "average_last": last})
+    made = plan.make_plan(chosen.optim, chosen.run, 1000)
+    assert plan.average_start(chosen.optim, made.total_steps, 1000) == start
+
+
+def test_an_average_of_more_than_the_run_is_refused():
+    chosen = config.from_dict({"batch_size": 100, "train_steps": 20, "average_last": 2.1})
+    with pytest.raises(UserError, match="--average_last: expected at most the whole run of 20 steps .* found 2.1"):
+        plan.make_plan(chosen.optim, chosen.run, 1000)

@@ -14,6 +14,7 @@ from cct_tf.training import loop
 from tests.training import tiny
 
 SETTINGS = {"train_steps": 6, "layer_decay": 0.7, "weight_decay": 0.1, "warmup_epochs": 0.0}
+DECAYS = {"cautious_weight_decay": True, "corrected_weight_decay": True}
 # Momentum of sgd shows in six steps at a higher rate.
 RATES = {"adamw": 1e-3, "sgd": 0.05, "lamb": 1e-2, "muon": 1e-3}
 
@@ -26,10 +27,11 @@ def _variables(training):
     return [*training.network.model.weights, *training.network.optimizer.variables]
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])  # the others work element by element, as AdamW does
-def test_losses_depend_neither_on_replicas_nor_micro_batches_nor_a_stop(name, tmp_path, monkeypatch):
+# The others work element by element, as AdamW does. Muon has variables with a kernel and without.
+@pytest.mark.parametrize(("name", "changes"), [("adamw", {}), ("lamb", {}), ("muon", DECAYS)])
+def test_losses_depend_neither_on_replicas_nor_micro_batches_nor_a_stop(name, changes, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
-    run = SETTINGS | {"optimizer": name, "learning_rate": RATES[name]}
+    run = SETTINGS | {"optimizer": name, "learning_rate": RATES[name]} | changes
     trainer = tiny.Trainer(tmp_path / "trainer", **run)
     reference = trainer.train(tmp_path / "reference")
     expected = [variable.numpy() for variable in _variables(reference)]
