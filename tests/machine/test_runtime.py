@@ -1,5 +1,6 @@
 """What a run computes on."""
 
+import os
 import subprocess
 
 import pytest
@@ -50,3 +51,12 @@ def test_the_c_library_is_asked_whether_it_keeps_large_arrays(most, expected, mo
     monkeypatch.setattr(runtime.ctypes, "CDLL", lambda name: Libc)
     runtime._keep_freed_memory()
     assert asked == expected
+
+
+def test_a_gpu_gets_its_kernels_from_threads_of_its_own_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.delenv("TF_GPU_THREAD_MODE", raising=False)
+    runtime.start_tensorflow()
+    assert os.environ["TF_GPU_THREAD_MODE"] == "gpu_private"
+    monkeypatch.setenv("TF_GPU_THREAD_MODE", "global")
+    runtime.start_tensorflow()
+    assert os.environ["TF_GPU_THREAD_MODE"] == "global"
