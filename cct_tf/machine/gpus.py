@@ -104,7 +104,7 @@ def _visible(device, given):
     count = len(glob.glob(_NODES)) if seen is None else len(seen)  # 0 on Windows: TensorFlow counts them later
     if count and max(numbers, default=0) >= count:
         left = "GPUs of this machine" if seen is None else f"GPUs of {_VISIBLE}={given}"
-        raise UserError(f"--device: expected numbers from 0 to {count - 1}, the {left}, found {device!r}")
+        raise UserError(f"--device: expected numbers below {count}, of the {left} counted from 0, found {device!r}")
     return ",".join(str(number) if seen is None else seen[number] for number in numbers) if numbers else given
 
 
