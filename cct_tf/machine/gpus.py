@@ -157,7 +157,7 @@ def _reason():
     if not tf.test.is_built_with_cuda():
         return "it was built without CUDA"
     try:
-        said = subprocess.run([sys.executable, "-c", _LIST], env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"},
+        said = subprocess.run([sys.executable, "-P", "-c", _LIST], env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"},
                               stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
                               timeout=300).stderr
     except (OSError, subprocess.TimeoutExpired):

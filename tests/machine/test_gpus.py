@@ -61,7 +61,8 @@ def test_only_the_gpus_of_the_flag_are_visible(machine, device, given, seen):
 
 @pytest.mark.parametrize(("device", "given", "line"), [
     ("gpu:4", None, "expected numbers below 4, of the GPUs of this machine counted from 0, found 'gpu:4'"),
-    ("gpu:0,2", "5,7", "expected numbers below 2, of the GPUs of CUDA_VISIBLE_DEVICES=5,7 counted from 0, found 'gpu:0,2'"),
+    ("gpu:0,2", "5,7", "expected numbers below 2, of the GPUs of CUDA_VISIBLE_DEVICES=5,7 counted from 0, found "
+     "'gpu:0,2'"),
     ("gpu", "", "expected auto or cpu, for CUDA_VISIBLE_DEVICES= hides all GPUs, found 'gpu'"),
     ("gpu:0", "-1", "expected auto or cpu, for CUDA_VISIBLE_DEVICES=-1 hides all GPUs, found 'gpu:0'"),
     ("gpu", "NoDevFiles", "expected auto or cpu, for CUDA_VISIBLE_DEVICES=NoDevFiles hides all GPUs"),  # Slurm's
