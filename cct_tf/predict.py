@@ -13,9 +13,10 @@ from cct_tf.assembly import checks, selection
 from cct_tf.datasets import listing, tree
 from cct_tf.errors import UserError
 from cct_tf.evaluation.multilabel import HALF
-from cct_tf.export import formats, metadata
+from cct_tf.export import formats
 from cct_tf.machine import files, memory, runtime
 from cct_tf.machine.console import Console
+from cct_tf.runs import export_metadata
 from cct_tf.settings import averages, command, config, flags
 
 USAGE = """usage: python -m cct_tf.predict --workdir=DIR IMAGE|FOLDER|PATTERN ... [--top=5] [--csv|--json]
@@ -228,7 +229,7 @@ def _of_export(values, given):
     with files.named(path, copy):
         kind = formats.of_path("--exported", copy)
         formats.require("--exported", kind.reads_with)
-        found = metadata.read("--exported", copy, kind)
+        found = export_metadata.read("--exported", copy, kind.name)
 
     @contextlib.contextmanager
     def opened(size, with_maps):

@@ -32,7 +32,7 @@ ALLOWED = {
     "datasets": ("tables", "data", "readers", "images", "settings", "machine.own_code", "machine.files", "errors"),
     "optim": ("settings", "errors"),
     "engine": ("layers", "sizes", "errors"),
-    "runs": ("settings", "sizes", "errors"),
+    "runs": ("settings", "images.pixel_type", "sizes", "errors"),
     "pictures": ("runs", "data", "readers", "images", "models", "augment", "policies", "settings.measure", "machine",
                  "rng"),
     "inspection": ("data", "readers", "images"),
@@ -160,7 +160,7 @@ def test_what_judges_first_imports_without_tensorflow():
              "training.resume", "training.divergence", "training.profiling", "pictures.plots", "evaluation.metrics",
              "evaluation.calibration", "evaluation.multilabel", "evaluation.drawing", "evaluation.significance",
              "evaluation.report", "export", "export.formats",
-             "export.metadata", "export.running", "export.isolated", "export.__main__", "benchmark.__main__",
+             "runs.export_metadata", "export.running", "export.isolated", "export.__main__", "benchmark.__main__",
              "sweep.__main__", "sweep.search", "sweep.study",
              "convert", "convert.transfer", "layers.sines", "layers.position_grid", "api", "reference", *COMMANDS]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)

@@ -234,8 +234,12 @@ class DistillConfig:
     """Distillation: what the network learns from trained ones."""
 
     # `how`: a place. The weights themselves are recorded by their checksum, and others refused.
-    teacher: str | None = option(None, "networks to learn from: work folders (their best) or checkpoint folders, with "
-                                 "commas between them; of the same classes", how=True)
+    teacher: str | None = option(None, "networks to learn from: work folders (their best), checkpoint folders, .keras, "
+                                 ".pth or .safetensors files, SavedModels of cct_tf.export; several with commas; of "
+                                 "the same classes", how=True)
+    teacher_mean: tuple[float, ...] | None = option(None, "mean of the pixels in [0, 1] that teachers from files were "
+                                                    "trained on, which don't hold it; one value or one a channel")
+    teacher_std: tuple[float, ...] | None = option(None, "their standard deviation, likewise", above=0.0)
     distill: str = option("soft", "soft: temperature^2 times the divergence from the teachers' softened probabilities "
                           "(arXiv:1503.02531); hard: cross-entropy of the class they place first (arXiv:2012.12877)",
                           choices=("soft", "hard"))

@@ -13,9 +13,10 @@ def check(config):
         bounds = getattr(augment, name)
         if bounds and bounds[0] > bounds[1]:
             raise UserError(f"--{name}: expected MIN,MAX with MIN at most MAX, found {bounds[0]:g},{bounds[1]:g}")
-    if (augment.mean is None) != (augment.std is None):
-        given, missing = ("mean", "std") if augment.std is None else ("std", "mean")
-        raise UserError(f"--{missing}: expected together with --{given}, found --{given} alone")
+    for mean, std in (("mean", "std"), ("teacher_mean", "teacher_std")):
+        if (config.value(mean) is None) != (config.value(std) is None):
+            given, missing = (mean, std) if config.value(std) is None else (std, mean)
+            raise UserError(f"--{missing}: expected together with --{given}, found --{given} alone")
     if augment.color_jitter and augment.color_jitter[3:] > (0.5,):
         raise UserError(f"--color_jitter: expected a hue of at most 0.5, half of the circle, found "
                         f"{augment.color_jitter[3]:g}")
@@ -47,6 +48,12 @@ def check(config):
     _check_batch(config)
     _check_warmup(optim)
     _check_schedule(optim)
+    _check_weights(config)
+
+
+def _check_weights(config):
+    """What acts on the weights beside the gradients: decay and averages."""
+    optim = config.optim
     if optim.optimizer == averages.SCHEDULE_FREE:
         _check_schedule_free(optim)
     if optim.average_last and optim.ema_decay:
@@ -67,8 +74,8 @@ def _check_pixels(config):
     data, augment = config.data, config.augment
     if data.bits not in (8, 16):
         raise UserError(f"--bits: expected 8 or 16, found {data.bits}")
-    for name in ("mean", "std"):
-        values = getattr(augment, name)
+    for name in ("mean", "std", "teacher_mean", "teacher_std"):
+        values = config.value(name)
         if values is not None and len(values) not in (1, data.channels):
             expected = "one value" if data.channels == 1 else f"one value or {data.channels}"
             raise UserError(f"--{name}: expected {expected} with --channels={data.channels}, found {len(values)}")

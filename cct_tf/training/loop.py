@@ -12,6 +12,7 @@ import time
 
 import tensorflow as tf
 
+from cct_tf.assembly.forward import Forward
 from cct_tf.augment import image_ops
 from cct_tf.augment.stages import on_device
 from cct_tf.data import pipeline
@@ -19,7 +20,6 @@ from cct_tf.engine import losses
 from cct_tf.engine.step import MOST_STEPS
 from cct_tf.errors import OutsideFault, UserError
 from cct_tf.evaluation.evaluator import Evaluator
-from cct_tf.evaluation.forward import Forward
 from cct_tf.images import decode
 from cct_tf.machine import compile_cache, memory, runtime
 from cct_tf.machine.console import Console, Progress
@@ -75,7 +75,8 @@ class Training:
             sizes = self.images.source.splits["train"].reader.sizes()
             kept = image_ops.kept_area(sizes, self.transform.size, self.transform.crop_pct)
         return report.plan_lines(self.config, self.images, self.stages, self.sampling, self.plan, self.network.model,
-                                 self.devices, self.network.tuning, self.start, self.resolved.initial_weights, kept)
+                                 self.devices, self.network.tuning, self.start, self.resolved.initial_weights, kept,
+                                 self.network.teachers)
 
     def result_lines(self, test, seconds):
         """What came out, as lines of text; `test` is what `run` returned."""
