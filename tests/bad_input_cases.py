@@ -623,6 +623,57 @@ OTHERS = [
     ("torch", "train", "--workdir={scene}/new", "KERAS_BACKEND", "torch"),
     ("nonsense", "evaluate", "--workdir={scene}/done", "KERAS_BACKEND", "nonsense"),
 ]
+_SWEEP = "--workdir={scene}/new --validation_fraction=0.2 --model=cct_2_3x1_16 "
+SPACES = {}  # name of the file in {scene} -> its text
+
+
+def _of_space(name, text, *words):
+    """A case of cct_tf.sweep with the space of a text."""
+    file = f"space_{len(SPACES)}.cfg"
+    SPACES[file] = text
+    return (name, "sweep", f"{_SWEEP}--space={{scene}}/{file}", *words)
+
+
+SWEEPS = [
+    ("search of nothing", "sweep", _SWEEP, "--space"),
+    ("search in a missing file", "sweep", _SWEEP + "--space={scene}/none.cfg", "none.cfg"),
+    ("search without a folder", "sweep", "--validation_fraction=0.2", "--workdir"),
+    ("search without a trial", "sweep", _SWEEP + "--trials=0", "--trials", "at least 1"),
+    ("search in the folder of a run", "sweep", "--workdir={scene}/done --validation_fraction=0.2", "--workdir", "a run",
+     "{scene}/done"),
+    ("search by an unknown way", "sweep", _SWEEP + "--search=grid", "--search", "tpe, random", "grid"),
+    ("search in one copy", "sweep", _SWEEP + "--backup_dir={scene}/one", "--backup_dir", "{scene}/one"),
+    ("search that goes back", "sweep", _SWEEP + "--on_divergence=rollback", "--on_divergence", "stop"),
+    _of_space("range of an unknown flag", "--lerning_rate=0:1", "space_0.cfg:1: --lerning_rate", "learning_rate"),
+    _of_space("range that is empty", "# first\n--learning_rate=0.1:0.01", "space_1.cfg:2: --learning_rate",
+              "LOW below HIGH", "'0.1:0.01'"),
+    _of_space("range of one value", "--learning_rate=0.1", "--learning_rate", "LOW:HIGH", "'0.1'"),
+    _of_space("range from nothing", "--learning_rate=log:0:1", "--learning_rate", "above 0 with log"),
+    _of_space("range beyond what the flag takes", "--drop_path_rate=0:1", "--drop_path_rate", "below 1", "'1'"),
+    _of_space("range of words", "--learning_rate=low:high", "--learning_rate", "a number", "'low'"),
+    _of_space("range without an end", "--dropout_rate=0:", "--dropout_rate", "numbers at both ends"),
+    _of_space("step wider than the range", "--dropout_rate=0:0.1:0.2", "--dropout_rate", "at most 0.1", "'0.2'"),
+    _of_space("choice of one", "--flip=random", "--flip", "two or more", "'random'"),
+    _of_space("choice made twice", "--flip=random|random", "--flip", "different"),
+    _of_space("choice that there is not", "--flip=none|vertical", "--flip", "random, alternating, none", "vertical"),
+    _of_space("choice of an unknown policy", "--auto_augment=none|cifar11", "auto_augment=cifar11", "cifar10"),
+    _of_space("choice of an unknown model", "--model=cct_2_3x1_16|cct_7_3x1", "model=cct_7_3x1"),
+    _of_space("flag that changes no result", "--num_replicas=1:2", "--num_replicas", "changes no result"),
+    _of_space("flag that says what is measured", "--validation_fraction=0.1:0.3", "--validation_fraction", "the base"),
+    _of_space("flag of a space twice", "--flip=none|random\n--flip=none|alternating", "space_15.cfg:2: --flip", "once"),
+    _of_space("space of nothing", "# nothing", "--space", "at least one range", "space_16.cfg"),
+    _of_space("switch without choices", "--warmup_prefix", "--warmup_prefix", "A|B"),
+    ("search that chooses on test images", "sweep", "--workdir={scene}/new --model=cct_2_3x1_16 "
+     "--space={scene}/space.cfg", "--validation_fraction", "test images"),
+    ("search of an archive that chooses on test images", "sweep", "--workdir={scene}/new --dataset=npz "
+     "--data_dir={scene}/whole.npz --space={scene}/space.cfg", "--validation_fraction", "test images"),
+    ("search kept in no database", "sweep", _SWEEP + "--space={scene}/space.cfg --storage=study.db", "--storage",
+     "URL", "'study.db'"),
+    ("range of rates that is none", "sweep", _SWEEP + "--lr_range_test=1e-3", "--lr_range_test", "LOW:HIGH", "'1e-3'"),
+    ("range of rates reversed", "sweep", _SWEEP + "--lr_range_test=1:0.1", "--lr_range_test", "LOW below HIGH"),
+    ("range of rates in the folder of a run", "sweep", "--workdir={scene}/done --lr_range_test", "--workdir", "a run"),
+]
+SPACES["space.cfg"] = "--dropout_rate=0:0.2\n"
 # What is elsewhere, in every flag and argument that names a file or folder of this machine.
 REMOTE = [(f"{module} {start}{where}", module, start + where, start.partition("=")[0].removeprefix("-- "), where,
            "a path of this machine (remote", *(["--backup_dir"] if start == "--workdir=" else []))
@@ -689,6 +740,7 @@ FINE = [  # no error: status 0, nothing on stderr, these words on stdout
     ("what would go, while a run goes on", "checkpoints", "--workdir={scene}/used --prune=1 --dry_run",
      "would remove", "step_00000002"),
     ("a finished run again", "train", DONE, "finished", "step 4"),
+    ("another end", "train", DONE + " --notest_at_end", "--test_at_end", "True -> False", "finished"),
     ("another cadence", "train", DONE + " --log_every_steps=7 --num_replicas=2", "--log_every_steps",
      "50 -> 7", "--num_replicas", "finished"),
 ]
@@ -706,5 +758,5 @@ def _of_table(name, text, flags, words):
 
 
 TABLE = ([(name, "train", "--workdir={scene}/new " + arguments, *words) for name, arguments, *words in FLAGS + DATA]
-         + [_of_table(name, text, flags, words) for name, text, flags, *words in TABLES] + OTHERS + REMOTE + ELSEWHERE
-         + FINE)
+         + [_of_table(name, text, flags, words) for name, text, flags, *words in TABLES] + OTHERS + SWEEPS + REMOTE
+         + ELSEWHERE + FINE)

@@ -21,7 +21,7 @@ from cct_tf.runs import run_record
 from cct_tf.runs.resolved import Resolved
 from cct_tf.runs.run_status import RunStatus
 from cct_tf.settings import config
-from tests.bad_input_cases import FINE, FINISHED, TABLE, TABLE_FILES
+from tests.bad_input_cases import FINE, FINISHED, SPACES, TABLE, TABLE_FILES
 from tests.convert import torch_files
 
 REPO = Path(__file__).resolve().parents[1]
@@ -108,6 +108,8 @@ def scene(tmp_path_factory):
     _write_tree(folder, [f"single/{name}/1.png" for name in ("cat", "dog", "owl")])
     (folder / "hollow/dog").mkdir()
     _write_archives(folder)
+    for name, text in SPACES.items():
+        (folder / name).write_text(text)
     for name, text in TABLE_FILES.items():
         (folder / name).write_text(text.replace("{img}", "untested/train/cat").replace("|", "\n"))
     _write_weights(folder)

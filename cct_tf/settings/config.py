@@ -264,6 +264,8 @@ class RunConfig:
                                      "balanced_accuracy, loss or macro_f1; with --task=multilabel map, loss or f1 (at "
                                      "0.5, mean over the classes); default: top1 or map",
                                      choices=tuple(dict.fromkeys(sum(measure.TASKS.values(), ()))))
+    test_at_end: bool = option(True, "test the best weights on the test split when the run ends, where a validation "
+                               "split chose them; off: leave the test split for cct_tf.evaluate", how=True)
     eval_batch_size: int = option(256, "images per evaluation batch, over all replicas", minimum=1, how=True)
     accumulate_steps: int | None = option(None, "micro-batches per update on each replica; default: such that they fit "
                                           "into the cache of a CPU, 1 on GPUs", minimum=1, how=True)

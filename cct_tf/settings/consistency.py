@@ -48,6 +48,12 @@ def check(config):
     _check_batch(config)
     _check_warmup(optim)
     _check_schedule(optim)
+    _check_weights(config)
+
+
+def _check_weights(config):
+    """What acts on the weights beside the gradients: decay and averages."""
+    optim = config.optim
     if optim.optimizer == averages.SCHEDULE_FREE:
         _check_schedule_free(optim)
     if optim.average_last and optim.ema_decay:

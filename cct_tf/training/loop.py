@@ -340,7 +340,7 @@ class Training:
             self._write_features()
         test = None
         splits = self.images.source.splits
-        if "validation" in splits and "test" in splits:
+        if self.config.run.test_at_end and "validation" in splits and "test" in splits:
             if self.status.best is None:
                 raise UserError(f"{self.workdir.best}: expected the best checkpoint of this run, found none")
             best = self.workdir.best / f"step_{self.status.best['step']:08d}"

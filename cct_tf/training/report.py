@@ -153,7 +153,7 @@ def _evaluation(config, plan, source):
             config.measure.name]
     if evaluated == "test":
         text += "; the best is then chosen on test data"
-    elif "test" in source.splits:
+    elif "test" in source.splits and config.run.test_at_end:
         text += "; the best weights are tested at the end"
     return text + (f"; the run ends after {patience} without a new best" if patience else "")
 

@@ -1,5 +1,6 @@
 """What a run computes on."""
 
+import os
 import subprocess
 
 import pytest
@@ -28,3 +29,12 @@ def test_a_gpu_is_divided_on_one_machine_alone(monkeypatch):
     assert runtime.local_devices(2) == ("GPU", 2)
     with pytest.raises(UserError, match="--num_replicas: expected at most 1, the GPUs of this machine, found 2"):
         runtime.local_devices(2, cluster=object())
+
+
+def test_a_gpu_gets_its_kernels_from_threads_of_its_own_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.delenv("TF_GPU_THREAD_MODE", raising=False)
+    runtime.start_tensorflow()
+    assert os.environ["TF_GPU_THREAD_MODE"] == "gpu_private"
+    monkeypatch.setenv("TF_GPU_THREAD_MODE", "global")
+    runtime.start_tensorflow()
+    assert os.environ["TF_GPU_THREAD_MODE"] == "global"
