@@ -53,8 +53,11 @@ def _save(figure, path):
     figure.set_size_inches(10, 5)
     figure.set_dpi(110)
     for axes in figure.axes:
-        if path.stem == "parallel_coordinates":
+        if path.stem == "parallel_coordinates":  # in Optuna's colours the lowest are white, on grey, under a grid
             axes.grid(False)
+            axes.set_facecolor("white")
+            for lines in axes.collections:
+                lines.set_cmap("viridis_r")
         elif path.stem == "history":
             axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     figure.tight_layout()

@@ -58,6 +58,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits_by_the_same_teachers_alone(taugh
     for other in (f"{taught}/b.keras", f"{taught}/b.keras,{taught}/a"):
         with pytest.raises(UserError, match="--teacher: expected the weights that this run learns from"):
             tiny.assemble(tmp_path, teacher=other, **HOW)
+    with pytest.raises(UserError, match="--teacher_std"):
+        tiny.assemble(tmp_path, teacher=_both(taught), **HOW | {"teacher_std": (0.4,)})
     tiny.train(tmp_path, teacher=_both(taught), **HOW)
     assert tiny.records(tmp_path) == tiny.records(taught / "student")
 
