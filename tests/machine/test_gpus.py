@@ -7,7 +7,9 @@ import sys
 import pytest
 import tensorflow as tf
 
+from cct_tf import convert_torch, inspect_data, preview
 from cct_tf.errors import UserError
+from cct_tf.export import __main__ as export
 from cct_tf.machine import gpus, runtime
 from cct_tf.settings import config
 
@@ -98,9 +100,25 @@ def test_a_process_that_has_imported_tensorflow_keeps_its_gpus(machine, monkeypa
     assert machine["CUDA_VISIBLE_DEVICES"] == "1" and gpus.current() == "gpu:1" and gpus.first() == "1"
 
 
-def test_what_computes_on_the_cpu_hides_all_gpus(machine):
-    gpus.hide()
+@pytest.mark.parametrize(("command", "given"), [
+    (preview, {"rows": 7, "draws": 999}), (inspect_data, {"dataset": "npz"}), (convert_torch, {}),
+    (export, {"workdir": "/"})])
+def test_commands_that_compute_on_the_cpu_hide_all_gpus_at_once(machine, monkeypatch, command, given):
+    monkeypatch.setattr(runtime, "start_tensorflow", None)
+    with pytest.raises(UserError):  # of something else, later
+        command.main(given)
     assert machine["CUDA_VISIBLE_DEVICES"] == "-1"
+
+
+def test_memory_grows_with_what_is_needed_but_on_a_divided_gpu(machine, monkeypatch):
+    """Faked up to the strategy, which wants real GPUs."""
+    grown = []
+    seen = fake_tensorflow(monkeypatch, (8, 0))
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, grows: grown.append((gpu, grows)))
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda names, cross_device_ops: names)
+    monkeypatch.setattr(runtime, "_divide_gpu", lambda gpu, count: None)
+    assert runtime.make_devices(2).divided and grown == []
+    assert runtime.make_devices(1).kind == "GPU" and grown == [(seen[0], True)]
 
 
 def test_libraries_that_do_not_load_are_an_error_with_tensorflows_reason(machine, monkeypatch):
