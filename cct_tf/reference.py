@@ -10,6 +10,7 @@ from cct_tf.benchmark import __main__ as benchmark
 from cct_tf.export import __main__ as export
 from cct_tf.models import __main__ as models
 from cct_tf.settings import config
+from cct_tf.sweep import __main__ as sweep
 
 _HEAD = """# All flags
 
@@ -27,7 +28,8 @@ The column "kind" says what a resumed run does with another value:
 * `how`: the flag only says how the run is computed. Another value is noted.
 * `call`: the flag belongs to this call of the command. It is not recorded.
 """
-_OTHERS = (evaluate, compare, predict, export, preview, inspect_data, tabulate, checkpoints, benchmark, convert_torch)
+_OTHERS = (evaluate, compare, predict, export, preview, inspect_data, tabulate, checkpoints, benchmark, sweep,
+           convert_torch)
 
 
 def _default(value):

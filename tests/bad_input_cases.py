@@ -66,6 +66,10 @@ FLAGS = [
     ("more channels than there are", "--channels=1025", "--channels", "at most 1024"),
     ("no channel", "--channels=0", "--channels", "at least 1"),
     ("colour's mean of grey", "--channels=1 --mean=0.5,0.5,0.5 --std=0.2", "--mean", "one value", "--channels=1"),
+    ("a device of no kind", "--device=tpu", "--device", "auto, cpu, gpu", "'tpu'"),
+    ("a GPU twice", "--device=gpu:0,0", "--device", "different numbers", "'gpu:0,0'"),
+    ("a GPU without a number", "--device=gpu:", "--device", "gpu:2,3", "'gpu:'"),
+    ("a GPU where none is seen", "--device=gpu:1", "--device", "expected auto or cpu", "'gpu:1'"),
     ("batch not divisible", "--batch_size=30 --num_replicas=4", "--batch_size", "4", "30"),
     ("batch not divisible into parts", "--batch_size=30 --accumulate_steps=4", "--batch_size", "4", "30"),
     ("mixed batch of an odd size", "--batch_size=31 --mixup_alpha=0.8", "--batch_size", "even", "31"),
@@ -222,6 +226,23 @@ DATA = [
     ("teacher behind a comma too many", "--teacher={scene}/done,", "--teacher", "at ''"),
     ("teacher of other channels", "--teacher={scene}/done --channels=1", "--teacher", "--channels=1", "done with 3"),
     ("teacher of several labels", "--task=multilabel --teacher={scene}/several", "--teacher", "--task=multilabel"),
+    ("teacher file that is not there", "--teacher={scene}/none.keras", "--teacher", "nothing at", "none.keras"),
+    ("teacher that is no archive", "--teacher={scene}/empty.keras", "--teacher", ".keras", "{scene}/empty.keras"),
+    ("teacher of another description", "--teacher={scene}/other.keras", "--teacher", "not of format 1", "other.keras"),
+    ("teacher that is no network", "--teacher={scene}/words.cfg", "--teacher", "{scene}/words.cfg"),
+    ("teacher of no network's weights", "--teacher={scene}/weights.pth", "--teacher", "published", "convert_torch"),
+    ("teacher that tries to run something", "--teacher={scene}/code.pth", "--teacher", "{scene}/code.pth"),
+    ("grey exported teacher", "--teacher={scene}/grey.keras", "--teacher", "--channels=3", "grey.keras with 1"),
+    ("served teacher of no description", "--teacher={scene}/served", "--teacher", "cct_tf.export", "{scene}/served"),
+    ("teacher of unknown mean", "--teacher={scene}/done,{scene}/bare.keras", "--teacher_mean", "--teacher_std",
+     "{scene}/bare.keras"),
+    ("mean of a teacher without its deviation", "--teacher={scene}/bare.keras --teacher_mean=0.5", "--teacher_std",
+     "--teacher_mean alone"),
+    ("mean of two channels of a teacher", "--teacher={scene}/bare.keras --teacher_mean=0.5,0.5 --teacher_std=1",
+     "--teacher_mean", "one value or 3", "found 2"),
+    ("mean of no teacher", "--teacher_mean=0.5 --teacher_std=0.5", "--teacher_mean", "--teacher"),
+    ("mean of a teacher that knows it", "--teacher={scene}/done --teacher_mean=0.5 --teacher_std=0.5", "--teacher_mean",
+     "recorded", "0.5"),
     ("temperature of no teacher", "--distill_temperature=2", "--distill_temperature", "--teacher"),
     ("temperature of a hard teacher", "--teacher={scene}/done --distill=hard --distill_temperature=2",
      "--distill_temperature", "--distill=soft"),
@@ -606,6 +627,57 @@ OTHERS = [
     ("torch", "train", "--workdir={scene}/new", "KERAS_BACKEND", "torch"),
     ("nonsense", "evaluate", "--workdir={scene}/done", "KERAS_BACKEND", "nonsense"),
 ]
+_SWEEP = "--workdir={scene}/new --validation_fraction=0.2 --model=cct_2_3x1_16 "
+SPACES = {}  # name of the file in {scene} -> its text
+
+
+def _of_space(name, text, *words):
+    """A case of cct_tf.sweep with the space of a text."""
+    file = f"space_{len(SPACES)}.cfg"
+    SPACES[file] = text
+    return (name, "sweep", f"{_SWEEP}--space={{scene}}/{file}", *words)
+
+
+SWEEPS = [
+    ("search of nothing", "sweep", _SWEEP, "--space"),
+    ("search in a missing file", "sweep", _SWEEP + "--space={scene}/none.cfg", "none.cfg"),
+    ("search without a folder", "sweep", "--validation_fraction=0.2", "--workdir"),
+    ("search without a trial", "sweep", _SWEEP + "--trials=0", "--trials", "at least 1"),
+    ("search in the folder of a run", "sweep", "--workdir={scene}/done --validation_fraction=0.2", "--workdir", "a run",
+     "{scene}/done"),
+    ("search by an unknown way", "sweep", _SWEEP + "--search=grid", "--search", "tpe, random", "grid"),
+    ("search in one copy", "sweep", _SWEEP + "--backup_dir={scene}/one", "--backup_dir", "{scene}/one"),
+    ("search that goes back", "sweep", _SWEEP + "--on_divergence=rollback", "--on_divergence", "stop"),
+    _of_space("range of an unknown flag", "--lerning_rate=0:1", "space_0.cfg:1: --lerning_rate", "learning_rate"),
+    _of_space("range that is empty", "# first\n--learning_rate=0.1:0.01", "space_1.cfg:2: --learning_rate",
+              "LOW below HIGH", "'0.1:0.01'"),
+    _of_space("range of one value", "--learning_rate=0.1", "--learning_rate", "LOW:HIGH", "'0.1'"),
+    _of_space("range from nothing", "--learning_rate=log:0:1", "--learning_rate", "above 0 with log"),
+    _of_space("range beyond what the flag takes", "--drop_path_rate=0:1", "--drop_path_rate", "below 1", "'1'"),
+    _of_space("range of words", "--learning_rate=low:high", "--learning_rate", "a number", "'low'"),
+    _of_space("range without an end", "--dropout_rate=0:", "--dropout_rate", "numbers at both ends"),
+    _of_space("step wider than the range", "--dropout_rate=0:0.1:0.2", "--dropout_rate", "at most 0.1", "'0.2'"),
+    _of_space("choice of one", "--flip=random", "--flip", "two or more", "'random'"),
+    _of_space("choice made twice", "--flip=random|random", "--flip", "different"),
+    _of_space("choice that there is not", "--flip=none|vertical", "--flip", "random, alternating, none", "vertical"),
+    _of_space("choice of an unknown policy", "--auto_augment=none|cifar11", "auto_augment=cifar11", "cifar10"),
+    _of_space("choice of an unknown model", "--model=cct_2_3x1_16|cct_7_3x1", "model=cct_7_3x1"),
+    _of_space("flag that changes no result", "--num_replicas=1:2", "--num_replicas", "changes no result"),
+    _of_space("flag that says what is measured", "--validation_fraction=0.1:0.3", "--validation_fraction", "the base"),
+    _of_space("flag of a space twice", "--flip=none|random\n--flip=none|alternating", "space_15.cfg:2: --flip", "once"),
+    _of_space("space of nothing", "# nothing", "--space", "at least one range", "space_16.cfg"),
+    _of_space("switch without choices", "--warmup_prefix", "--warmup_prefix", "A|B"),
+    ("search that chooses on test images", "sweep", "--workdir={scene}/new --model=cct_2_3x1_16 "
+     "--space={scene}/space.cfg", "--validation_fraction", "test images"),
+    ("search of an archive that chooses on test images", "sweep", "--workdir={scene}/new --dataset=npz "
+     "--data_dir={scene}/whole.npz --space={scene}/space.cfg", "--validation_fraction", "test images"),
+    ("search kept in no database", "sweep", _SWEEP + "--space={scene}/space.cfg --storage=study.db", "--storage",
+     "URL", "'study.db'"),
+    ("range of rates that is none", "sweep", _SWEEP + "--lr_range_test=1e-3", "--lr_range_test", "LOW:HIGH", "'1e-3'"),
+    ("range of rates reversed", "sweep", _SWEEP + "--lr_range_test=1:0.1", "--lr_range_test", "LOW below HIGH"),
+    ("range of rates in the folder of a run", "sweep", "--workdir={scene}/done --lr_range_test", "--workdir", "a run"),
+]
+SPACES["space.cfg"] = "--dropout_rate=0:0.2\n"
 # What is elsewhere, in every flag and argument that names a file or folder of this machine.
 REMOTE = [(f"{module} {start}{where}", module, start + where, start.partition("=")[0].removeprefix("-- "), where,
            "a path of this machine (remote", *(["--backup_dir"] if start == "--workdir=" else []))
@@ -641,6 +713,12 @@ ELSEWHERE = [  # file systems that are not TensorFlow's, for it can't be importe
     ("weights elsewhere that are missing", "train", _NEW + "--init_from=memory://none.pth", "--init_from",
      "found nothing at 'memory://none.pth'"),
     ("weights on a system that nothing knows", "train", _NEW + "--init_from=nope://x.pth", "--init_from", "nope://"),
+    ("evaluate on a GPU where none is seen", "evaluate", "--workdir={scene}/done --device=gpu", "--device",
+     "expected auto or cpu"),
+    ("predict on a GPU where none is seen", "predict", "--workdir={scene}/done --device=gpu {scene}/one", "--device",
+     "expected auto or cpu"),
+    ("benchmark on a GPU where none is seen", "benchmark", "--what=step --device=gpu", "--device",
+     "expected auto or cpu"),
     ("evaluate on a folder elsewhere that is missing", "evaluate", "--workdir={scene}/used --data_dir=nope://x",
      "--data_dir", "nope://x"),
     ("export to a system that nothing knows", "export", "--workdir={scene}/done --format=keras --output=nope://x.keras",
@@ -672,8 +750,9 @@ FINE = [  # no error: status 0, nothing on stderr, these words on stdout
     ("what would go, while a run goes on", "checkpoints", "--workdir={scene}/used --prune=1 --dry_run",
      "would remove", "step_00000002"),
     ("a finished run again", "train", DONE, "finished", "step 4"),
-    ("another cadence", "train", DONE + " --log_every_steps=7 --num_replicas=2", "--log_every_steps",
-     "50 -> 7", "--num_replicas", "finished"),
+    ("another end", "train", DONE + " --notest_at_end", "--test_at_end", "True -> False", "finished"),
+    ("another cadence", "train", DONE + " --log_every_steps=7 --num_replicas=2 --device=cpu", "--log_every_steps",
+     "50 -> 7", "--num_replicas", "--device (auto -> cpu)", "finished"),
 ]
 TABLE_FILES = {}  # name of the file in {scene} -> its text
 
@@ -689,5 +768,5 @@ def _of_table(name, text, flags, words):
 
 
 TABLE = ([(name, "train", "--workdir={scene}/new " + arguments, *words) for name, arguments, *words in FLAGS + DATA]
-         + [_of_table(name, text, flags, words) for name, text, flags, *words in TABLES] + OTHERS + REMOTE + ELSEWHERE
-         + FINE)
+         + [_of_table(name, text, flags, words) for name, text, flags, *words in TABLES] + OTHERS + SWEEPS + REMOTE
+         + ELSEWHERE + FINE)

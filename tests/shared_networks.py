@@ -29,7 +29,7 @@ class Shared:
         self._made, self._evaluations = {}, {}
 
     def assemble(self, config, devices, num_classes, train_split, total_steps, resolved=None, pretrained=None,
-                 classes=(), prepare=None, load_teachers=list):
+                 classes=(), prepare=None, load_teachers=None):
         """In place of `assembly.parts.assemble`."""
         from cct_tf.assembly import tuning
         from cct_tf.augment import stages

@@ -21,7 +21,7 @@ from cct_tf.runs import run_record
 from cct_tf.runs.resolved import Resolved
 from cct_tf.runs.run_status import RunStatus
 from cct_tf.settings import config
-from tests.bad_input_cases import FINE, FINISHED, TABLE, TABLE_FILES
+from tests.bad_input_cases import FINE, FINISHED, SPACES, TABLE, TABLE_FILES
 from tests.convert import torch_files
 
 REPO = Path(__file__).resolve().parents[1]
@@ -66,9 +66,10 @@ def _write_run(workdir, fingerprint="a" * 64, **changes):
         folder.mkdir(parents=True)
         (folder / "weights.index").write_bytes(b"index")
         (folder / "weights.data-00000-of-00001").write_bytes(b"data")
+        resolved = Resolved(8, (), {"train": 1438, "test": 359}, mean=(0.5,), std=(0.5,), fingerprint=fingerprint)
         run_record.write_record(folder, run_record.Record(
-            settings.as_dict(), Resolved(8, (), {"train": 1438, "test": 359}, fingerprint=fingerprint), step,
-            RunStatus(step, {"step": step, "top1": 0.5, "loss": 1.0}), step == 4, {}))
+            settings.as_dict(), resolved, step, RunStatus(step, {"step": step, "top1": 0.5, "loss": 1.0}), step == 4,
+            {}))
 
 
 def _write_weights(scene):
@@ -107,12 +108,21 @@ def scene(tmp_path_factory):
     _write_tree(folder, [f"single/{name}/1.png" for name in ("cat", "dog", "owl")])
     (folder / "hollow/dog").mkdir()
     _write_archives(folder)
+    for name, text in SPACES.items():
+        (folder / name).write_text(text)
     for name, text in TABLE_FILES.items():
         (folder / name).write_text(text.replace("{img}", "untested/train/cat").replace("|", "\n"))
     _write_weights(folder)
     for name, entry in (("bare", "config.json"), ("other", "cct_tf.json")):
         with zipfile.ZipFile(folder / f"{name}.keras", "w") as archive:
             archive.writestr(entry, "{}")
+    described = {"classes": ["a", "b"], "image_size": 8, "crop_pct": 1.0, "mean": [0.5], "std": [0.5],
+                 "model": "cct_2_3x1_8", "checkpoint": "step_00000001", "step": 1, "weights": "raw", "quantize": "none",
+                 "cct_tf": "1", "channels": 1}
+    with zipfile.ZipFile(folder / "grey.keras", "w") as archive:
+        archive.writestr("cct_tf.json", json.dumps({"format": 1} | described))
+    (folder / "served").mkdir()
+    (folder / "served/saved_model.pb").write_bytes(b"")
     for name in ("done", "damaged", "used"):
         _write_run(folder / name)
     _write_run(folder / "other", "b" * 64, keep_checkpoints=4)

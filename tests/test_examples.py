@@ -9,8 +9,11 @@ from PIL import Image
 
 from cct_tf.datasets import registry
 from cct_tf.errors import UserError
+from cct_tf.settings import flags
 from cct_tf.settings.config import DataConfig
+from cct_tf.training import loop
 from tests.commands import call
+from tests.training import tiny
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples"
 SPLITS = {"train": 8, "test": 4}
@@ -61,7 +64,7 @@ MADE = {"huggingface": _huggingface, "webdataset_shards": _shards, "parquet_imag
 
 
 def test_every_example_is_tested():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*MADE, "convnet"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*MADE, "convnet", "conv_teacher"}
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -96,6 +99,21 @@ def test_the_example_of_a_network_trains_and_is_written(tmp_path, monkeypatch, c
     status, out, err = call(capfd, "export", f"--workdir={tmp_path}/run", "--format=keras", "--check_images=4",
                             f"--output={tmp_path}/net.keras")
     assert status == 0 and "same prediction on 100.00%" in out, err
+
+
+def test_the_convolutional_teacher_trains_by_its_config_and_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.chdir(EXAMPLES.parent)
+    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
+    chosen = flags.load_config(["--flagfile=examples/cifar10_conv_teacher.cfg"]).as_dict() | {
+        "dataset": "digits", "image_size": 16, "batch_size": 8, "train_steps": 2, "eval_batch_size": 400, "jit": "off"}
+    del chosen["workdir"]
+    training, _ = tiny.Trainer(tmp_path, **chosen).require_equal_after_stop(tmp_path, 1)
+    assert sum(weight.shape.num_elements() for weight in training.network.model.weights) == 1_160_984
+    optimizer = training.network.optimizer
+    by_adam = {optimizer._trainable_variables[index].path.partition("/")[2]
+               for index, velocity in enumerate(optimizer.adam_velocities) if velocity is not None}
+    assert len(optimizer._trainable_variables) - len(by_adam) == 6  # kernels of the six convolutions are Muon's
+    assert {path for path in by_adam if path.endswith("/kernel")} == {"conv_teacher/head/kernel"}
 
 
 @pytest.mark.parametrize(("row", "expected"), [

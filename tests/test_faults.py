@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests import exact_resume, undrawn
+from tests import exact_resume, stock_network, undrawn
 
 pytestmark = pytest.mark.slow
 
@@ -21,8 +21,20 @@ def _nothing_drawn():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _with_a_teacher(tmp_path_factory):
+    """Whatever is killed here learns from a trained network too."""
+    path = tmp_path_factory.mktemp("teacher") / "net.keras"
+    stock_network.write(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact_resume, "FLAGS", [
+            *exact_resume.FLAGS, f"--teacher={path}", "--teacher_mean=0.4", "--teacher_std=0.3",
+            "--distill_temperature=2", "--distill_standardize"])
+        yield
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(_with_a_teacher, tmp_path_factory):
     """Work folder of a finished run of `exact_resume.FLAGS`."""
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
     status, _, err = exact_resume.finish(exact_resume.start(workdir))

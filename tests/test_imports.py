@@ -32,7 +32,7 @@ ALLOWED = {
     "datasets": ("tables", "data", "readers", "images", "settings", "machine.own_code", "machine.files", "errors"),
     "optim": ("settings", "errors"),
     "engine": ("layers", "sizes", "errors"),
-    "runs": ("settings", "sizes", "errors"),
+    "runs": ("settings", "images.pixel_type", "sizes", "errors"),
     "pictures": ("runs", "data", "readers", "images", "models", "augment", "policies", "settings.measure", "machine",
                  "rng"),
     "inspection": ("data", "readers", "images"),
@@ -46,12 +46,14 @@ ALLOWED = {
                "settings", "machine", "sizes", "errors"),
     "benchmark": ("training", "evaluation", "assembly", "runs", "engine", "data", "readers", "images", "augment",
                   "policies", "models", "layers", "settings", "machine", "sizes", "errors"),
+    "sweep": ("training", "benchmark.machine", "assembly", "pictures", "runs", "optim", "workers", "settings",
+              "machine", "errors"),
     "commands": ("inspection", "export", "training", "evaluation", "assembly", "pictures", "runs", "datasets",
                  "augment", "policies", "models", "convert", "workers", "settings", "machine", "sizes", "errors"),
     "api": ("train", "evaluate", "evaluation", "assembly", "runs", "datasets", "images.pixel_type", "workers",
             "settings", "machine", "errors"),
     "reference": ("train", "evaluate", "predict", "compare", "preview", "tabulate", "inspect_data", "checkpoints",
-                  "convert_torch", "export", "benchmark", "models", "settings"),
+                  "convert_torch", "export", "benchmark", "sweep", "models", "settings"),
 }
 COMMANDS = ("train", "evaluate", "predict", "compare", "preview", "checkpoints", "tabulate", "convert_torch",
             "inspect_data")
@@ -124,9 +126,11 @@ def test_only_these_modules_read_flags():
     readers = {module for path, module in MODULES
                if any(name.startswith("cct_tf.settings.flags") for name in _imports(path))}
     allowed = {f"cct_tf.{name}" for name in COMMANDS}
-    allowed |= {f"cct_tf.{room}.__main__" for room in ("models", "benchmark", "export")} | {"cct_tf.settings.command"}
+    allowed |= {f"cct_tf.{room}.__main__" for room in ("models", "benchmark", "export", "sweep")}
+    allowed |= {"cct_tf.settings.command"}
     allowed |= {"cct_tf.settings.calls"}  # keyword arguments and flagfiles of a call from Python
     allowed |= {"cct_tf.training.report", "cct_tf.training.summaries"}  # these write flagfiles and command lines
+    allowed |= {"cct_tf.sweep.space", "cct_tf.sweep.best_config"}  # ranges in a flagfile; the winner as one
     allowed |= {"cct_tf.runs.side_by_side"}  # this reads the config.cfg of other runs
     assert readers <= allowed
 
@@ -156,7 +160,8 @@ def test_what_judges_first_imports_without_tensorflow():
              "training.resume", "training.divergence", "training.profiling", "pictures.plots", "evaluation.metrics",
              "evaluation.calibration", "evaluation.multilabel", "evaluation.drawing", "evaluation.significance",
              "evaluation.report", "export", "export.formats",
-             "export.metadata", "export.running", "export.isolated", "export.__main__", "benchmark.__main__",
+             "runs.export_metadata", "export.running", "export.isolated", "export.__main__", "benchmark.__main__",
+             "sweep.__main__", "sweep.search", "sweep.study",
              "convert", "convert.transfer", "layers.sines", "layers.position_grid", "api", "reference", *COMMANDS]
     code = "import sys\n" + "".join(f"import cct_tf.{name}\n" for name in light)
     code += "sys.exit(' '.join(name for name in ('tensorflow', 'keras', 'sklearn') if name in sys.modules) or 0)"

@@ -385,13 +385,14 @@ def test_scripts_pass_shellcheck():
 def test_requirements_name_every_imported_package():
     """Those of the extras where they are used; pandas is for `History.to_pandas`, of those who have it.
 
-    array_record (on Linux), pyarrow and fsspec come with tensorflow-datasets.
+    array_record (on Linux), pyarrow and fsspec come with tensorflow-datasets, scipy with scikit-learn, sqlalchemy with
+    optuna.
     """
-    names, extra, heif, simd, tiff = (
+    names, extra, heif, simd, sweep, tiff = (
         {re.match(r"[\w-]+", line)[0].lower() for line in (REPO / name).read_text().splitlines()
          if line and not line.startswith("#")}
         for name in ("requirements.txt", "launch/requirements-export.txt", "launch/requirements-heif.txt",
-                     "launch/requirements-simd.txt", "launch/requirements-tiff.txt"))
+                     "launch/requirements-simd.txt", "launch/requirements-sweep.txt", "launch/requirements-tiff.txt"))
     distributions = {"absl": "absl-py", "pil": "pillow", "sklearn": "scikit-learn", "ai_edge_litert": "ai-edge-litert",
                      "tensorflow_datasets": "tensorflow-datasets", "pillow_heif": "pillow-heif",
                      "cykooz_resizer": "cykooz-resizer"}
@@ -402,9 +403,10 @@ def test_requirements_name_every_imported_package():
             if isinstance(node, ast.ImportFrom) and not node.level:
                 modules = [node.module]
             for top in {m.split(".")[0].lower() for m in modules} - standard:
-                known = names | {"export": extra, "readers": {"array_record"}, "images": heif | tiff, "augment": simd,
-                                 "tables": {"pyarrow"}, "machine": {"fsspec"},
-                                 "cct_tf": {"pandas"}}.get(path.parent.name, set())
+                known = names | {"export": extra, "runs": extra, "readers": {"array_record"}, "images": heif | tiff,
+                                 "augment": simd, "tables": {"pyarrow"}, "machine": {"fsspec"},
+                                 "sweep": sweep | {"scipy", "sqlalchemy"}, "cct_tf": {"pandas"}
+                                 }.get(path.parent.name, set())
                 assert top == "cct_tf" or distributions.get(top, top) in known, f"{path}: {top}"
 
 
@@ -412,7 +414,7 @@ def test_console_commands_name_functions_without_arguments():
     scripts = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["scripts"]
     assert set(scripts) == {"cct-inspect", "cct-train", "cct-evaluate", "cct-preview", "cct-benchmark", "cct-models",
                             "cct-checkpoints", "cct-predict", "cct-compare", "cct-convert-torch", "cct-export",
-                            "cct-tabulate"}
+                            "cct-tabulate", "cct-sweep"}
     for target in scripts.values():
         module, _, name = target.partition(":")
         tree = ast.parse((REPO / (module.replace(".", "/") + ".py")).read_text())

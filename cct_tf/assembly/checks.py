@@ -82,12 +82,29 @@ def check_inputs(config, part=None, stream=None):
         UserError: the first thing found wrong.
     """
     check_model(config.model, config.augment.image_size)
-    _check_policy(config)
+    check_policy(config)
     own.check(config)
     return registry.check_name(config.data, part, stream)
 
 
-def _check_policy(config):
+def has_validation(data):
+    """Whether a data set, judged before, gets a validation split; None where only opening it tells.
+
+    Args:
+        data: `config.DataConfig`.
+    """
+    if data.holds_out or data.dataset == "digits":
+        return data.holds_out
+    if data.dataset in ("folder", "table"):
+        from cct_tf.datasets import image_files
+        return "validation" in image_files.check(data).files
+    if data.dataset == "npz":
+        from cct_tf.datasets import npz
+        return "validation" in npz.check(data).images
+    return None
+
+
+def check_policy(config):
     """Raise UserError if --auto_augment names no policy, or one with operations that the images are not made for."""
     data, name = config.data, config.augment.auto_augment
     policy = notation.resolve(name)

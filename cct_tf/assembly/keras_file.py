@@ -37,14 +37,23 @@ def load(path):
     Raises:
         UserError: the file can't be read, or holds no network of cct_tf.
     """
+    model = load_any(path)
+    if not isinstance(model, TransformerClassifier):
+        raise UserError(f"{path}: expected a network of cct_tf, found a {type(model).__name__}")
+    return model
+
+
+def load_any(path):
+    """Read a network of cct_tf, or one of Keras' own layers: a keras.Model. Raises UserError if it can't be read."""
     import cct_tf.models.cct
     import cct_tf.models.vit  # noqa: F401  registered, so that Keras finds them
     model = _load(path)
-    if not isinstance(model, TransformerClassifier):
-        raise UserError(f"{path}: expected a network of cct_tf, found a {type(model).__name__}")
-    if not model.head.built:  # the last layer to be built; the model's own `built` is true even then
+    # The head is built last; the model's own `built` is true even where it could not be.
+    if isinstance(model, TransformerClassifier) and not model.head.built:
         raise UserError(f"{path}: expected a .keras file that can be read, found another (a network that can't be "
                         "built)")
+    if not isinstance(model, keras.Model):
+        raise UserError(f"{path}: expected a .keras file of a keras.Model, found a {type(model).__name__}")
     return model
 
 

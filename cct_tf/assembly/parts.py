@@ -31,7 +31,7 @@ class Assembly:
         train_step: `step.TrainStep`.
         trackable: tf.train.Checkpoint of all of these, see `checkpoint.make_trackable`.
         adapted: `transfer.AdaptedWeights` that the network starts from, or None.
-        teachers: list of the CRC-32 of the teachers' weights, eight hex digits.
+        teachers: list of `teachers.Loaded`.
     """
 
     model: object
@@ -46,7 +46,7 @@ class Assembly:
 
 
 def assemble(config, devices, num_classes, train_split, total_steps, resolved=None, pretrained=None, classes=(),
-             prepare=None, load_teachers=list):
+             prepare=None, load_teachers=None):
     """`Assembly` of a run with its initial weights.
 
     Args:
@@ -59,7 +59,7 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         pretrained: `transfer.PretrainedWeights` to start from, or None.
         classes: names of the K classes, compared with those that the weights were trained for.
         prepare: see `step.TrainStep`.
-        load_teachers: function without arguments that gives what `teachers.load` does.
+        load_teachers: function of (kind of device, one of `tuning.JIT`) -> list of `teachers.Loaded`; None for none.
     """
     optim, run = config.optim, config.run
     with devices.strategy.scope():
@@ -74,7 +74,6 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         # needs that of a third copy, and one that is broken off leaves the wrong weights in the run. The price is
         # that the forward pass of evaluation is traced twice (CCT-7: about 2 s more).
         averaged = networks.build_model(config, num_classes) if optim.average else None
-        taught = load_teachers()
     if model.variant is None:
         own.judge(model)
     state = TrainState(LossScale(devices.kind) if config.model.precision == "float16" else None, devices.kind)
@@ -83,6 +82,8 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         start = average_start(optim, total_steps, train_split.num_examples)
         average = _average(optim, devices, optimizer, weights, averaged, state, start)
     chosen = tuning.choose(config, devices, model.variant, num_classes, total_steps, resolved)
+    with devices.strategy.scope():
+        taught = load_teachers(devices.kind, chosen.jit.value) if load_teachers else []
     train_step = TrainStep(
         devices, model, optimizer, state, batch_size=optim.batch_size, accumulate_steps=chosen.accumulate_steps.value,
         clip_norm=optim.clip_norm, weighted=train_split.weights is not None,
@@ -92,8 +93,7 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         recompute=run.recompute, average=average, prepare=prepare,
         example_accuracy=losses.make_accuracy(config.data.task), teachers=_teachers(config.distill, taught))
     trackable = checkpoint.make_trackable(model, optimizer, state, averaged, average and average.kept)
-    return Assembly(model, averaged, optimizer, state, chosen, train_step, trackable, adapted,
-                    [checksum for _, checksum in taught])
+    return Assembly(model, averaged, optimizer, state, chosen, train_step, trackable, adapted, taught)
 
 
 def _average(optim, devices, optimizer, weights, averaged, state, start):
@@ -116,9 +116,9 @@ def _average(optim, devices, optimizer, weights, averaged, state, start):
 
 
 def _teachers(distill, taught):
-    """`distillation.Teachers` of what `teachers.load` gives, or None without any."""
+    """`distillation.Teachers` of a list of `teachers.Loaded`, or None of an empty one."""
     if not taught:
         return None
     how = Distillation(distill.distill, distill.distill_weight, distill.distill_temperature,
                        distill.distill_standardize)
-    return Teachers(how, [run for run, _ in taught])
+    return Teachers(how, [teacher.run for teacher in taught])

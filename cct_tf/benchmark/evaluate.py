@@ -6,13 +6,13 @@ import numpy as np
 import tensorflow as tf
 
 from cct_tf import sizes
+from cct_tf.assembly.forward import Forward
 from cct_tf.augment.transform import Transform
 from cct_tf.benchmark import machine, measuring
 from cct_tf.benchmark.step import BareStep, describe
 from cct_tf.data import pipeline
 from cct_tf.data.source import Split
 from cct_tf.evaluation.evaluator import Evaluator
-from cct_tf.evaluation.forward import Forward
 from cct_tf.readers.held import Held
 
 _BATCHES = 4  # of one pass over the images

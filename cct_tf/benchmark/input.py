@@ -119,9 +119,10 @@ def measure(config, console, repeats, seconds):
 
     Returns:
         dict: "images_per_second" of the whole pipeline, "lowest", "highest" of the repeats; "microseconds" and
-        "processor_microseconds" that the whole takes for an image; "stages" {stage: the same two}; "decoding", the same
-        two of the decoder alone, or None, see `decoding`; "stages_in_step", names of those that are part of the
-        training step; "batch_size", "image_size", "cores", "tensorflow".
+        "processor_microseconds" that the whole takes for an image; "stages" and "processor_stages", {stage: the first
+        and the second of them}; "decoding", the same two of the decoder alone, or None, see `decoding`;
+        "stages_in_step", names of those that are part of the training step; "batch_size", "image_size", "cores",
+        "tensorflow".
     """
     images = inputs.open_images(config, console)
     shape = checks.shape_of(config)
@@ -139,7 +140,9 @@ def measure(config, console, repeats, seconds):
     medians = {name: _median(costs) for name, costs in found.items()}
     rates = measuring.spread([1 / taken for taken, _ in found["whole"]])
     return rates | medians["whole"] | {
-        "stages": {name: medians[name] for name in parts}, "decoding": medians.get("decoding"),
+        "stages": {name: medians[name]["microseconds"] for name in parts},
+        "processor_stages": {name: medians[name]["processor_microseconds"] for name in parts},
+        "decoding": medians.get("decoding"),
         "stages_in_step": [stage.name for stage in of_place(stages, DEVICE)], "batch_size": size,
         "image_size": shape.image_size, "cores": runtime.num_threads(), "tensorflow": tf.__version__}
 

@@ -42,21 +42,24 @@ def _step(found):
 
 def _input(found):
     whole, stages, floor = found["microseconds"], found["stages"], found["decoding"]
-    total = sum(stage["microseconds"] for stage in stages.values())
+    total = sum(stages.values())
     table = [f"input pipeline: {found['images_per_second']:,.0f} images/s ({found['lowest']:,.0f} to "
              f"{found['highest']:,.0f}), {found['cores']} cores, {sizes.shown(found['image_size'])}, "
              f"batch {found['batch_size']}", f"  {found['images']}",
              "  an image:            us    us processor"]
-    table += [_time(name, stage) + f"  {100 * stage['microseconds'] / total:5.1f}%" for name, stage in stages.items()]
-    table.append(_time("whole", found) + f"          the stages add up to {100 * total / whole:.0f}% of it")
+    table += [_time(name, taken, found["processor_stages"][name]) + f"  {100 * taken / total:5.1f}%"
+              for name, taken in stages.items()]
+    table.append(_time("whole", whole, found["processor_microseconds"])
+                 + f"          the stages add up to {100 * total / whole:.0f}% of it")
     if floor:
-        table.append(_time("decoding", floor) + f"          alone: {1e6 / floor['microseconds']:,.0f} images/s; the "
-                     f"whole takes {whole / floor['microseconds']:.2f} times that")
+        alone = floor["microseconds"]
+        table.append(_time("decoding", alone, floor["processor_microseconds"])
+                     + f"          alone: {1e6 / alone:,.0f} images/s; the whole takes {whole / alone:.2f} times that")
     return [*table, f"  in the training step: {', '.join(found['stages_in_step'])}"]
 
 
-def _time(name, costs):
-    return f"  {name:<12}{costs['microseconds']:12,.2f}{costs['processor_microseconds']:16,.2f}"
+def _time(name, microseconds, processor_microseconds):
+    return f"  {name:<12}{microseconds:12,.2f}{processor_microseconds:16,.2f}"
 
 
 def _loop(found):

@@ -124,13 +124,14 @@ def has_sines(state):
     return np.allclose(found[0], sine_positions(*found.shape[1:]), rtol=0, atol=_PRECISION + rounding)
 
 
-def infer(state):
+def infer(state, flag="--infer_model", way_out="name it with --model"):
     """The published network that a state dict belongs to, by its shapes (sine positions: by their values).
 
     The shapes don't show the number of heads; it is that of the published network.
 
     Args:
         state: `state.StateDict`.
+        flag: the flag that asks for it, and way_out: what to do instead, for messages.
 
     Returns:
         Variant; its `positional_embedding` is "none" if the state dict has no positions.
@@ -152,10 +153,10 @@ def infer(state):
     if len(matching) == 1:
         return matching[0]
     if matching:
-        raise UserError(f"--infer_model: expected shapes of one published network, found those of "
-                        f"{' and '.join(variant.name for variant in matching)} in {state.path}; name it with --model")
-    raise UserError(f"--infer_model: expected the shapes of a published network, found {_sketch(state)} in "
-                    f"{state.path}; name it with --model if it is one of {variants.GRAMMAR}")
+        raise UserError(f"{flag}: expected shapes of one published network, found those of "
+                        f"{' and '.join(variant.name for variant in matching)} in {state.path}; {way_out}")
+    raise UserError(f"{flag}: expected the shapes of a published network, found {_sketch(state)} in "
+                    f"{state.path}; {way_out} if it is one of {variants.GRAMMAR}")
 
 
 def _has_shapes_of(state, variant):

@@ -9,8 +9,8 @@
 The loss is a sum over the examples divided by the global batch, never a mean of means; clipping and the finite check
 see the whole gradient, so any number of replicas and micro-batches gives the same update up to summation order.
 
-With AdamW no branch or loop asks for a loss or a gradient: an accelerator would have to compute it before the host
-could queue the next operation. What depends on them is selected instead.
+With AdamW, schedule-free or not, and Muon no branch or loop asks for a loss or a gradient: an accelerator would have to
+compute it before the host could queue the next operation. What depends on them is selected instead.
 
 Legend: B global batch, b a replica's share, m = b / accumulate_steps a micro-batch, K classes.
 """
@@ -65,7 +65,8 @@ class TrainStep:
         self._max_skipped_updates = max_skipped_updates
         self._average = average
         self._prepare = prepare or (lambda batch: batch["image"])
-        self.wait_seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="wait_seconds")
+        with tf.device("CPU:0"):  # a clock's time need not go to a GPU and back
+            self.wait_seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="wait_seconds")
         self._gradients = Gradients(model, example_loss, batch_size, jit, devices.kind, fast_forms, recompute,
                                     example_accuracy, weighted, teachers and teachers.distillation)
         self._teachers = teachers

@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from cct_tf.assembly import inputs, networks, recorded_data
 from cct_tf.assembly.devices import make_devices
+from cct_tf.assembly.forward import Forward
 from cct_tf.augment import stages
 from cct_tf.data import pipeline
 from cct_tf.engine import losses
 from cct_tf.errors import UserError
-from cct_tf.evaluation.forward import Forward
 from cct_tf.evaluation.metrics import Evaluation
 from cct_tf.evaluation.multilabel import MultilabelEvaluation
 from cct_tf.evaluation.views import AveragedViews

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from cct_tf import sizes
 from cct_tf.assembly import inputs, networks
+from cct_tf.assembly.forward import Forward
 from cct_tf.data.source import rules_of
 from cct_tf.datasets import tree
-from cct_tf.evaluation.forward import Forward
 from cct_tf.images import decode
 from cct_tf.machine import files, runtime
 from cct_tf.models.attention_maps import attention_maps

@@ -4,9 +4,9 @@ import warnings
 
 import tensorflow as tf
 
-from cct_tf.export import metadata as metadata_lib
 from cct_tf.export import network
 from cct_tf.machine import runtime
+from cct_tf.runs import export_metadata as metadata_lib
 
 # Operations left in float32, since they are slow in int8 on CPUs, above all attention's products: CCT-7/3x1 takes 36 ms
 # an image with all in int8, 9 with these in float32, 13 with all in float32. The others hold nearly all weights.

@@ -6,9 +6,9 @@ import logging
 import onnx
 import tf2onnx
 
-from cct_tf.export import metadata as metadata_lib
 from cct_tf.export import network
 from cct_tf.machine import runtime
+from cct_tf.runs import export_metadata as metadata_lib
 
 OPSET = 18  # the newest that tf2onnx 1.17 writes
 

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from cct_tf.export import metadata as metadata_lib
 from cct_tf.export import network
+from cct_tf.runs import export_metadata as metadata_lib
 
 
 def write(model, metadata, path):

@@ -16,8 +16,8 @@ from cct_tf.errors import Interrupted, OutsideFault, UserError, storage_fault
 from cct_tf.evaluation.multilabel import HALF
 from cct_tf.evaluation.prediction import Network
 from cct_tf.export import check, reading, samples
-from cct_tf.export import metadata as metadata_lib
 from cct_tf.images import decode, pixel_type
+from cct_tf.runs import export_metadata as metadata_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _write(kind, model, metadata, path, calibration):
 def _compared(network, request, path, sample):
     flag = f"--format={request.kind.name}"
     try:
-        metadata = metadata_lib.read(flag, str(path), request.kind)
+        metadata = metadata_lib.read(flag, str(path), request.kind.name)
         with reading.opened(flag, path, request.kind, metadata, isolated=True) as found, tf.device("CPU:0"):
             return check.compare(network, found, sample)
     except decode.BrokenImage:

@@ -35,6 +35,10 @@ class FusedUpdate:
         """Whether `_kernel` can update the variable of this index."""
         return False
 
+    def _decays_by_kernel(self, index):
+        """Whether the variable of this index decays by one kernel, which multiplies rate and decay first."""
+        return True
+
     def _constants(self, dtype, applies):
         """The kernel's arguments that are the same for all variables of a dtype: dict of scalars.
 
@@ -91,14 +95,21 @@ class FusedUpdate:
                 continue
             variable, dtype, factor = variable.value, variable.dtype, self.rate_factors[index]
             before, corrected = None, self._is_corrected(index)
+
+            def decay(variable, values, index=index, dtype=dtype, factor=factor, corrected=corrected):
+                if self._decays_by_kernel(index):
+                    descend(variable, decays(dtype, factor, corrected), values)
+                else:
+                    subtract(variable, values * self._decay(dtype, corrected) * rates(dtype, factor))
+
             if self.weight_decay and self._use_weight_decay(variable):
                 if self.cautious:
                     before = tf.convert_to_tensor(variable)
                 else:
-                    descend(variable, decays(dtype, factor, corrected), variable)
+                    decay(variable, tf.convert_to_tensor(variable))
             self._kernel(variable, index, tf.cast(gradient, dtype), rates(dtype, factor), constants(dtype))
             if before is not None:
-                descend(variable, decays(dtype, factor, corrected), against(before, variable))
+                decay(variable, against(before, variable))
         return rest
 
     def _rate(self, dtype, factor):
@@ -156,6 +167,16 @@ def against(before, after):
     """
     opposed = tf.sign(before - after) * tf.sign(before) < 0  # of signs, whose product can't underflow
     return tf.where(opposed, tf.zeros_like(before), before)
+
+
+def add(variable, delta):
+    """variable += delta on one replica's copy of a tf.Variable."""
+    tf.raw_ops.AssignAddVariableOp(resource=variable.handle, value=delta)
+
+
+def subtract(variable, delta):
+    """variable -= delta on one replica's copy of a tf.Variable."""
+    tf.raw_ops.AssignSubVariableOp(resource=variable.handle, value=delta)
 
 
 def descend(variable, rate, delta):

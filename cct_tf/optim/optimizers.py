@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from cct_tf.optim import decay_mask, layer_decay, schedules
-from cct_tf.optim.fused import FusedUpdate, adam, adam_constants, against, descend, nesterov
+from cct_tf.optim.fused import FusedUpdate, adam, adam_constants, add, against, descend, nesterov, subtract
 from cct_tf.optim.schedule_free import ScheduleFreeAdamW
 from cct_tf.settings import averages
 
@@ -97,16 +97,39 @@ class Muon(SummedGradients, keras.optimizers.Muon):
     """Muon with the scale of arXiv:2502.16982, likewise: learning rate and decay are those of AdamW.
 
     Keras updates by Adam what has not two dimensions (biases, norms, convolution kernels) and what is excluded.
+    Matrices have no kernel. They are updated by the operations that Keras has for them, in the same order, for results
+    of the same bits; but here an update can be masked.
     """
 
+    @property
+    def masks(self):
+        return self.fused
+
     def _has_kernel(self, index):
-        return self.adam_velocities[index] is not None  # Adam's
+        return True
+
+    def _is_matrix(self, index):
+        return self.adam_velocities[index] is None
+
+    def _decays_by_kernel(self, index):
+        return not self._is_matrix(index)
 
     def _constants(self, dtype, applies):
-        return adam_constants(self.iterations, self.adam_beta_1, self.adam_beta_2, self.epsilon, dtype, applies)
+        taken, fading = tf.ones([], dtype), tf.constant(self.momentum - 1, dtype)  # rounded once, as Keras does it
+        if applies is not None:
+            taken, fading = (tf.where(applies, value, tf.zeros([], dtype)) for value in (taken, fading))
+        adams = adam_constants(self.iterations, self.adam_beta_1, self.adam_beta_2, self.epsilon, dtype, applies)
+        return {"adam": adams, "taken": taken, "fading": fading}
 
     def _kernel(self, variable, index, gradient, rate, constants):
-        adam(variable, self.momentums[index], self.adam_velocities[index], gradient, rate, constants)
+        if not self._is_matrix(index):
+            adam(variable, self.momentums[index], self.adam_velocities[index], gradient, rate, constants["adam"])
+            return
+        momentum, gradient = self.momentums[index].value, gradient * constants["taken"]
+        add(momentum, gradient + tf.convert_to_tensor(momentum) * constants["fading"])
+        ahead = gradient + self.momentum * tf.convert_to_tensor(momentum)
+        update = self.zeropower_via_newtonschulz5(ahead, self.ns_steps)
+        subtract(variable, self.lr_adjust(rate * update))
 
 
 def make_optimizer(optim, variables, fused=True, depth=None):

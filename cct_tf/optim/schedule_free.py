@@ -19,7 +19,7 @@ from cct_tf.optim.fused import FusedUpdate, descend
 class ScheduleFreeAdamW(FusedUpdate, keras.optimizers.Optimizer):
     """The optimizer: it changes the network's weights y and its own z. It has one form, `fused` or not.
 
-    The average starts over nothing: z is where the weights are when it is built.
+    z begins where the weights are when it is built.
 
     Args:
         beta_1: float in (0, 1); beta_2, epsilon, decay: floats.
@@ -51,15 +51,21 @@ class ScheduleFreeAdamW(FusedUpdate, keras.optimizers.Optimizer):
     def _has_kernel(self, index):
         return True
 
+    def _squares(self, applies):
+        """r^2 of this update, and the sum with it: float64 scalars."""
+        square = tf.cast(self.learning_rate, tf.float64) ** 2
+        if applies is not None:
+            square = tf.where(applies, square, tf.zeros_like(square))
+        return square, tf.convert_to_tensor(self.squares.value) + square
+
     def _apply_kernels(self, pairs, applies):
-        rate = tf.cast(self.learning_rate, tf.float64)
-        self._square = rate**2 if applies is None else tf.where(applies, rate**2, tf.zeros_like(rate))
-        self._sum = tf.convert_to_tensor(self.squares.value) + self._square
-        tf.raw_ops.AssignVariableOp(resource=self.squares.value.handle, value=self._sum)
-        return super()._apply_kernels(pairs, applies)
+        rest = super()._apply_kernels(pairs, applies)
+        _, total = self._squares(applies)
+        tf.raw_ops.AssignVariableOp(resource=self.squares.value.handle, value=total)
+        return rest
 
     def _constants(self, dtype, applies):
-        part = tf.math.divide_no_nan(self._square, self._sum)  # c; 0 as long as all rates were 0
+        part = tf.math.divide_no_nan(*self._squares(applies))  # c; 0 as long as all rates were 0
         share = tf.constant(1.0 - self.beta_2, tf.float64)
         if applies is not None:
             share = tf.where(applies, share, tf.zeros_like(share))

@@ -234,8 +234,12 @@ class DistillConfig:
     """Distillation: what the network learns from trained ones."""
 
     # `how`: a place. The weights themselves are recorded by their checksum, and others refused.
-    teacher: str | None = option(None, "networks to learn from: work folders (their best) or checkpoint folders, with "
-                                 "commas between them; of the same classes", how=True)
+    teacher: str | None = option(None, "networks to learn from: work folders (their best), checkpoint folders, .keras, "
+                                 ".pth or .safetensors files, SavedModels of cct_tf.export; several with commas; of "
+                                 "the same classes", how=True)
+    teacher_mean: tuple[float, ...] | None = option(None, "mean of the pixels in [0, 1] that teachers from files were "
+                                                    "trained on, which don't hold it; one value or one a channel")
+    teacher_std: tuple[float, ...] | None = option(None, "their standard deviation, likewise", above=0.0)
     distill: str = option("soft", "soft: temperature^2 times the divergence from the teachers' softened probabilities "
                           "(arXiv:1503.02531); hard: cross-entropy of the class they place first (arXiv:2012.12877)",
                           choices=("soft", "hard"))
@@ -260,6 +264,8 @@ class RunConfig:
                                      "balanced_accuracy, loss or macro_f1; with --task=multilabel map, loss or f1 (at "
                                      "0.5, mean over the classes); default: top1 or map",
                                      choices=tuple(dict.fromkeys(sum(measure.TASKS.values(), ()))))
+    test_at_end: bool = option(True, "test the best weights on the test split when the run ends, where a validation "
+                               "split chose them; off: leave the test split for cct_tf.evaluate", how=True)
     eval_batch_size: int = option(256, "images per evaluation batch, over all replicas", minimum=1, how=True)
     accumulate_steps: int | None = option(None, "micro-batches per update on each replica; default: such that they fit "
                                           "into the cache of a CPU, 1 on GPUs", minimum=1, how=True)
@@ -274,6 +280,8 @@ class RunConfig:
     backup_dir: str | None = option(None, "folder elsewhere, such as gs://bucket/run, that gets a copy of the work "
                                     "folder with each checkpoint; an empty work folder goes on from it", how=True)
     keep_checkpoints: int = option(3, "number of latest checkpoints to keep, beside the best", minimum=1, how=True)
+    device: str = option("auto", "what to compute on: auto, all GPUs or else the CPU; cpu; gpu, all of them; or some "
+                         "by their numbers, such as gpu:2,3", how=True)
     num_replicas: int | None = option(None, "devices to train on; default: all GPUs, or one CPU. On a CPU machine "
                                       "more than one makes logical devices; with several workers, of each", minimum=1,
                                      how=True)

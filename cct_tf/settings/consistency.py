@@ -3,6 +3,7 @@
 import dataclasses
 
 from cct_tf.errors import UserError
+from cct_tf.machine import gpus
 from cct_tf.settings import averages, class_weights, folds, measure
 
 
@@ -13,9 +14,10 @@ def check(config):
         bounds = getattr(augment, name)
         if bounds and bounds[0] > bounds[1]:
             raise UserError(f"--{name}: expected MIN,MAX with MIN at most MAX, found {bounds[0]:g},{bounds[1]:g}")
-    if (augment.mean is None) != (augment.std is None):
-        given, missing = ("mean", "std") if augment.std is None else ("std", "mean")
-        raise UserError(f"--{missing}: expected together with --{given}, found --{given} alone")
+    for mean, std in (("mean", "std"), ("teacher_mean", "teacher_std")):
+        if (config.value(mean) is None) != (config.value(std) is None):
+            given, missing = (mean, std) if config.value(std) is None else (std, mean)
+            raise UserError(f"--{missing}: expected together with --{given}, found --{given} alone")
     if augment.color_jitter and augment.color_jitter[3:] > (0.5,):
         raise UserError(f"--color_jitter: expected a hue of at most 0.5, half of the circle, found "
                         f"{augment.color_jitter[3]:g}")
@@ -41,12 +43,19 @@ def check(config):
         raise UserError(f"--init_weights: expected auto without --init_from, found {config.model.init_weights!r}")
     if optim.optimizer == "lion" and optim.beta_1 == 0.0:
         raise UserError("--beta_1: expected above 0 with --optimizer=lion, found 0")
+    gpus.parse(config.run.device)
     _check_pixels(config)
     _check_task(config)
     _check_distill(config)
     _check_batch(config)
     _check_warmup(optim)
     _check_schedule(optim)
+    _check_weights(config)
+
+
+def _check_weights(config):
+    """What acts on the weights beside the gradients: decay and averages."""
+    optim = config.optim
     if optim.optimizer == averages.SCHEDULE_FREE:
         _check_schedule_free(optim)
     if optim.average_last and optim.ema_decay:
@@ -67,8 +76,8 @@ def _check_pixels(config):
     data, augment = config.data, config.augment
     if data.bits not in (8, 16):
         raise UserError(f"--bits: expected 8 or 16, found {data.bits}")
-    for name in ("mean", "std"):
-        values = getattr(augment, name)
+    for name in ("mean", "std", "teacher_mean", "teacher_std"):
+        values = config.value(name)
         if values is not None and len(values) not in (1, data.channels):
             expected = "one value" if data.channels == 1 else f"one value or {data.channels}"
             raise UserError(f"--{name}: expected {expected} with --channels={data.channels}, found {len(values)}")

@@ -12,13 +12,13 @@ import time
 
 import tensorflow as tf
 
+from cct_tf.assembly.forward import Forward
 from cct_tf.augment import image_ops
 from cct_tf.augment.stages import on_device
 from cct_tf.data import pipeline
 from cct_tf.engine.step import MOST_STEPS
 from cct_tf.errors import OutsideFault, UserError
 from cct_tf.evaluation.evaluator import Evaluator
-from cct_tf.evaluation.forward import Forward
 from cct_tf.images import decode
 from cct_tf.machine import compile_cache, memory, runtime
 from cct_tf.machine.console import Console, Progress
@@ -76,7 +76,8 @@ class Training:
             sizes = self.images.source.splits["train"].reader.sizes()
             kept = image_ops.kept_area(sizes, self.transform.size, self.transform.crop_pct)
         return report.plan_lines(self.config, self.images, self.stages, self.sampling, self.plan, self.network.model,
-                                 self.devices, self.network.tuning, self.start, self.resolved.initial_weights, kept)
+                                 self.devices, self.network.tuning, self.start, self.resolved.initial_weights, kept,
+                                 self.network.teachers)
 
     def result_lines(self, test, seconds):
         """What came out, as lines of text; `test` is what `run` returned."""
@@ -339,7 +340,7 @@ class Training:
             self._write_features()
         test = None
         splits = self.images.source.splits
-        if "validation" in splits and "test" in splits:
+        if self.config.run.test_at_end and "validation" in splits and "test" in splits:
             if self.status.best is None:
                 raise UserError(f"{self.workdir.best}: expected the best checkpoint of this run, found none")
             best = self.workdir.best / f"step_{self.status.best['step']:08d}"

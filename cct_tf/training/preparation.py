@@ -108,14 +108,15 @@ def prepare(config, workdir, start, console, devices=None, peers=None):
     with console.phase(f"building {config.model.model}"):
         network = assemble(config, devices, source.num_classes, source.splits["train"], plan.total_steps, before,
                            initial, source.class_names, functools.partial(on_device, stages=data.stages),
-                           lambda: teachers.load(teachers.find(config), images))
-    teachers.check_same(before, network.teachers, config.run.accept_config_change, peers)
+                           lambda kind, jit: teachers.load(teachers.find(config), images, kind, jit))
+    checksums = [teacher.checksum for teacher in network.teachers]
+    teachers.check_same(before, checksums, config.run.accept_config_change, peers)
     for warning in network.adapted.warnings if network.adapted and peers.is_chief else ():
         console.warn(warning)
     start, status = coordination.restore(start, network.trackable, config, workdir, console, peers, source)
     found = initial and {"from": initial.name, "checksum": initial.checksum, "changes": network.adapted.changes}
     resolved = resolving.resolve_run(config, network.model, images, plan, devices, network.tuning, before, found)
-    resolved = dataclasses.replace(resolved, teachers=tuple(network.teachers) or None)
+    resolved = dataclasses.replace(resolved, teachers=tuple(checksums) or None)
     _say_what_changed(before, resolved, console)
     return Prepared(config, workdir, console, devices, peers, data, plan, network, start, status, resolved)
 

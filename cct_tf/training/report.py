@@ -153,7 +153,7 @@ def _evaluation(config, plan, source):
             config.measure.name]
     if evaluated == "test":
         text += "; the best is then chosen on test data"
-    elif "test" in source.splits:
+    elif "test" in source.splits and config.run.test_at_end:
         text += "; the best weights are tested at the end"
     return text + (f"; the run ends after {patience} without a new best" if patience else "")
 
@@ -222,14 +222,16 @@ def _kept(shares):
 _FITS = {"crop": "", "pad": " (whole images, with the mean beside them)", "stretch": " (whole images, stretched)"}
 
 
-def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, start, initial_weights, kept_area=()):
+def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, start, initial_weights, kept_area=(),
+               teachers=()):
     """The plan: a list of lines.
 
     Args:
         config: `config.Config`; images: `inputs.Images`; stages: tuple of `stages.Stage`;
         sampling: `pipeline.Sampling`; plan: `plan.Plan`; model: keras.Model;
         devices: `runtime.Devices`; tuning: `tuning.Tuning`; start: `resume.Start`;
-        initial_weights: of `resolved.Resolved`; kept_area: shares of images, `image_ops.kept_area`.
+        initial_weights: of `resolved.Resolved`; kept_area: shares of images, `image_ops.kept_area`;
+        teachers: list of `teachers.Loaded`.
     """
     source, optim, run = images.source, config.optim, config.run
     counts = ", ".join(f"{split.num_examples:,} {name}" for name, split in source.splits.items())
@@ -255,6 +257,8 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
         ("writes to", run.workdir + _going_on(start)),
     ]
     notes = [*_batch(config, plan), *_kept(kept_area), *source.notes, *_broken(source, run)]
+    notes += [f"{teacher.path} has no names of classes: its logits are taken to be of the classes above, in their order"
+              for teacher in teachers if teacher.by_number]
     rows += [("note", note) for note in notes]
     if devices.kind == "CPU" and config.model.precision in _ON_CPUS:
         rows.append(("note", _ON_CPUS[config.model.precision]))

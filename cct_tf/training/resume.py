@@ -110,6 +110,10 @@ def _set_aside_all(workdir, damaged, console):
 def _check_average(record, config, path):
     """A checkpoint without an average can't go on with one, nor drop one: `best` was chosen the other way."""
     before, now = averages.kind(record.config), config.optim.average
+    share, beta_1 = record.config.get("beta_1"), config.optim.beta_1
+    if before == now == "schedule_free" and share != beta_1:
+        raise UserError(f"{path}: expected --beta_1={share:g}, by which its average follows from the weights, found "
+                        f"{beta_1:g}; another --workdir starts anew")
     if before == now:
         return
     flag = averages.FLAGS[before or now]

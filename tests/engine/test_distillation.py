@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cct_tf.assembly.forward import Forward
 from cct_tf.augment.stages import on_device
 from cct_tf.engine import losses
 from cct_tf.engine.distillation import Distillation, Teachers
@@ -89,7 +90,8 @@ def _losses(folder, taught=True, **how):
     with devices.strategy.scope():
         teacher = create_model("cct_2_3x1_8", num_classes=10, seed=5)
         teacher.head.kernel.assign(np.random.default_rng(1).normal(size=teacher.head.kernel.shape))
-    teachers = Teachers(Distillation("soft", 0.5, 2.0, True), [functools.partial(teacher, training=False)])
+    forward = Forward(teacher, devices.kind, how.get("jit", "off"))
+    teachers = Teachers(Distillation("soft", 0.5, 2.0, True), [forward])
     step = TrainStep(devices, network.model, network.optimizer, network.state, batch_size=16,
                      accumulate_steps=how.get("accumulate_steps", 1), clip_norm=1.0, jit=how.get("jit", "off"),
                      prepare=functools.partial(on_device, stages=training.stages),

@@ -5,7 +5,7 @@ import pytest
 
 import cct_tf
 from cct_tf.export import formats, running
-from cct_tf.export.metadata import Metadata
+from cct_tf.runs.export_metadata import Metadata
 
 
 @pytest.fixture(params=["cct_2_3x2_16_sine", "cvt_2_4_16", "vit_2_4_16", "cct_2_3x2_32_keras"])

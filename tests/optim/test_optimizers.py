@@ -177,13 +177,14 @@ def test_all_an_optimizer_keeps_is_in_the_checkpoint_under_a_path_of_its_own(nam
         np.testing.assert_array_equal(variable.numpy(), value)
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
 @pytest.mark.parametrize("cautious", [False, True])
-def test_an_update_that_does_not_apply_changes_no_bit(cautious):
+def test_an_update_that_does_not_apply_changes_no_bit(name, cautious):
     """And one that applies is the one without a mask, to the bit; in a graph as operation by operation."""
     def updated(*masks, function=tf.function):
         draws = np.random.default_rng(0)
         variables = _variables(draws)
-        optim = config.OptimConfig(optimizer="adamw", learning_rate=RATE, weight_decay=DECAY,
+        optim = config.OptimConfig(optimizer=name, learning_rate=RATE, weight_decay=DECAY,
                                    cautious_weight_decay=cautious)
         optimizer = make_optimizer(optim, variables, depth=2)
         assert optimizer.masks
@@ -199,3 +200,23 @@ def test_an_update_that_does_not_apply_changes_no_bit(cautious):
     for masks in ([True], [True, False], [False, True, False]):
         for found, wanted in zip(updated(*masks), once, strict=True):
             np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("cautious", [False, True])
+def test_matrices_of_muon_are_updated_as_keras_does_it_to_the_bit(cautious):
+    def updated(fused):
+        draws = np.random.default_rng(0)
+        variables = _variables(draws)
+        optim = config.OptimConfig(optimizer="muon", learning_rate=RATE, weight_decay=DECAY, momentum=0.95,
+                                   cautious_weight_decay=cautious)
+        optimizer = make_optimizer(optim, variables, fused=fused, depth=2)
+        update = tf.function(lambda gradients: optimizer.apply_gradients(zip(gradients, variables, strict=True)))
+        for _ in range(3):
+            update([tf.constant(draws.normal(size=variable.shape), tf.float32) for variable in variables])
+        return {variable.path: variable.numpy() for variable, adam in
+                zip(variables, optimizer.adam_velocities, strict=True) if adam is None}
+
+    found, wanted = updated(True), updated(False)
+    assert found
+    for path, value in wanted.items():
+        np.testing.assert_array_equal(found[path], value)

@@ -1,39 +1,49 @@
 """A run that learns from trained networks: stopped, on replicas, and what is refused of a teacher."""
 
+import dataclasses
 import pathlib
 import re
 import shlex
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from cct_tf.assembly import networks, selection, teachers
+from cct_tf.assembly import networks, selection, teachers, tuning
+from cct_tf.convert import safetensors, weights
 from cct_tf.errors import Interrupted, UserError
-from cct_tf.runs import run_record
+from cct_tf.export import formats, saved_model
+from cct_tf.models import create_model
+from cct_tf.runs import export_metadata, run_record
 from cct_tf.runs.workdir import Workdir
 from cct_tf.training import loop
+from tests import stock_network
 from tests.commands import run
 from tests.training import tiny
 
 PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs/distillation.md").read_text(encoding="utf-8")
 
-HOW = {"distill_weight": 0.5, "distill_temperature": 2.0, "distill_standardize": True, "mixup_alpha": 0.8}
+HOW = {"distill_weight": 0.5, "distill_temperature": 2.0, "distill_standardize": True, "mixup_alpha": 0.8,
+       "teacher_mean": (0.6,), "teacher_std": (0.3,)}
+MEAN = {name: HOW[name] for name in ("teacher_mean", "teacher_std")}
+DIGITS = [str(number) for number in range(10)]
 
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
-    """A folder with two trained teachers, of another size and mean, and a run that learnt from them."""
+    """A folder with two teachers, a run with another size and mean and a file, and a run that learnt from them."""
     folder = tmp_path_factory.mktemp("teachers")
-    tiny.train(folder / "a", model="cct_2_3x1_16", image_size=12, mean=(0.3,), std=(0.4,), learning_rate=3e-3)
-    tiny.train(folder / "b", seed=3, learning_rate=3e-3)
+    tiny.train(folder / "a", model="cct_2_3x1_16", image_size=12, mean=(0.3,), std=(0.4,), learning_rate=3e-3,
+               norm_order="pre")
+    stock_network.write(folder / "b.keras")
     tiny.train(folder / "student", teacher=_both(folder), **HOW)
     return folder
 
 
 def _both(folder):
-    return f"{folder}/a,{folder}/b"
+    return f"{folder}/a,{folder}/b.keras"
 
 
 def _losses(workdir):
@@ -45,9 +55,11 @@ def test_a_stopped_run_goes_on_to_the_same_bits_by_the_same_teachers_alone(taugh
     training = tiny.assemble(tmp_path, teacher=_both(taught), **HOW)
     with pytest.raises(Interrupted):
         training.run(tiny.StopAt(training, 3))
-    for other in (f"{taught}/b", f"{taught}/b,{taught}/a"):
+    for other in (f"{taught}/b.keras", f"{taught}/b.keras,{taught}/a"):
         with pytest.raises(UserError, match="--teacher: expected the weights that this run learns from"):
             tiny.assemble(tmp_path, teacher=other, **HOW)
+    with pytest.raises(UserError, match="--teacher_std"):
+        tiny.assemble(tmp_path, teacher=_both(taught), **HOW | {"teacher_std": (0.4,)})
     tiny.train(tmp_path, teacher=_both(taught), **HOW)
     assert tiny.records(tmp_path) == tiny.records(taught / "student")
 
@@ -64,25 +76,102 @@ def test_the_record_and_the_plan_know_the_teachers(taught):
     training = tiny.assemble(taught / "student", teacher=_both(taught), **HOW)
     assert any("learns from" in line and "soft, weight 0.5, temperature 2, logits standardised" in line
                for line in training.plan_lines())
+    assert any("note" in line and "b.keras has no names of classes" in line for line in training.plan_lines())
 
 
-def _source(names):
-    return types.SimpleNamespace(source=types.SimpleNamespace(class_names=names), mean=(0.5, 0.5, 0.5), std=(0.2,))
+def _loaded(path, names=DIGITS, jit="off", **changes):
+    """The one teacher at a path, for a student whose images are normalised by 0.5 and 0.2."""
+    source = types.SimpleNamespace(class_names=names)
+    images = types.SimpleNamespace(source=source, mean=(0.5, 0.5, 0.5), std=(0.2,))
+    found, = teachers.load(teachers.find(tiny.settings("x", teacher=str(path), **changes)), images, "CPU", jit)
+    return found
 
 
-def test_a_teacher_sees_the_images_as_it_was_trained_on_them(taught):
-    names = [str(number) for number in range(10)]
-    (see, checksum), = teachers.load(teachers.find(tiny.settings("x", teacher=f"{taught}/a")), _source(names))
-    (other, same), = teachers.load(teachers.find(tiny.settings("x", teacher=f"{taught}/a")), _source(names[::-1]))
-    levels = tf.random.stateless_uniform([4, 12, 12, 3], [0, 1])
-    found = see((levels - 0.5) / 0.2)
-    chosen = selection.select(f"{taught}/a")
-    model = networks.load_model(chosen.settings, 10, chosen.find).model
-    np.testing.assert_allclose(found, model((levels - 0.3) / 0.4), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(other((levels - 0.5) / 0.2), found.numpy()[:, ::-1], rtol=1e-4, atol=1e-4)
-    assert checksum == same and see(tf.zeros([4, 8, 8, 3])).shape == (4, 10)
+def _of_run(workdir):
+    chosen = selection.select(str(workdir))
+    return networks.load_model(chosen.settings, 10, chosen.find).model
+
+
+LEVELS = tf.random.stateless_uniform([4, 12, 12, 3], [0, 1])
+
+
+@pytest.mark.parametrize("jit", tuning.JIT)
+def test_a_teacher_sees_the_images_as_it_was_trained_on_them(taught, jit):
+    there, reversed_order = _loaded(taught / "a", jit=jit), _loaded(taught / "a", DIGITS[::-1], jit)
+    found = there.run((LEVELS - 0.5) / 0.2)
+    np.testing.assert_allclose(found, _of_run(taught / "a")((LEVELS - 0.3) / 0.4), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(reversed_order.run((LEVELS - 0.5) / 0.2), found.numpy()[:, ::-1], rtol=1e-4, atol=1e-4)
+    assert there.checksum == reversed_order.checksum and not there.by_number
+    assert there.run(tf.zeros([4, 8, 8, 3])).shape == (4, 10)
+
+
+def test_a_teacher_of_other_classes_is_one_line(taught):
     with pytest.raises(UserError, match=r"the 9 classes of this run, found 10 in .* \(9 only in one"):
-        teachers.load(teachers.find(tiny.settings("x", teacher=f"{taught}/a")), _source(names[:9]))
+        _loaded(taught / "a", DIGITS[:9])
+
+
+@pytest.mark.parametrize("kind", ["keras", "saved_model"])
+def test_an_exported_teacher_is_that_of_the_run(taught, kind):
+    """Classes, mean and size are in the export; that its norms come first (--norm_order) is not."""
+    path = taught / f"exported{formats.FORMATS[kind].suffix}"
+    assert run("export", f"--workdir={taught}/a", f"--format={kind}", f"--output={path}", "--check_images=4") == 0
+    found, expected = _loaded(path, DIGITS[::-1]), _loaded(taught / "a", DIGITS[::-1])
+    images = (LEVELS - 0.5) / 0.2
+    np.testing.assert_allclose(found.run(images), expected.run(images), rtol=1e-5, atol=1e-5)
+    assert not found.by_number and found.checksum == expected.checksum
+
+
+def test_a_served_teacher_that_is_not_what_its_description_says_is_one_line(taught, tmp_path):
+    described = export_metadata.Metadata(DIGITS, 12, 1.0, [0.3], [0.4], "cct_2_3x1_16", "step_00000020", 20, "raw",
+                                         "none", "1")
+    saved_model.write(_of_run(taught / "a"), described, tmp_path / "served")
+    text = dataclasses.replace(described, mean=[0.5]).as_json()
+    (tmp_path / "served/assets.extra/cct_tf.json").write_text(text)
+    with pytest.raises(UserError, match="--teacher: expected the network cct_2_3x1_16 of 10 classes, found another"):
+        _loaded(tmp_path / "served")
+    (tmp_path / "served/variables/variables.index").unlink()
+    with pytest.raises(UserError, match="--teacher: expected a SavedModel that can be read"):
+        _loaded(tmp_path / "served")
+
+
+def test_a_stock_teacher_runs_in_inference_mode(taught):
+    model, teacher = keras.models.load_model(taught / "b.keras"), _loaded(taught / "b.keras", **MEAN)
+    before = [weight.numpy() for weight in model.weights]
+    run_twice = tf.function(teacher.run)
+    levels = LEVELS[:, :8, :8]
+    found = [run_twice((levels - 0.5) / 0.2).numpy() for _ in range(2)]
+    np.testing.assert_array_equal(*found)
+    np.testing.assert_allclose(found[0], model((levels - 0.6) / 0.3, training=False), rtol=1e-4, atol=1e-4)
+    assert teacher.by_number and teacher.checksum == _loaded(taught / "b.keras", **MEAN).checksum
+    assert all((weight.numpy() == value).all() for weight, value in zip(model.weights, before, strict=True))
+
+
+def test_weights_of_the_authors_code_teach(tmp_path):
+    model = create_model("cct_2_3x2_32", num_classes=10)
+    model.head.kernel.assign(np.random.default_rng(0).normal(size=model.head.kernel.shape))
+    safetensors.write(tmp_path / "net.safetensors", weights.to_torch(model))
+    levels = tf.random.stateless_uniform([2, 32, 32, 3], [0, 2])
+    found = _loaded(tmp_path / "net.safetensors", **MEAN)
+    np.testing.assert_allclose(found.run((levels - 0.5) / 0.2), model((levels - 0.6) / 0.3), rtol=1e-4, atol=1e-4)
+    assert found.by_number
+    with pytest.raises(UserError, match="--teacher: expected logits of the 9 classes of this run, found 10"):
+        _loaded(tmp_path / "net.safetensors", DIGITS[:9], **MEAN)
+
+
+@pytest.mark.parametrize(("stock", "words"), [
+    ({"units": 9}, r"the 10 classes of this run, found an output of shape \[2, 9\] for 2 images"),
+    ({"activation": "softmax"}, "expected logits, found probabilities"),
+])
+def test_a_stock_network_that_is_no_teacher_is_one_line(tmp_path, stock, words):
+    stock_network.write(tmp_path / "net.keras", **stock)
+    with pytest.raises(UserError, match=f"--teacher: .*{words}"):
+        _loaded(tmp_path / "net.keras", **MEAN)
+
+
+def test_a_network_that_is_not_of_images_is_one_line(tmp_path):
+    keras.Sequential([keras.Input([5]), keras.layers.Dense(10)]).save(tmp_path / "net.keras")
+    with pytest.raises(UserError, match=r"network of images \[B, H, W, C\], found one of \[None, 5\]"):
+        _loaded(tmp_path / "net.keras", **MEAN)
 
 
 def test_what_is_no_teacher_is_one_line(taught, tmp_path):

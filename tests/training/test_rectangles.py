@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from cct_tf.errors import UserError
-from cct_tf.export import formats, metadata
-from cct_tf.runs import run_record
+from cct_tf.export import formats
+from cct_tf.runs import export_metadata, run_record
 from cct_tf.settings import flags
 from tests.commands import call, only_line
 from tests.training import tiny
@@ -114,7 +114,7 @@ def test_a_square_sees_all_of_a_rectangle_with_fit(whole, image, tmp_path, capfd
         path = tmp_path / f"x{formats.FORMATS[name].suffix}"
         status, _, err = call(capfd, "export", f"--workdir={folder}", f"--format={name}", f"--output={path}")
         assert status == 0, err
-        assert metadata.read("--exported", str(path), formats.FORMATS[name]).fit == way
+        assert export_metadata.read("--exported", str(path), name).fit == way
         found = json.loads(call(capfd, "predict", "--json", f"--exported={path}", image)[1])
         found = [row["probability"] for row in found["images"][0]["predictions"]]
         np.testing.assert_allclose(found, expected, atol=2e-3)

@@ -4,9 +4,11 @@
 import numpy as np
 import pytest
 
-from cct_tf.errors import Interrupted
+from cct_tf.errors import Interrupted, UserError
 from cct_tf.runs import checkpoint, run_record
-from cct_tf.training import loop
+from cct_tf.runs.resolved import Resolved
+from cct_tf.runs.run_status import RunStatus
+from cct_tf.training import loop, resume
 from tests.training import tiny
 
 RUN = {"train_steps": 17, "log_every_steps": 5, "eval_every_steps": 7, "checkpoint_every_steps": 4,
@@ -51,8 +53,20 @@ def test_stopped_by_a_signal_at_a_step_that_no_gate_knows(undisturbed, trainer, 
     with pytest.raises(Interrupted, match="saved step 6 of 17") as stop:
         training.run(tiny.StopAt(training, 6))
     assert stop.value.exit_status == 143
-    tiny.train(tmp_path, **RUN, pipeline_gib=1e-6)  # one call of each stage at a time: no bit depends on it
+    tiny.train(tmp_path, **RUN, pipeline_gib=1e-6,  # one call of each stage at a time: no bit depends on it
+               device="cpu")
     _same(undisturbed, tmp_path)
+
+
+def test_going_on_without_the_test_at_the_end_is_the_same_run_less_the_test(undisturbed, trainer, tmp_path):
+    training = trainer.assemble(tmp_path)
+    with pytest.raises(Interrupted):
+        training.run(tiny.StopAt(training, 15))
+    tiny.train(tmp_path, **RUN, test_at_end=False)
+    records = tiny.records(undisturbed)
+    assert "test/top1" in records[-1] and tiny.records(tmp_path) == records[:-1]
+    a, b = tiny.tensors(undisturbed), tiny.tensors(tmp_path)
+    assert all(np.array_equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("step", [3, 15])
@@ -137,3 +151,33 @@ def test_only_the_last_checkpoints_and_the_best_are_kept(undisturbed):
 def test_the_best_weights_are_tested_once_at_the_end(undisturbed):
     tested = tiny.records(undisturbed, "test/")
     assert [record["step"] for record in tested] == [17]
+
+
+def _written(folder, settings, without=()):
+    """A checkpoint of step 4 by its record alone, of a version that did not know the fields `without`."""
+    path = folder / "checkpoints/step_00000004"
+    path.mkdir(parents=True)
+    given = {name: value for name, value in settings.as_dict().items() if name not in without}
+    run_record.write_record(path, run_record.Record(given, Resolved(8, (), {}), 4, RunStatus(4), False, {}))
+
+
+_OF_OPTIMISATION = {"schedule": "linear", "decay_share": 0.1, "decay_shape": "1-sqrt", "cautious_weight_decay": True,
+                    "corrected_weight_decay": True}
+
+
+@pytest.mark.parametrize("name", _OF_OPTIMISATION)
+def test_what_optimises_otherwise_is_another_run(name, tmp_path):
+    """It goes on with --accept_config_change, and with a record of before there was the flag."""
+    run = {"schedule": "wsd"} if name.startswith("decay") else {}
+    _written(tmp_path / "new", tiny.settings(tmp_path / "new", **run))
+    _written(tmp_path / "old", tiny.settings(tmp_path / "old", **run), [*list(_OF_OPTIMISATION)[1:], "average_last"])
+    changed = run | {name: _OF_OPTIMISATION[name]}
+    for folder in (tmp_path / "new", tmp_path / "old"):
+        assert _found(folder, **run).step == 4
+        with pytest.raises(UserError, match=f"found other values of .*--{name} "):
+            _found(folder, **changed)
+        assert _found(folder, **changed, accept_config_change=True).step == 4
+
+
+def _found(folder, **changes):
+    return resume.find_start(tiny.settings(folder, **changes), tiny.Workdir(folder), tiny.Console(quiet=True))

@@ -345,3 +345,37 @@ def test_a_checkpoint_of_before_there_were_rollbacks_has_had_none(undisturbed, t
     (tmp_path / "run.json").write_text(json.dumps(data | {"files": {}}))
     record = run_record.read_record(tmp_path)
     assert (record.status.rollback_count, record.status.learning_rate_factor) == (0, 1.0)
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": "schedule_free_adamw", "schedule": "constant"},
+                                     {"average_last": 0.15}])  # 11 steps: two of them before the checkpoint
+def test_averages_of_every_kind_go_back_with_the_weights(changes, tmp_path, monkeypatch):
+    training = tiny.assemble(tmp_path, **RUN | {"ema_decay": 0.0} | changes)
+    _poison(training, _held(training))
+    go_back, moved, left = training._roll_back, [], []
+
+    def watched(*args):
+        reader = tf.train.load_checkpoint(str(tmp_path / "checkpoints/step_00000004/weights"))
+        network = training.network
+        parts = {"ema": network.averaged.trainable_variables, "weights": network.model.trainable_variables}
+        held = {f"{part}/{variable.path.partition('/')[2].replace('/', '.S')}": variable.value
+                for part, variables in parts.items() for variable in variables}
+        held |= {f"optimizer/{variable.path.partition('/')[2]}": variable.value
+                 for variable in network.optimizer.variables if "learning_rate" not in variable.path}
+        if "average_last" in changes:
+            held["average/count"] = network.trackable.average["count"]
+
+        def differing():
+            return {name for name, variable in held.items()
+                    if not np.array_equal(variable.numpy(), reader.get_tensor(f"{name}/.ATTRIBUTES/VARIABLE_VALUE"))}
+
+        moved.extend(differing())
+        found = go_back(*args)
+        left.extend(differing())
+        return found
+
+    monkeypatch.setattr(training, "_roll_back", watched)
+    training.run(tiny.NoInterrupts())
+    assert training.status.rollback_count == 1 and int(training.network.state.step.numpy()) == 13
+    assert not left and {name.split("/")[0] for name in moved} >= {"ema", "weights", "optimizer"}
+    assert ("average/count" in moved) == ("average_last" in changes)

@@ -119,6 +119,8 @@ def test_a_network_starts_from_the_average_and_its_base_with_it(whole, tmp_path)
     ({}, {"optimizer": "schedule_free_adamw"}, "expected --optimizer=schedule_free_adamw off, for it holds no average"),
     ({"average_last": 0.1}, {"ema_decay": 0.9}, "expected --average_last on, .* found --ema_decay"),
     ({}, {"average_last": 0.1}, "expected --average_last off, for it holds no average"),
+    ({"optimizer": "schedule_free_adamw"}, {"optimizer": "schedule_free_adamw", "beta_1": 0.95},
+     "expected --beta_1=0.9, by which its average follows from the weights, found 0.95"),
     ({"optimizer": "schedule_free_adamw"}, {"ema_decay": 0.9}, "expected --optimizer=schedule_free_adamw on, .* found "
      "--ema_decay")])
 def test_a_run_neither_begins_nor_leaves_it(tmp_path, before, now, told):

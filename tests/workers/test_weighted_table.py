@@ -1,11 +1,11 @@
-"""Two processes on a table whose images and classes have weights: they compute what one does."""
+"""Two processes on a table whose images and classes have weights, one with a teacher: they compute what one does."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cct_tf.settings import config
-from tests import chaos
+from tests import chaos, stock_network
 from tests.training import tiny
 from tests.workers.test_end_to_end import _the_tests_own_python, losses  # noqa: F401
 
@@ -26,11 +26,19 @@ def _table(folder, several):
     (folder / "table.csv").write_text("\n".join(rows))
 
 
-@pytest.mark.parametrize("more", [{"sampler": "balanced"}, {"task": "multilabel"}], ids=["sampler", "multilabel"])
+TEACHER = {"teacher": "net.keras", "teacher_mean": (0.4,), "teacher_std": (0.3,), "distill_temperature": 2.0}
+
+
+@pytest.mark.parametrize("more", [{"sampler": "balanced"} | TEACHER, {"task": "multilabel"}],
+                         ids=["sampler and teacher", "multilabel"])
 def test_two_workers_compute_what_one_process_does(more, tmp_path, monkeypatch):
     _table(tmp_path, "task" in more)
     given = RUN | more | {"data_dir": str(tmp_path / "table.csv")}
-    monkeypatch.setattr(chaos, "FLAGS", [f"--{name}={value}" for name, value in given.items()])
+    if "teacher" in more:
+        given["teacher"] = str(tmp_path / "net.keras")
+        stock_network.write(given["teacher"], units=2)
+    monkeypatch.setattr(chaos, "FLAGS", [f"--{name}={value[0] if isinstance(value, tuple) else value}"
+                                         for name, value in given.items()])
     run = chaos.Launched(tmp_path / "two")
     tiny.start(config.from_dict(given | {"workdir": str(tmp_path / "one")})).run(tiny.NoInterrupts())
     assert run.finish()[0] == 0, run.tail()

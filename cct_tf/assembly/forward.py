@@ -1,4 +1,4 @@
-"""Logits of a batch for evaluation, in pieces that fit into the cache of a CPU."""
+"""Logits of a batch, in evaluation and of teachers, in pieces that fit into the cache of a CPU."""
 
 import tensorflow as tf
 
@@ -11,7 +11,7 @@ class Forward:
     Args:
         model: `models.classifier.TransformerClassifier`, or `models.own.OwnNetwork`.
         kind: "CPU" or "GPU".
-        jit: one of `tuning.JIT`, as in training.
+        jit: one of `tuning.JIT`, as in training; a network without an encoder is not compiled with "encoder".
 
     Attributes:
         image_size: of the model, see `cct_tf.sizes`.
@@ -21,6 +21,7 @@ class Forward:
         self.image_size = model.image_size
         self._model = model
         self._kind = kind
+        jit = "off" if jit == "encoder" and model.variant is None else jit
         compiled = tf.function(self._plain, jit_compile=True, autograph=False)
         self._function = {"off": self._plain, "encoder": self._split, "all": compiled}[jit]
         self._classify = tf.function(lambda tokens: model.classify(tokens, training=False), jit_compile=True,

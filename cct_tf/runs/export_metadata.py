@@ -136,7 +136,7 @@ def read(flag, path, kind):
     Args:
         flag: the flag that names it, with dashes.
         path: text.
-        kind: `formats.Format` of it.
+        kind: name of its `formats.Format`.
 
     Raises:
         UserError: it can't be read, or `cct_tf.export` did not write it.
@@ -150,9 +150,9 @@ def read(flag, path, kind):
 
 
 def _text(path, kind):
-    if kind.name == "saved_model":
+    if kind == "saved_model":
         return (path / "assets.extra" / NAME).read_text(encoding="utf-8")
-    if kind.name == "onnx":
+    if kind == "onnx":
         import onnxruntime
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         return session.get_modelmeta().custom_metadata_map[KEY]

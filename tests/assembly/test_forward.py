@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from cct_tf.assembly import tuning
-from cct_tf.evaluation.forward import Forward
+from cct_tf.assembly.forward import Forward
 from cct_tf.models import create_model
 
 
