@@ -13,7 +13,7 @@ from cct_tf.benchmark import __main__ as benchmark
 from cct_tf.benchmark import loop as loop_benchmark
 from cct_tf.benchmark import machine, measuring, startup, step
 from cct_tf.errors import Interrupted, UserError
-from cct_tf.machine import runtime
+from cct_tf.machine import processor, runtime
 from cct_tf.machine.interrupts import Interrupts
 from cct_tf.models import variants
 from cct_tf.settings import config, flags
@@ -130,12 +130,12 @@ def test_a_rate_is_work_over_time_and_sides_take_turns(monkeypatch):
 
 
 @pytest.mark.parametrize(("text", "cpu", "instruction_set"), [
-    ("model name\t: A\nflags\t\t: sse avx2 avx512f amx\n\nmodel name\t: B\n", "A", "AVX-512"),
+    ("model name\t: A\nflags\t\t: sse avx2 avx512f amx_tile\n\nmodel name\t: B\n", "A", "AVX-512"),
+    ("model name\t: A\nflags\t\t: avx2 avx512f avx512_bf16 amx_bf16\n", "A", "AVX-512, AMX, AVX512_BF16"),
     ("model name\t: A\nflags\t\t: sse avx avx2\n", "A", "AVX2"), ("", "unknown", "unknown")])
 def test_the_processor_as_linux_tells_it(tmp_path, monkeypatch, text, cpu, instruction_set):
     (tmp_path / "cpuinfo").write_text(text)
-    lines = machine._lines
-    monkeypatch.setattr(machine, "_lines", lambda path: lines(tmp_path / "cpuinfo"))
+    monkeypatch.setattr(processor, "_CPUINFO", tmp_path / "cpuinfo")
     found = machine.describe()
     assert (found["cpu"], found["instruction_set"]) == (cpu, instruction_set)
 
