@@ -30,7 +30,7 @@ from cct_tf.datasets import listing
 from cct_tf.errors import UserError
 from cct_tf.evaluation.multilabel import HALF
 from cct_tf.images import pixel_type
-from cct_tf.machine import memory, runtime
+from cct_tf.machine import gpus, memory, runtime
 from cct_tf.machine.console import Console
 from cct_tf.machine.interrupts import Interrupts
 from cct_tf.runs import run_record, side_by_side
@@ -87,6 +87,13 @@ def _same_devices(settings):
     _process.devices = now
 
 
+def _choose(device):
+    """Choose --device for this process, which None leaves as it is; returns it."""
+    device = calls.given({"device": device or gpus.current()}, [config.FIELDS["device"]])["device"]
+    gpus.choose(device)
+    return device
+
+
 def _listed(values, others):
     """The values that differ from the others', with commas."""
     return ", ".join(str(value) for name, value in values.items() if value != others[name])
@@ -105,7 +112,8 @@ def run(*, flagfile=(), quiet=False, **fields):
     as soon as TensorFlow's call is over. Handlers, locks and streams are given back however the call ends. In another
     thread no handlers can be set: there `cct_tf.stop()` asks a run to stop.
 
-    Runs of one process follow one another, with the same `num_replicas`, `deterministic` and number of threads.
+    Runs of one process follow one another, with the same `device`, `num_replicas`, `deterministic` and number of
+    threads.
 
     Args:
         flagfile: a path, or a sequence of them; `fields` win over what they say.
@@ -302,7 +310,7 @@ class TrainedRun:
             text += f", test {NAMES[name]} {100 * self.test[name]:.2f}%"
         return f"<TrainedRun {text}>"
 
-    def model(self, checkpoint="best", weights="auto"):
+    def model(self, checkpoint="best", weights="auto", *, device=None):
         """The network with the weights of a checkpoint: a keras.Model of its own at each call.
 
         It takes normalised images, float32 [B, S, S, 3], and gives logits [B, K]; `predict` takes images as they are.
@@ -311,20 +319,24 @@ class TrainedRun:
             checkpoint: "best", "last", or the path of a checkpoint folder.
             weights: "raw", "ema" (their moving average), "average" (another one), or "auto": an average where the
                 run kept one.
+            device: "auto", "cpu", "gpu" or "gpu:2", which only the first call of a process can choose; None: what it
+                has chosen, else "auto".
 
         Raises:
-            UserError: there is none, or it can't be read.
+            UserError: there is none, or it can't be read; there is no such device.
         """
         with _one_call():
+            _choose(device)
             selected = self._select(checkpoint, weights)
             runtime.start_tensorflow("auto", Console().warn)
+            runtime.local_devices()  # which may refuse them
             from cct_tf.assembly import networks
             found = networks.load_model(selected.settings, selected.record.resolved.num_classes, selected.find,
                                         weights).model
             return found.network if found.variant is None else found  # the user's own, without what stands in for it
 
     def evaluate(self, split=None, *, checkpoint="best", weights="auto", tta="none", tta_shift=1, eval_batch_size=None,
-                 data_dir=None, image_root=None, class_names=None, output_dir=None, mistakes=40):
+                 data_dir=None, image_root=None, class_names=None, output_dir=None, mistakes=40, device=None):
         """What `python -m cct_tf.evaluate --json` finds, on one device.
 
         Args:
@@ -335,6 +347,7 @@ class TrainedRun:
             data_dir, image_root, class_names: paths, where the data set is elsewhere now.
             output_dir: path of a folder for pictures; None draws none.
             mistakes: int, how many of the worst ones are listed.
+            device: as of `model`.
 
         Returns:
             dict: "top1", "top5", "loss", "balanced_accuracy", "classes", "calibration", "worst_mistakes" and more; see
@@ -350,9 +363,9 @@ class TrainedRun:
         with _one_call():
             # Strategies of different size would poison each other, so it is the one of a single device.
             return evaluate_command.evaluate(calls.given(asked, evaluate_command.FIELDS) | {
-                "workdir": str(self.workdir), "num_replicas": 1, "json": True})
+                "workdir": str(self.workdir), "device": _choose(device), "num_replicas": 1, "json": True})
 
-    def predict(self, images, *, checkpoint="best", weights="auto", batch_size=32, skip_broken=False):
+    def predict(self, images, *, checkpoint="best", weights="auto", batch_size=32, skip_broken=False, device=None):
         """The classes of images, as `python -m cct_tf.predict` tells them.
 
         Args:
@@ -363,6 +376,7 @@ class TrainedRun:
             checkpoint, weights: as of `model`.
             batch_size: int, images computed together.
             skip_broken: bool, leave broken files out; `images` and `broken` of the result tell which.
+            device: as of `model`.
 
         Returns:
             Predictions.
@@ -372,6 +386,7 @@ class TrainedRun:
         """
         with _one_call():
             calls.given({"batch_size": batch_size}, [config.FIELDS["batch_size"]])
+            _choose(device)
             listed = _images(images)
             size = min(batch_size, len(listed))
             selected = self._select(checkpoint, weights)

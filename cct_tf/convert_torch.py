@@ -8,7 +8,7 @@ import sys
 from cct_tf.assembly import checks, selection
 from cct_tf.convert import matching, names, state
 from cct_tf.errors import UserError
-from cct_tf.machine import files, runtime
+from cct_tf.machine import files, gpus, runtime
 from cct_tf.machine.console import Console
 from cct_tf.models import variants
 from cct_tf.settings import averages, command, config, flags
@@ -151,6 +151,7 @@ def main(given):
     """Convert as the flags say."""
     values = {field.name: field.default for field in FIELDS} | given
     runtime.check_backend()
+    gpus.hide()
     if not values["input"]:
         raise UserError("--input: expected a file of weights (.pth, .safetensors), found none")
     _check_output(values["output"], (".safetensors",) if values["to_torch"] else ("", ".keras"))

@@ -14,6 +14,7 @@ import difflib
 import errno
 import os
 import re
+import resource
 import signal
 
 FINISHED = 0
@@ -22,6 +23,7 @@ OUTSIDE_FAULT = 75
 
 STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS)
+_TOO_MANY_FILES = os.strerror(errno.EMFILE)
 
 
 class UserError(Exception):
@@ -70,6 +72,24 @@ def storage_fault(error):
     return found and f"{path.group() if path else 'storage'}: {found}"
 
 
+def files_fault(error):
+    """The line for an error that says that this process may open no more files; None if it is about something else.
+
+    TensorFlow's is a ResourceExhaustedError, as when memory runs out.
+    """
+    if isinstance(error, OSError):
+        is_it, path = error.errno == errno.EMFILE, error.filename
+    else:
+        is_it = type(error).__module__.startswith("tensorflow.") and _TOO_MANY_FILES in str(error)
+        path = is_it and re.search(r"/[^\s;]+(?=;)", str(error))
+        path = path and path.group()
+    if not is_it:
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (f"ulimit -n: expected more open files than the {limit:,} that this process may have, found all in use"
+            f"{f' at {path}' if path else ''}; `ulimit -n 65536` before the command allows more")
+
+
 def exit_status(error):
     """The status of a command that ends by an exception, and the line for a person; (1, None) is a bug of ours."""
     if isinstance(error, (UserError, OutsideFault, Interrupted)):
@@ -78,6 +98,8 @@ def exit_status(error):
         return 128 + signal.SIGINT, "interrupted"
     if isinstance(error, BrokenPipeError):
         return 128 + signal.SIGPIPE, "nobody reads the output any more"
+    if line := files_fault(error):
+        return WRONG_INPUT, line
     fault = storage_fault(error)
     if fault is not None:
         return OUTSIDE_FAULT, f"{fault}; the same command goes on from the last checkpoint"

@@ -10,7 +10,7 @@ from cct_tf import sizes
 from cct_tf.assembly import checks, recorded_data, selection
 from cct_tf.errors import UserError
 from cct_tf.evaluation import report
-from cct_tf.machine import compile_cache, memory, runtime
+from cct_tf.machine import compile_cache, gpus, memory, runtime
 from cct_tf.machine.console import Console
 from cct_tf.settings import command, config, flags
 
@@ -40,7 +40,8 @@ FIELDS = [
                         "them gets right (of several labels, all of them at 0.5), and McNemar's test; with --tta, of "
                         "the averaged results", path=True),
     command.JSON,
-    *(config.FIELDS[name] for name in (*config.PLACES, "eval_batch_size", "num_replicas", "compile_cache", "debug")),
+    *(config.FIELDS[name] for name in (*config.PLACES, "eval_batch_size", "device", "num_replicas", "compile_cache",
+                                   "debug")),
 ]
 
 
@@ -171,6 +172,7 @@ def evaluate(given):
     folders = _pair(values) if values["compare"] else [values["workdir"]]
     checks.check_workdir(folders[0])
     runtime.check_backend()
+    gpus.choose(values["device"])
     compile_cache.check(values["compile_cache"])
     console = Console(quiet=values["json"])
     chosen = [_select(folder, values, given, console.stream) for folder in folders]

@@ -7,7 +7,7 @@ import sys
 
 from cct_tf.assembly import checks
 from cct_tf.datasets import registry
-from cct_tf.machine import runtime
+from cct_tf.machine import gpus, runtime
 from cct_tf.settings import command, config, flags
 
 USAGE = """usage: python -m cct_tf.inspect_data [--flagfile=FILE] [--flag=value ...] [--json] [--output=FILE.png]
@@ -29,6 +29,7 @@ def main(given):
     own = {field.name for field in _OWN}
     settings = config.from_dict({name: value for name, value in given.items() if name not in own})
     runtime.check_backend()
+    gpus.hide()
     from cct_tf.machine.console import Console
     console = Console(quiet=values["json"])
     data = dataclasses.replace(settings.data, on_bad_image="skip")

@@ -14,7 +14,7 @@ from cct_tf.datasets import listing, tree
 from cct_tf.errors import UserError
 from cct_tf.evaluation.multilabel import HALF
 from cct_tf.export import formats
-from cct_tf.machine import files, memory, runtime
+from cct_tf.machine import files, gpus, memory, runtime
 from cct_tf.machine.console import Console
 from cct_tf.runs import export_metadata
 from cct_tf.settings import averages, command, config, flags
@@ -43,6 +43,7 @@ FIELDS = [
                         "and, by attention rollout, the whole encoder look at, as PNG files", bare="attention",
                         path=True),
     flags.command_field("batch_size", int, 32, "images computed together", minimum=1),
+    config.FIELDS["device"],
     config.FIELDS["debug"],
 ]
 
@@ -234,6 +235,7 @@ def _of_export(values, given):
     @contextlib.contextmanager
     def opened(size, with_maps):
         from cct_tf.export import reading
+        runtime.make_devices(1)
         with files.named(path, copy), reading.opened("--exported", pathlib.Path(copy), kind, found) as network:
             origin = {"exported": path, "checkpoint": found.checkpoint, "step": found.step, "weights": found.weights}
             if found.is_multilabel:
@@ -259,6 +261,7 @@ def main(given):
     if not values["exported"]:
         checks.check_workdir(values["workdir"])
     runtime.check_backend()
+    gpus.choose(values["device"])
     if values["csv"] and values["json"]:
         raise UserError("--csv: expected one of --csv and --json, found both")
     paths = listing.list_images(values["images"])

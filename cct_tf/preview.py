@@ -7,7 +7,7 @@ import sys
 from cct_tf.assembly import checks
 from cct_tf.datasets import tree
 from cct_tf.errors import UserError
-from cct_tf.machine import runtime
+from cct_tf.machine import gpus, runtime
 from cct_tf.settings import command, config, consistency, flags
 
 USAGE = """usage: python -m cct_tf.preview [--flagfile=FILE] [--flag=value ...] [--output=FILE.png] [--ops]
@@ -92,6 +92,7 @@ def main(given):
     own = {field.name for field in _OWN}
     settings = config.from_dict({name: value for name, value in given.items() if name not in own})
     runtime.check_backend()
+    gpus.hide()
     from cct_tf.machine.console import Console
     console = Console()
     _check(values, settings, console.stream)

@@ -7,7 +7,7 @@ import contextlib
 import sys
 import time
 
-from cct_tf.machine import compile_cache, files, runtime, streams
+from cct_tf.machine import compile_cache, files, gpus, runtime, streams
 from cct_tf.machine.interrupts import Interrupts
 from cct_tf.settings import command, config, flags
 from cct_tf.workers import joining
@@ -44,6 +44,7 @@ def train(settings, interrupts, quiet=False, choosing_devices=contextlib.nullcon
     from cct_tf.workers import cluster as cluster_lib
     from cct_tf.workers import output
     runtime.check_backend()
+    gpus.choose(settings.run.device)
     cluster = cluster_lib.from_environment(settings.run.strategy)
     output.prefix_lines(cluster)
     cluster_lib.check(settings, cluster)
@@ -92,6 +93,8 @@ def _train(settings, workdir, peers, interrupts, console, began, choosing_device
     with memory.named_when_out(memory.TRAINING, settings.optim.batch_size):
         with choosing_devices():
             devices = make_devices(settings, peers, interrupts)
+        for line in gpus.notes():
+            console.say(line)
         prepared = preparation.prepare(settings, workdir, start, console, devices, peers)
         training = loop.Training(prepared, backup.changed) if backup else loop.Training(prepared)
         if peers.is_chief:

@@ -13,6 +13,7 @@ from worker_group import Group, is_from_terminal, next_signal, signal_name, watc
 
 from cct_tf.assembly import checks
 from cct_tf.errors import FINISHED, OUTSIDE_FAULT, STOP_SIGNALS, WRONG_INPUT, UserError
+from cct_tf.machine import gpus
 from cct_tf.runs.run_record import list_checkpoints, step_of
 from cct_tf.runs.workdir import Workdir
 from cct_tf.settings import flags
@@ -201,16 +202,24 @@ def newest_step(workdir):
         return -1
 
 
-def share_devices(count):
+def share_devices(count, device="auto"):
     """CUDA_VISIBLE_DEVICES of each worker, the same number for all; None where there is nothing to share out.
 
+    Args:
+        count: int, of the workers.
+        device: --device, of each of them.
+
     Raises:
-        UserError: fewer GPUs than workers.
+        UserError: fewer GPUs than workers, or a device that they can't share.
     """
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    ids = _list_gpus() if given is None else given.replace(" ", "").split(",")
-    ids = ids[:ids.index("-1")] if "-1" in ids else [each for each in ids if each]
-    if not ids or count == 1:
+    if device == "cpu" or count == 1:
+        return None
+    if device.startswith("gpu:"):
+        raise UserError(f"--device: expected auto, cpu or gpu with {count} workers, who share the GPUs out, found "
+                        f"{device!r}; CUDA_VISIBLE_DEVICES={device[4:]} before the command chooses them")
+    ids = gpus.listed(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    ids = _list_gpus() if ids is None else ids
+    if not ids:
         return None
     share = len(ids) // count
     if not share:
@@ -253,9 +262,10 @@ def main(argv, command=COMMAND, times=Times()):
         return FINISHED
     try:
         max_restarts, count, given = parse(argv)
-        workdir = flags.load_config(given).run.workdir
+        run = flags.load_config(given).run
+        workdir = run.workdir
         checks.check_workdir(workdir)
-        devices = share_devices(count)
+        devices = share_devices(count, run.device)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

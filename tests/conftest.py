@@ -1,4 +1,6 @@
-"""One process, four logical CPUs, graph mode, no pictures of trainings: what every test shares.
+"""One process, four logical CPUs, no GPU, graph mode, no pictures of trainings: what every test shares.
+
+`-m gpu` runs the tests that want a GPU, and only those; without it, or without a GPU, they are skipped.
 
 Logical devices can only be made before TensorFlow starts; the trainer uses as many of them as --num_replicas says.
 """
@@ -16,9 +18,12 @@ FOLDER = environment.prepare()
 def pytest_configure(config):
     if config.getoption("numprocesses", None):
         return  # this process hands the tests out and runs none
+    on_gpus = environment.wants_gpus(config.option.markexpr)
+    if on_gpus:
+        environment.show_gpus()
     with runtime.quiet_stderr():
         runtime.start_tensorflow()
-        runtime.make_devices(4)
+        runtime.make_devices(1 if on_gpus else 4)
     # What has been imported stays, and would be gone through whenever Python looks for garbage.
     gc.freeze()
     gc.set_threshold(10_000, 20, 10)
@@ -26,6 +31,11 @@ def pytest_configure(config):
 
 def pytest_unconfigure():
     environment.clear(FOLDER)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and runtime.local_devices()[0] != "GPU":
+        pytest.skip("wants a GPU, and -m gpu")
 
 
 def pytest_collection_modifyitems(items):

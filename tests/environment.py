@@ -4,6 +4,20 @@ import os
 import shutil
 import tempfile
 
+GIVEN = os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def wants_gpus(expression):
+    """Whether the expression of pytest's -m asks for tests of a GPU: `gpu`, or `gpu and ...`."""
+    return expression.split()[:1] == ["gpu"]
+
+
+def show_gpus():
+    """Undo that `prepare` hides them, before TensorFlow is imported."""
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    if GIVEN is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = GIVEN
+
 
 def prepare():
     """Returns the folder that `clear` takes."""

@@ -41,11 +41,20 @@ def test_the_environment_hides_gpus_and_gives_processes_a_temporary_folder_of_th
         os.environ["CUDA_VISIBLE_DEVICES"] = given
     folder = environment.prepare()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "-1"
+    monkeypatch.setattr(environment, "GIVEN", given)
     code = "import tempfile; print(tempfile.mkdtemp())"
     made = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
     assert os.path.dirname(made.stdout.strip()) == folder == tempfile.gettempdir()
     environment.clear(folder)
     assert not os.path.exists(folder)
+    environment.show_gpus()
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == given
+
+
+@pytest.mark.parametrize(("expression", "expected"), [
+    ("gpu", True), ("gpu and not slow", True), ("", False), ("not gpu", False), ("not slow", False)])
+def test_gpus_are_shown_to_those_tests_that_ask_for_them(expression, expected):
+    assert environment.wants_gpus(expression) == expected
 
 
 def test_a_process_that_leaves_at_once_removes_the_files_of_autograph(tmp_path):

@@ -403,9 +403,10 @@ def test_requirements_name_every_imported_package():
             if isinstance(node, ast.ImportFrom) and not node.level:
                 modules = [node.module]
             for top in {m.split(".")[0].lower() for m in modules} - standard:
-                known = names | {"export": extra, "readers": {"array_record"}, "images": heif | tiff, "augment": simd,
-                                 "tables": {"pyarrow"}, "machine": {"fsspec"}, "sweep": sweep | {"scipy", "sqlalchemy"},
-                                 "cct_tf": {"pandas"}}.get(path.parent.name, set())
+                known = names | {"export": extra, "runs": extra, "readers": {"array_record"}, "images": heif | tiff,
+                                 "augment": simd, "tables": {"pyarrow"}, "machine": {"fsspec"},
+                                 "sweep": sweep | {"scipy", "sqlalchemy"}, "cct_tf": {"pandas"}
+                                 }.get(path.parent.name, set())
                 assert top == "cct_tf" or distributions.get(top, top) in known, f"{path}: {top}"
 
 

@@ -8,7 +8,7 @@ import sys
 from cct_tf.assembly import checks
 from cct_tf.benchmark import comparison, photographs, startup, tables
 from cct_tf.errors import UserError
-from cct_tf.machine import runtime
+from cct_tf.machine import gpus, runtime
 from cct_tf.settings import command, config, flags
 
 USAGE = """usage: python -m cct_tf.benchmark --what=PART [--flagfile=FILE] [--flag=value ...] [--json]
@@ -106,6 +106,7 @@ def _measure(settings, console, own):
     what, repeats, seconds = own["what"], own["repeats"], own["seconds"]
     if what == "startup":
         return startup.measure(flags.as_flagfile(settings), console, repeats, settings.run.compile_cache != "off")
+    gpus.choose(settings.run.device)
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow()  # without a cache of compiled code, or the peak of memory would depend on it
         module = importlib.import_module("cct_tf.benchmark." + {"eval": "evaluate"}.get(what, what))

@@ -194,8 +194,8 @@ def measure(bare, config, console, repeats, seconds, peak):
         dict: see `summary`.
     """
     if bare.devices.kind != "CPU":
-        raise UserError("--parts: expected a run on a CPU, for on GPUs the profiler tells (--profile_steps), found "
-                        f"{bare.devices.description}")
+        raise UserError("--parts: expected a CPU (--device=cpu), for on GPUs the profiler tells (--profile_steps), "
+                        f"found {bare.devices.description}")
     with console.phase("compiling the parts"):
         parts = Parts(bare, config).parts
     batch = config.optim.batch_size

@@ -11,7 +11,7 @@ from cct_tf.assembly import checks, recorded_data, selection
 from cct_tf.datasets import listing
 from cct_tf.errors import OutsideFault, UserError
 from cct_tf.export import formats
-from cct_tf.machine import files, runtime
+from cct_tf.machine import files, gpus, runtime
 from cct_tf.machine.console import Console
 from cct_tf.settings import averages, command, config, flags
 
@@ -46,6 +46,7 @@ def _check(values, given):
     """Judge the flags before anything is read."""
     checks.check_workdir(values["workdir"])
     runtime.check_backend()
+    gpus.hide()  # converting and comparing are work of the CPU
     if not values["format"]:
         raise UserError(f"--format: expected one of {', '.join(formats.FORMATS)}, found none")
     kind = formats.FORMATS[values["format"]]

@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from cct_tf.errors import UserError, storage_fault
+from cct_tf.errors import UserError, files_fault, storage_fault
 from cct_tf.images import as_stored, damage, parts
 from cct_tf.images import pixel_type as types
 from cct_tf.images.pixel_type import RGB
@@ -305,12 +305,12 @@ def read_bytes(path):
 
     Raises:
         BrokenImage: naming it, if it cannot be read.
-        OSError: a remote one can't be reached, which is no word on the image.
+        OSError: a remote one can't be reached, or too many files are open: no word on the image.
     """
     try:
         return files.read(path)
     except OSError as error:
-        if files.is_remote(path) and storage_fault(error):
+        if files_fault(error) or files.is_remote(path) and storage_fault(error):
             raise
         raise BrokenImage(f"{_MARK}{shown(path)}: {damage.of_file(path, error)}") from error
 
@@ -331,6 +331,8 @@ def check_header(path):
         with _open(path if contents is None else io.BytesIO(contents)):
             pass  # opening read the header
     except Exception as error:
+        if files_fault(error):
+            raise
         if as_stored.tiff_size(path if contents is None else io.BytesIO(contents)) is not None:
             return
         raise BrokenImage(f"{_MARK}{shown(path)}: {damage.of_file(path, error)}") from error

@@ -108,6 +108,14 @@ def default_folder():
     return user_folder() / "xla"
 
 
+def make_private(folder):
+    """Make a pathlib.Path a folder for programs. Raises OSError: it can't be made, or others may write to it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = folder.stat()
+    if state.st_uid != os.geteuid() or state.st_mode & 0o022:
+        raise PermissionError(None, "it holds programs, so it must be yours and closed to others")
+
+
 class Cache:
     """The cache as one process uses it.
 
@@ -126,10 +134,7 @@ class Cache:
         self.folder = folder
         if {"'", '"'} <= set(str(folder)):
             raise OSError(None, "a path with quotes of both kinds can't be told to TensorFlow")
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state = folder.stat()
-        if state.st_uid != os.geteuid() or state.st_mode & 0o022:
-            raise PermissionError(None, "it holds programs, so it must be yours and closed to others")
+        make_private(folder)
         self._lock = tempfile.NamedTemporaryFile(prefix="process-", suffix=".lock", dir=folder, delete=False)
         with contextlib.suppress(OSError):  # no locks on this file system: `_is_left_over` then spares the folder
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

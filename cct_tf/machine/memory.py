@@ -3,7 +3,7 @@
 import contextlib
 import re
 
-from cct_tf.errors import UserError, storage_fault
+from cct_tf.errors import UserError, files_fault, storage_fault
 
 # (flag, what is expected, what to try)
 DATA = ("in_memory_gib", "images that fit in memory",
@@ -17,10 +17,13 @@ PREDICTION = ("batch_size", "a batch that fits in memory", "a smaller --batch_si
 
 
 def is_out(error):
-    """Whether an error says that memory ran out. TensorFlow raises the same type for a full disk, which is excluded."""
+    """Whether an error says that memory ran out. TensorFlow raises the same type for a full disk and for too many open
+    files, which are excluded.
+    """
     if isinstance(error, MemoryError):
         return True
-    return type(error).__name__ == "ResourceExhaustedError" and storage_fault(error) is None
+    return (type(error).__name__ == "ResourceExhaustedError" and storage_fault(error) is None
+            and files_fault(error) is None)
 
 
 def data_named_when_out(config):

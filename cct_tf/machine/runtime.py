@@ -12,10 +12,11 @@ import sys
 import tempfile
 
 from cct_tf.errors import Interrupted, OutsideFault, UserError
-from cct_tf.machine import compile_cache, container
+from cct_tf.machine import compile_cache, container, gpus
 from cct_tf.machine.backend import check as check_backend
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_MMAP_THRESHOLDS = 2**30, 2**25  # bytes; glibc before 2.35 takes no more than the latter
 _ON_DEVICE = 2  # batches that wait on a GPU
 
 
@@ -65,6 +66,7 @@ def start_tensorflow(cache="off", warn=None):
     check_backend()
     _keep_freed_memory()
     compile_cache.start(cache, warn)
+    gpus.keep_kernels(cache)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Threads of their own give a GPU its kernels, so that those that decode images can't keep it waiting. Unmeasured.
     os.environ.setdefault("TF_GPU_THREAD_MODE", "gpu_private")
@@ -89,8 +91,9 @@ def _keep_freed_memory():
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to do
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        # The second call stops glibc from raising the first threshold by itself. Alone it would leave it at 128 KiB.
+        if any(libc.mallopt(_M_MMAP_THRESHOLD, size) for size in _MMAP_THRESHOLDS):
+            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _keep_to_the_cores():
@@ -178,19 +181,19 @@ def make_devices(num_replicas=None, deterministic=False, strategy="auto", cluste
         tf.random.set_seed(0)  # nothing here draws from it, but op determinism requires a seed
         tf.config.experimental.enable_op_determinism()
     kind, count = local_devices(num_replicas, strategy, cluster)
-    gpus = tf.config.list_physical_devices("GPU")
-    divided = kind == "GPU" and count > len(gpus)
+    seen = tf.config.list_physical_devices("GPU")
+    divided = kind == "GPU" and count > len(seen)
     if divided:
-        _divide_gpu(gpus[0], count)
+        _divide_gpu(seen[0], count)
     else:
         with contextlib.suppress(RuntimeError):  # set already by an earlier run in this process
-            for gpu in gpus:
+            for gpu in seen:
                 tf.config.experimental.set_memory_growth(gpu, True)
     # The default collectives fail where one process has strategies of different sizes, as the tests do, and NCCL where
     # two replicas share a GPU.
     cross_device_ops = tf.distribute.ReductionToOneDevice() if kind == "CPU" or divided else None
     if cluster is not None:
-        return _multi_worker(cluster, kind, gpus[:count], deterministic, collectives)
+        return _multi_worker(cluster, kind, seen[:count], deterministic, collectives)
     if kind == "CPU":
         _make_logical_cpus(count)
     if count == 1 and strategy != "mirrored":
@@ -205,25 +208,28 @@ def local_devices(num_replicas=None, strategy="auto", cluster=None):
     """The kind and number of devices that this process will use: ("GPU" or "CPU", int). Makes none of them.
 
     Raises:
-        UserError: --num_replicas asks for others than there are.
+        UserError: --num_replicas asks for others than there are; a GPU can't be used, see `gpus.check`.
     """
     import tensorflow as tf
-    gpus = len(tf.config.list_physical_devices("GPU"))
+    seen = tf.config.list_physical_devices("GPU")
+    gpus.check(seen)
+    number = len(seen)
     if strategy == "single" and (num_replicas or 1) > 1:
         raise UserError(f"--num_replicas: expected 1 with --strategy=single, found {num_replicas}")
-    if (gpus > 1 or (gpus and cluster is not None)) and (num_replicas or 0) > gpus:
-        raise UserError(f"--num_replicas: expected at most {gpus}, the GPUs of this machine, found {num_replicas}")
-    if cluster is not None and not gpus and (num_replicas or 1) > 1:
+    if (number > 1 or (number and cluster is not None)) and (num_replicas or 0) > number:
+        left = "that --device leaves" if gpus.current().startswith("gpu:") else "of this machine"
+        raise UserError(f"--num_replicas: expected at most {number}, the GPUs {left}, found {num_replicas}")
+    if cluster is not None and not number and (num_replicas or 1) > 1:
         raise UserError("--num_replicas: expected 1 with several workers on CPUs, where TensorFlow uses one device of "
                         f"each, found {num_replicas}; start more workers instead")
-    return ("GPU" if gpus else "CPU"), (num_replicas or (1 if strategy == "single" else gpus) or 1)
+    return ("GPU" if number else "CPU"), (num_replicas or (1 if strategy == "single" else number) or 1)
 
 
-def _multi_worker(cluster, kind, gpus, deterministic, collectives):
+def _multi_worker(cluster, kind, seen, deterministic, collectives):
     """Devices of a cluster; blocks until every worker is here, and keeps Python's threads from running meanwhile."""
     import tensorflow as tf
     if kind == "GPU":
-        tf.config.set_visible_devices(gpus, "GPU")  # the strategy takes all it sees
+        tf.config.set_visible_devices(seen, "GPU")  # the strategy takes all it sees
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.workers)}), task_type="worker", task_id=cluster.index,
         rpc_layer="grpc")
@@ -241,7 +247,8 @@ def _divide_gpu(gpu, count):
     if len(tf.config.get_logical_device_configuration(gpu) or []) >= count:
         return  # by an earlier run in this process
     try:
-        free = subprocess.run(["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"],
+        free = subprocess.run(["nvidia-smi", f"--id={gpus.first()}", "--query-gpu=memory.free",
+                               "--format=csv,noheader,nounits"],
                               capture_output=True, text=True, check=True).stdout.split()[0]
         each = int(0.8 * int(free)) // count  # MiB; what is left is for cuDNN, cuBLAS and the compiled programs
         tf.config.set_logical_device_configuration(

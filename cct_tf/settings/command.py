@@ -68,9 +68,9 @@ def errors_named():
         raise
     except Exception as error:
         status, line = exit_status(error)
-        if status != OUTSIDE_FAULT:
+        if status not in (OUTSIDE_FAULT, WRONG_INPUT):
             raise
-        raise OutsideFault(line) from error
+        raise (OutsideFault if status == OUTSIDE_FAULT else UserError)(line) from error
 
 
 def _in_one_line(message):

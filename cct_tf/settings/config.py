@@ -279,6 +279,8 @@ class RunConfig:
     backup_dir: str | None = option(None, "folder elsewhere, such as gs://bucket/run, that gets a copy of the work "
                                     "folder with each checkpoint; an empty work folder goes on from it", how=True)
     keep_checkpoints: int = option(3, "number of latest checkpoints to keep, beside the best", minimum=1, how=True)
+    device: str = option("auto", "what to compute on: auto, all GPUs or else the CPU; cpu; gpu, all of them; or some "
+                         "by their numbers, such as gpu:2,3", how=True)
     num_replicas: int | None = option(None, "devices to train on; default: all GPUs, or one CPU. On a CPU machine "
                                       "more than one makes logical devices; with several workers, of each", minimum=1,
                                      how=True)

@@ -3,6 +3,7 @@
 import dataclasses
 
 from cct_tf.errors import UserError
+from cct_tf.machine import gpus
 from cct_tf.settings import averages, class_weights, folds, measure
 
 
@@ -42,6 +43,7 @@ def check(config):
         raise UserError(f"--init_weights: expected auto without --init_from, found {config.model.init_weights!r}")
     if optim.optimizer == "lion" and optim.beta_1 == 0.0:
         raise UserError("--beta_1: expected above 0 with --optimizer=lion, found 0")
+    gpus.parse(config.run.device)
     _check_pixels(config)
     _check_task(config)
     _check_distill(config)

@@ -11,7 +11,7 @@ import json
 import math
 
 from cct_tf.errors import UserError
-from cct_tf.machine import memory, runtime
+from cct_tf.machine import gpus, memory, runtime
 from cct_tf.runs.workdir import Workdir
 from cct_tf.settings.config import FIELDS
 
@@ -111,6 +111,7 @@ def _lines(path, tried, average, found, steps):
 
 def _losses(config, workdir, tried, console):
     """Training loss of each step, until it has diverged."""
+    gpus.choose(config.run.device)
     with console.phase("starting TensorFlow"):
         runtime.start_tensorflow(config.run.compile_cache, console.warn)
         from cct_tf.training import loop, preparation, resume

@@ -282,6 +282,15 @@ def test_gpus_are_counted_by_nvidia_smi(tmp_path):
         assert done.stdout.strip() == expected, done.stderr
 
 
+def test_devices_say_whether_gpus_are_shared_out(monkeypatch, workers):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert workers.share_devices(2, "cpu") is None
+    assert workers.share_devices(2, "auto") == workers.share_devices(2, "gpu") == ["0", "1"]
+    for hidden in ("", "-1", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert workers.share_devices(2) is None
+
+
 @pytest.mark.parametrize(("argv", "expected"), [
     ([], "N: expected the number of workers, 1 or more, before the flags, found nothing"),
     (["--workdir=x"], "N: expected the number of workers, 1 or more, before the flags, found '--workdir=x'"),
@@ -293,6 +302,8 @@ def test_gpus_are_counted_by_nvidia_smi(tmp_path):
     (["2", "--workdir=x", "--epoch=3"], "--epoch: expected a flag of this command, found none of that name"),
     (["2", "--flagfile=none.cfg"], "--flagfile: expected a file that can be read, found 'none.cfg'"),
     (["3", "--workdir=x"], "N: expected at most 2, one worker a GPU, found 3"),
+    (["2", "--workdir=x", "--device=gpu:1,0"], "--device: expected auto, cpu or gpu with 2 workers, who share the GPUs "
+     "out, found 'gpu:1,0'; CUDA_VISIBLE_DEVICES=1,0 before the command"),
 ])
 def test_wrong_usage_is_one_line_before_a_worker_starts(argv, expected, monkeypatch, capsys, workers):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")

@@ -53,7 +53,8 @@ def test_stopped_by_a_signal_at_a_step_that_no_gate_knows(undisturbed, trainer, 
     with pytest.raises(Interrupted, match="saved step 6 of 17") as stop:
         training.run(tiny.StopAt(training, 6))
     assert stop.value.exit_status == 143
-    tiny.train(tmp_path, **RUN, pipeline_gib=1e-6)  # one call of each stage at a time: no bit depends on it
+    tiny.train(tmp_path, **RUN, pipeline_gib=1e-6,  # one call of each stage at a time: no bit depends on it
+               device="cpu")
     _same(undisturbed, tmp_path)
 
 
