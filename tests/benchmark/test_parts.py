@@ -1,12 +1,16 @@
 """The parts of a training step: what they count, what they time, and how they add up."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from cct_tf.benchmark import parts, step
+from cct_tf.errors import UserError
 from cct_tf.layers import features_first
 from cct_tf.layers.compiling import compiling
+from cct_tf.machine import runtime
 from cct_tf.models import cost, create_model, variants
 from cct_tf.settings import config
 
@@ -88,3 +92,9 @@ def test_the_pieces_with_features_first_are_the_layers(piece, layer_of):
 
     found = turned(tf.transpose(tf.reshape(x, [48, 128]))).numpy().T.reshape(3, 16, 128)
     np.testing.assert_allclose(found, layer(x).numpy(), atol=1e-5)
+
+
+def test_on_gpus_the_parts_are_refused_by_one_line():
+    bare = types.SimpleNamespace(devices=runtime.Devices(None, "GPU", 1))
+    with pytest.raises(UserError, match=r"^--parts: expected a CPU \(--device=cpu\).*found 1 GPU$"):
+        parts.measure(bare, config.Config(), None, 1, 0.1, 100.0)
