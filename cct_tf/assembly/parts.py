@@ -46,7 +46,7 @@ class Assembly:
 
 
 def assemble(config, devices, num_classes, train_split, total_steps, resolved=None, pretrained=None, classes=(),
-             prepare=None, load_teachers=None):
+             prepare=None, load_teachers=None, precision=None):
     """`Assembly` of a run with its initial weights.
 
     Args:
@@ -60,7 +60,10 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
         classes: names of the K classes, compared with those that the weights were trained for.
         prepare: see `step.TrainStep`.
         load_teachers: function of (kind of device, one of `tuning.JIT`) -> list of `teachers.Loaded`; None for none.
+        precision: `tuning.Choice` that was made before; None makes it for a new run on this machine.
     """
+    precision = precision or tuning.precision_of(config, devices)
+    config = tuning.with_precision(config, precision.value)
     optim, run = config.optim, config.run
     with devices.strategy.scope():
         model = networks.build_model(config, num_classes)
@@ -81,7 +84,7 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
     if averaged is not None:
         start = average_start(optim, total_steps, train_split.num_examples)
         average = _average(optim, devices, optimizer, weights, averaged, state, start)
-    chosen = tuning.choose(config, devices, model.variant, num_classes, total_steps, resolved)
+    chosen = tuning.choose(config, precision, devices, model.variant, num_classes, total_steps, resolved)
     with devices.strategy.scope():
         taught = load_teachers(devices.kind, chosen.jit.value) if load_teachers else []
     train_step = TrainStep(

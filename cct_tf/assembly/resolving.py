@@ -57,6 +57,6 @@ def resolve_run(config, model, images, plan, devices, tuning, before=None, initi
         now, total_steps=plan.total_steps,
         class_weights=class_weights.of_classes(config.optim.class_weights, now.classes), initial_weights=initial,
         device=devices.kind, num_replicas=devices.num_replicas, num_workers=devices.num_workers,
-        threads=runtime.num_threads(),
-        jit=tuning.jit.value, accumulate_steps=tuning.accumulate_steps.value, fused_update=config.run.fused_update,
+        threads=runtime.num_threads(), precision=tuning.precision.value, jit=tuning.jit.value,
+        accumulate_steps=tuning.accumulate_steps.value, fused_update=config.run.fused_update,
         fast_forms=config.run.fast_forms, recompute=config.run.recompute)

@@ -52,5 +52,5 @@ def select(workdir, checkpoint="best", weights="auto", *, changed=None, needs_da
     if needs_data:
         run_record.require_data(record, workdir)
     run_record.choose_weights(record, weights, flag=weights_flag)
-    fields = record.config | {"num_replicas": None, "accumulate_steps": None} | (changed or {})
+    fields = record.settled_config | {"num_replicas": None, "accumulate_steps": None} | (changed or {})
     return Selection(find, path, record, config_lib.from_dict(fields))

@@ -33,6 +33,8 @@ _OWN = [
     flags.command_field("source_size", str, None, f"WIDTHxHEIGHT of synthetic images; default: {_SIZE}"),
     flags.command_field("compare", str, "none", "of step: measure the same network of stock Keras layers in turn, in "
                         "graph mode or compiled by XLA", choices=("none", "keras", "keras_jit")),
+    flags.command_field("parts", bool, False, "of step, on CPUs: where its time goes, each part by itself beside its "
+                        "floor"),
     flags.command_field("classes", int, 10, "classes of the network, of step and eval", minimum=1),
     flags.command_field("repeats", int, 5, "measurements, of which the median counts", minimum=1),
     flags.command_field("seconds", float, 1.0, "length of one measurement, at least", minimum=0.01),
@@ -93,6 +95,10 @@ def _check(settings, own):
         if own["what"] != "step":
             raise UserError(f"--compare: expected none with --what={own['what']}, found {own['compare']}")
         comparison.check(settings)
+    if own["parts"]:
+        if own["what"] != "step":
+            raise UserError(f"--parts: expected --what=step with it, found --what={own['what']}")
+        comparison.check_parts(settings)
 
 
 def _measure(settings, console, own):
@@ -105,7 +111,7 @@ def _measure(settings, console, own):
         runtime.start_tensorflow()  # without a cache of compiled code, or the peak of memory would depend on it
         module = importlib.import_module("cct_tf.benchmark." + {"eval": "evaluate"}.get(what, what))
     if what == "step":
-        return module.measure(settings, own["classes"], console, repeats, seconds, own["compare"])
+        return module.measure(settings, own["classes"], console, repeats, seconds, own["compare"], own["parts"])
     if what == "eval":
         return module.measure(settings, own["classes"], console, repeats, seconds)
     return module.measure(settings, console, repeats, seconds)

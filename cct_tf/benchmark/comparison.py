@@ -37,6 +37,16 @@ def check(config):
         raise UserError(f"--num_replicas: expected 1 with --compare, found {config.run.num_replicas}")
 
 
+def check_parts(config):
+    """Refuse what the parts of a step don't show. Raises UserError, as `check`."""
+    if (config.run.num_replicas or 1) > 1:
+        raise UserError(f"--num_replicas: expected 1 with --parts, found {config.run.num_replicas}")
+    if config.run.strategy not in ("auto", "single"):
+        raise UserError(f"--strategy: expected auto or single with --parts, found {config.run.strategy}")
+    if config.run.recompute:
+        raise UserError("--recompute: expected false with --parts, which times each part once, found true")
+
+
 class KerasSide:
     """The same network of stock Keras layers, trained by the `train_step` of `model.fit` on one batch in memory.
 
@@ -51,6 +61,7 @@ class KerasSide:
 
     Attributes:
         parameters: int, its trainable weights.
+        precision: name of the type that its layers compute in, as that process says.
     """
 
     def __init__(self, variant, num_classes, config, jit, policy):
@@ -63,7 +74,7 @@ class KerasSide:
         self._process = subprocess.Popen([sys.executable, "-m", "cct_tf.benchmark.keras_worker"], text=True,
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
         try:
-            self.parameters = self._ask(self._task)
+            self.parameters, self.precision = self._ask(self._task)
         except BaseException:
             self.__exit__()
             raise

@@ -41,8 +41,8 @@ def main():
     model, advance = _trainer(task)
     for _ in range(_WARM_UP):
         advance()
-    print(sum(int(variable.value.shape.num_elements()) for variable in model.trainable_variables), file=answers,
-          flush=True)
+    parameters = sum(int(variable.value.shape.num_elements()) for variable in model.trainable_variables)
+    print(json.dumps([parameters, model.layers[-2].compute_dtype]), file=answers, flush=True)
     for line in sys.stdin:
         print(measuring.rate(advance, json.loads(line)), file=answers, flush=True)
 

@@ -1,40 +1,23 @@
 """The machine: its name, what a process took of its memory, and how fast it multiplies matrices."""
 
 import importlib.metadata
-import pathlib
 import platform
 
 from cct_tf.benchmark import measuring
-from cct_tf.machine import container, memory
+from cct_tf.machine import container, memory, processor
 
-_VECTORS = (("avx512f", "AVX-512"), ("avx2", "AVX2"))  # flag of Linux, name; the widest first
 # Sides of the square matrices, and products in a row: one must outlast its launch by far.
 _PRODUCTS = {"CPU": ((1024, 2048), 4), "GPU": ((4096, 8192), 16)}
+_COPIED = 2**25  # elements of float32: 128 MiB
 _PEAK_SECONDS = 0.5  # of one side, at most
 
 
 def describe():
     """{"cpu", "instruction_set", "processors", "versions": {package: version}}, "unknown" where Linux doesn't tell."""
-    lines = _lines("/proc/cpuinfo")
-    flags = lines.get("flags", "").split()
-    vectors = next((name for flag, name in _VECTORS if flag in flags), "unknown")
     versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
-    return {"cpu": lines.get("model name", "unknown"), "instruction_set": vectors,
+    return {"cpu": processor.name(), "instruction_set": processor.instruction_sets(),
             "processors": container.num_cores(),
             "versions": {"python": platform.python_version()} | versions}
-
-
-def _lines(path):
-    """The first value of each `name : value` of a file of the kernel, {} where there is none."""
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    found = {}
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        found.setdefault(name.strip(), value.strip())
-    return found
 
 
 def peak_memory_gib(devices):
@@ -44,6 +27,31 @@ def peak_memory_gib(devices):
         devices: `runtime.Devices`.
     """
     return max(memory.peaks_gib(devices).values())
+
+
+class Copy:
+    """How fast memory is read and written: an array far larger than the caches is doubled, with all threads.
+
+    Call: seconds -> GB/s, read and written together.
+    """
+
+    def __init__(self):
+        import tensorflow as tf
+        array = tf.ones([_COPIED])
+
+        @tf.function(autograph=False)
+        def double(array):
+            return array + array
+
+        def copy():
+            double(array)
+            return 2e-9 * 4 * _COPIED
+
+        self._copy = copy
+        copy()
+
+    def __call__(self, seconds):
+        return measuring.rate(self._copy, min(seconds, _PEAK_SECONDS))
 
 
 class MatrixPeak:

@@ -15,10 +15,10 @@ from cct_tf import sizes
 from cct_tf.assembly.devices import check_batch, make_devices
 from cct_tf.assembly.parts import assemble
 from cct_tf.augment.stages import Normalize, on_device
-from cct_tf.benchmark import comparison, machine, measuring
+from cct_tf.benchmark import comparison, machine, measuring, parts
 from cct_tf.data.source import Split
 from cct_tf.engine.step import MOST_STEPS
-from cct_tf.machine import runtime
+from cct_tf.machine import processor, runtime
 from cct_tf.models import cost
 
 _CALL_SECONDS = 1.0  # one call runs steps for about so long, as in the loop
@@ -74,7 +74,8 @@ class BareStep:
         num_classes: int K.
 
     Attributes:
-        devices: `runtime.Devices`; model: keras.Model; tuning: `tuning.Tuning`; steps: `Steps`.
+        devices: `runtime.Devices`; model: keras.Model; optimizer: of `optim.optimizers`; tuning: `tuning.Tuning`;
+        steps: `Steps`.
     """
 
     def __init__(self, config, num_classes):
@@ -82,16 +83,16 @@ class BareStep:
         check_batch(config, self.devices)
         batch_size = config.optim.batch_size
         labels = np.arange(batch_size) % num_classes
-        parts = assemble(config, self.devices, num_classes, Split("train", None, batch_size, labels), _LONG_RUN,
-                         prepare=functools.partial(on_device, stages=(Normalize(_MEAN, _STD),)))
-        self.model, self.tuning = parts.model, parts.tuning
+        made = assemble(config, self.devices, num_classes, Split("train", None, batch_size, labels), _LONG_RUN,
+                        prepare=functools.partial(on_device, stages=(Normalize(_MEAN, _STD),)))
+        self.model, self.optimizer, self.tuning = made.model, made.optimizer, made.tuning
         shape = [batch_size, *sizes.sides(self.model.image_size), self.model.variant.channels]
         with tf.device("CPU:0"):
             levels = tf.random.stateless_uniform(shape, [0, 0], 0, 256, tf.int32)
             batch = {"image": tf.cast(levels, tf.uint8),
                      "label": tf.one_hot(labels, num_classes), "seed": tf.cast(tf.range(batch_size), tf.uint32),
                      "mask": tf.ones([batch_size])}
-        self.steps = Steps(self.devices, parts.train_step, parts.state, batch)
+        self.steps = Steps(self.devices, made.train_step, made.state, batch)
 
 
 def describe(config, devices, model, tuning):
@@ -100,7 +101,7 @@ def describe(config, devices, model, tuning):
     return {"model": variant.name, "image_size": variant.image_size, "batch_size": config.optim.batch_size,
             "num_classes": model.num_classes, "parameters": cost.count_parameters(variant, model.num_classes),
             "device": devices.description, "threads": runtime.num_threads(), "num_replicas": devices.num_replicas,
-            "precision": config.model.precision, "jit": tuning.jit.value,
+            "precision": tuning.precision.value, "jit": tuning.jit.value,
             "accumulate_steps": tuning.accumulate_steps.value} | machine.describe()
 
 
@@ -109,7 +110,7 @@ def model_gflops(variant, num_classes, images_per_second):
     return 6e-9 * cost.count_macs(variant, num_classes, attention_products=True) * images_per_second
 
 
-def measure(config, num_classes, console, repeats, seconds, compare):
+def measure(config, num_classes, console, repeats, seconds, compare, by_part=False):
     """Measure the bare step of a config, alternating with matrix products and with the network of stock Keras layers.
 
     Args:
@@ -118,11 +119,13 @@ def measure(config, num_classes, console, repeats, seconds, compare):
         console: `console.Console`.
         repeats: int; seconds: float, of one measurement.
         compare: "none", "keras" (graph mode) or "keras_jit".
+        by_part: bool, measure the parts of the step too.
 
     Returns:
-        dict: "images_per_second", "lowest", "highest"; "model_gflops", "peak_gflops" (the faster of "peaks", {dtype:
-        GFLOP/s}), "percent_of_peak"; "peak_memory_gib" of ours; "keras", {"images_per_second", "lowest", "highest",
-        "ratio", "ratios", "jit", "parameters"} or None; and what `describe` tells.
+        dict: "images_per_second", "lowest", "highest"; "model_gflops", "peak_gflops" (of the step's own type, or of
+        float32 if that is faster) among "peaks", {dtype: GFLOP/s}; "percent_of_peak"; "peak_memory_gib" of ours;
+        "keras", {"images_per_second", "lowest", "highest", "ratio", "ratios", "jit", "parameters", "precision"} or
+        None; "parts", see `parts.summary`, or None; and what `describe` tells.
     """
     with console.phase(f"building {config.model.model}"):
         bare = BareStep(config, num_classes)
@@ -132,7 +135,7 @@ def measure(config, num_classes, console, repeats, seconds, compare):
         bare.steps.measure(seconds)
     memory = machine.peak_memory_gib(bare.devices)  # before anything else takes some
     sides = {"ours": bare.steps.measure}
-    for dtype in dict.fromkeys(("float32", bare.model.compute_dtype)):
+    for dtype in _peaks_of(bare):
         sides[dtype] = machine.MatrixPeak(bare.devices, dtype)
     with contextlib.ExitStack() as stack:
         keras_side = None
@@ -143,9 +146,18 @@ def measure(config, num_classes, console, repeats, seconds, compare):
             sides["keras"] = keras_side.measure
         with console.phase("measuring the step"):
             rates = measuring.in_turn(sides, repeats, seconds)
-    return _result(bare, config, rates, memory) | {"keras": keras_side and (
+    found = _result(bare, config, rates, memory) | {"parts": None, "keras": keras_side and (
         measuring.spread(rates["keras"]) | measuring.pairs(rates["ours"], rates["keras"])
-        | {"jit": compare == "keras_jit", "parameters": keras_side.parameters})}
+        | {"jit": compare == "keras_jit", "parameters": keras_side.parameters, "precision": keras_side.precision})}
+    if by_part:
+        found["parts"] = parts.measure(bare, config, console, repeats, seconds, found["peak_gflops"])
+    return found
+
+
+def _peaks_of(bare):
+    """The types whose products are measured: float32, that of the step, and bfloat16 where a CPU multiplies it."""
+    native = ("bfloat16",) if bare.devices.kind == "CPU" and processor.bfloat16_sets() else ()
+    return list(dict.fromkeys(("float32", bare.model.compute_dtype, *native)))
 
 
 def _result(bare, config, rates, memory):
@@ -153,6 +165,6 @@ def _result(bare, config, rates, memory):
              if dtype not in ("ours", "keras")}
     found = measuring.spread(rates["ours"])
     gflops = model_gflops(bare.model.variant, bare.model.num_classes, found["images_per_second"])
-    peak = max(peaks.values())
+    peak = max(peaks["float32"], peaks[bare.model.compute_dtype])  # in float32 nothing multiplies in bfloat16
     return found | {"model_gflops": gflops, "peak_gflops": peak, "percent_of_peak": 100 * gflops / peak,
                     "peaks": peaks, "peak_memory_gib": memory} | describe(config, bare.devices, bare.model, bare.tuning)

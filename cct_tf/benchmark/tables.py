@@ -35,9 +35,27 @@ def _step(found):
              f"products' peak ({peaks})", _memory(found)]
     if keras := found["keras"]:
         ratios = keras["ratios"]
-        table += [f"  stock Keras     {_rate(keras)}  {'XLA' if keras['jit'] else 'graph mode'}",
+        table += [f"  stock Keras     {_rate(keras)}  {'XLA' if keras['jit'] else 'graph mode'}, "
+                  f"{keras['precision']}",
                   f"  ours / Keras    {keras['ratio']:9.2f}           ({min(ratios):.2f} to {max(ratios):.2f})"]
-    return [*table, _machine(found)]
+    return [*table, *_parts(found["parts"]), _machine(found)]
+
+
+def _parts(found):
+    """Of the step; none where they were not measured."""
+    if not found:
+        return []
+    table = ["  a step:               ms     share              rate         floor"]
+    for name, row in found["rows"].items():
+        line = f"  {name:<12}{row['ms']:12,.2f}{row['percent']:9.1f}%"
+        if name != "rest":
+            rate = f"{row['gflops']:,.0f} GFLOP/s" if "gflops" in row else f"{row['gbytes']:,.1f} GB/s"
+            line += f"{rate:>18}{row['floor_ms']:11,.2f} ms"
+        table.append(line)
+    return [*table, f"  {'whole step':<12}{found['step_ms']:12,.2f}   the parts, each by itself, add up to "
+                    f"{found['sum_percent']:.0f}% of it; the rest is the difference, not measured",
+            f"  floors: the products' peak, or a copy's {found['copy_gbytes_per_second']:,.1f} GB/s, which tensors in "
+            "the cache may exceed"]
 
 
 def _input(found):

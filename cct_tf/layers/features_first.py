@@ -190,3 +190,7 @@ def _drop_path(layer, x, seeds, grid):
     # One factor per token, stored: otherwise XLA hashes the seed again for every element that reads it.
     factor = tf.where(keep, tf.constant(scale, x.dtype), tf.zeros([], x.dtype))  # [B, 1, 1]
     return x * barrier(tf.reshape(tf.broadcast_to(factor, [B, N, 1]), [1, B * N]))
+
+
+# What `encode` computes the layers of a block by, for the benchmark: functions of (layer, x [D, R], seeds, (B, N)).
+PIECES = {"attention": _attention, "mlp": _mlp, "norm": lambda layer, x, seeds, grid: _layer_norm(layer, x)}

@@ -42,12 +42,18 @@ def count_macs(variant, num_classes, attention_products=True):
     Returns:
         int.
     """
+    without = 0 if attention_products else variant.depth * 2 * variant.num_tokens**2 * variant.inner_dim
+    return sum(macs_by_part(variant, num_classes).values()) - without
+
+
+def macs_by_part(variant, num_classes):
+    """What `count_macs` counts, by where: dict of ints "tokenizer"; "attention" and "mlp", of all blocks; "head"."""
     D, K, M, N = (variant.embed_dim, variant.inner_dim, variant.embed_dim * variant.mlp_ratio,
                   variant.num_tokens)
     tokenizer = sum(kernel * height * width for kernel, (height, width) in _convolutions(variant))
-    block = N * (3 * D * K + K * D + 2 * D * M)
-    products = 2 * N * N * K if attention_products else 0
-    return tokenizer + variant.depth * (block + products) + D * num_classes
+    attention = N * (3 * D * K + K * D) + 2 * N * N * K
+    return {"tokenizer": tokenizer, "attention": variant.depth * attention, "mlp": variant.depth * N * 2 * D * M,
+            "head": D * num_classes}
 
 
 def largest_activation(variant):

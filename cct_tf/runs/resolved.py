@@ -44,6 +44,8 @@ class Resolved:
         initial_weights: dict {"from": name, "checksum": text, "changes": list of text} of the weights that it started
             from; None where they were random.
         device: "CPU" or "GPU"; num_replicas, num_workers: int; threads: int, within an operation.
+        precision: "float32", "bfloat16" or "float16", what the network computes in. None: as the config says, which
+            was never "auto" then.
         jit: "off", "encoder" or "all", what XLA compiles; accumulate_steps: int, micro-batches of a replica.
         class_weights: tuple of K floats, where the file or flag --class_weights gives them.
         fused_update, fast_forms, recompute: bool, as the flags of these names.
@@ -74,6 +76,7 @@ class Resolved:
     num_replicas: int | None = None
     num_workers: int | None = None
     threads: int | None = None
+    precision: str | None = None
     jit: str | None = None
     accumulate_steps: int | None = None
     fused_update: bool | None = None

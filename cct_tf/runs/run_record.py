@@ -88,6 +88,13 @@ class Record:
         return cls(resolved=Resolved.from_json(found.pop("resolved")), status=status, **found)
 
     @property
+    def settled_config(self):
+        """The config with what `auto` chose where that defines the result: --precision."""
+        given = self.config.get("precision", "float32")
+        chosen = (self.resolved.precision or "float32") if given == "auto" else given  # converted weights chose none
+        return self.config | {"precision": chosen}
+
+    @property
     def keeps_average(self):
         """Whether the checkpoint holds an average of the weights beside them."""
         return averages.kind(self.config) is not None

@@ -152,7 +152,7 @@ def _config(workdir, record, notes):
             return None
     defaults = config_lib.Config().as_dict()
     return {name: tuple(value) if isinstance(value, list) else value
-            for name, value in (defaults | record.config).items() if name in defaults}
+            for name, value in (defaults | record.settled_config).items() if name in defaults}
 
 
 def _records(workdir, notes):

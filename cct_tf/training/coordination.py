@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 
-from cct_tf.assembly import initial_weights
+from cct_tf.assembly import initial_weights, tuning
 from cct_tf.datasets import registry
 from cct_tf.errors import OutsideFault, UserError
 from cct_tf.runs import checkpoint, found_broken_file, run_record
@@ -87,6 +87,22 @@ def take_known_broken(start, config, workdir, peers):
         found = found_broken_file.joined(resolved.found_broken,
                                          found_broken_file.read(workdir.path, resolved.fingerprint))
     return dataclasses.replace(resolved, found_broken=tuple(peers.exchange(found)[0]))
+
+
+def choose_precision(config, devices, start, peers, console):
+    """The `tuning.Choice` of the precision, the same on all workers: by the CPU of worker 0, or as the run began.
+
+    Says where this machine would have chosen another.
+    """
+    recorded = start.record and start.record.settled_config["precision"]
+    chosen = tuning.precision_of(config, devices, recorded)
+    if config.model.precision != "auto":
+        return chosen
+    here = tuning.precision_of(config, devices)
+    if here.value != chosen.value and peers.is_chief:
+        console.say(f"--precision=auto: goes on in {chosen.value}, as this run began; a new run on this machine would "
+                    f"take {here.value} ({here.reason})")
+    return tuning.Choice(*peers.exchange([chosen.value, chosen.reason])[0])
 
 
 def open_images(opening, config, peers):

@@ -105,10 +105,11 @@ def prepare(config, workdir, start, console, devices=None, peers=None):
     _check_length(config, plan, start.step, console)
     initial = coordination.read_initial_weights(config, start, peers)
     data = _make_data(config, images, console)
+    precision = coordination.choose_precision(config, devices, start, peers, console)
     with console.phase(f"building {config.model.model}"):
         network = assemble(config, devices, source.num_classes, source.splits["train"], plan.total_steps, before,
                            initial, source.class_names, functools.partial(on_device, stages=data.stages),
-                           lambda kind, jit: teachers.load(teachers.find(config), images, kind, jit))
+                           lambda kind, jit: teachers.load(teachers.find(config), images, kind, jit), precision)
     checksums = [teacher.checksum for teacher in network.teachers]
     teachers.check_same(before, checksums, config.run.accept_config_change, peers)
     for warning in network.adapted.warnings if network.adapted and peers.is_chief else ():

@@ -168,6 +168,10 @@ _ON_CPUS = {"bfloat16": "on CPUs bfloat16 is faster than float32 only with AVX51
 _COMPILED = {"off": "without XLA", "encoder": "the encoder with XLA", "all": "with XLA"}
 
 
+def _chosen(config, tuning):
+    return f" ({tuning.precision.reason})" if config.model.precision == "auto" else ""
+
+
 def _micro_batches(choice):
     return f" in {choice.value} micro-batches ({choice.reason})" if choice.value > 1 else ""
 
@@ -252,7 +256,8 @@ def plan_lines(config, images, stages, sampling, plan, model, devices, tuning, s
         ("evaluation", _evaluation(config, plan, source)),
         ("devices", f"{devices.description}, {optim.batch_size // devices.num_replicas} images per replica"
                     + _micro_batches(tuning.accumulate_steps)),
-        ("computes in", f"{_PRECISIONS[config.model.precision]}, {_COMPILED[tuning.jit.value]} ({tuning.jit.reason})"
+        ("computes in", f"{_PRECISIONS[tuning.precision.value]}{_chosen(config, tuning)}, "
+                        f"{_COMPILED[tuning.jit.value]} ({tuning.jit.reason})"
                         + (", blocks recomputed" if run.recompute else "")),
         ("writes to", run.workdir + _going_on(start)),
     ]

@@ -42,6 +42,15 @@ def _shown(value):
     return ",".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
 
 
+def _differences(record, config):
+    """`config.differences` of a checkpoint and the config given now. An auto that defines the result counts as what it
+    became, and given now it keeps that."""
+    before, now = record.settled_config, config.as_dict()
+    if now["precision"] == "auto":
+        now["precision"] = before["precision"]
+    return config_lib.differences(before, now)
+
+
 def find_start(config, workdir, console):
     """The newest usable checkpoint of a work folder, its config compared with the one given now.
 
@@ -77,7 +86,7 @@ def find_start(config, workdir, console):
                             f"{workdir.path} with a best checkpoint alone, which a new run would replace; another "
                             f"--workdir with --init_from={workdir.path} starts from it")
         return Start(None, None)
-    defining, how = config_lib.differences(record.config, config.as_dict())
+    defining, how = _differences(record, config)
     named = ", ".join(f"--{name} (checkpoint {_shown(old)}, now {_shown(new)})" for name, old, new in defining)
     if defining and not config.run.accept_config_change:
         raise UserError(f"{path}: expected the config of this run, found other values of {named}; "
@@ -124,7 +133,8 @@ def _check_average(record, config, path):
 
 def _check_scale(record, config, path):
     """Only a checkpoint of a float16 run holds the scale of the loss."""
-    before, now = record.config.get("precision", "float32"), config.model.precision
+    before = record.settled_config["precision"]
+    now = before if config.model.precision == "auto" else config.model.precision
     if (before == "float16") != (now == "float16"):
         expected = "float16, for it holds a loss scale" if before == "float16" else "float32 or bfloat16"
         raise UserError(f"{path}: expected --precision={expected}, found {now}; another --workdir starts anew")
@@ -150,7 +160,7 @@ def is_finished(config, start):
     """Whether the run already reached the end of this config."""
     if start.record is None or not start.record.finished:
         return False
-    defining, _ = config_lib.differences(start.record.config, config.as_dict())
+    defining, _ = _differences(start.record, config)
     return not defining
 
 
@@ -208,7 +218,7 @@ def status_at(start, config, workdir, console, source=None):
     record = start.record
     if record is None:
         return RunStatus()
-    defining, _ = config_lib.differences(record.config, config.as_dict())
+    defining, _ = _differences(record, config)
     status, best = record.status, record.status.best
     other_images = source is not None and record.resolved.fingerprint != source.fingerprint
     if defining or other_images:

@@ -3,7 +3,9 @@
 import pytest
 
 from cct_tf.assembly import tuning
+from cct_tf.machine import processor
 from cct_tf.models import cost, variants
+from cct_tf.settings import config
 
 CCT_7, CCT_2 = variants.resolve("cct_7_3x1_32"), variants.resolve("cct_2_3x2_32")
 
@@ -21,6 +23,52 @@ def test_jit(flag, kind, macs, recorded, value):
 def test_xla_is_left_out_where_it_is_slower_in_bfloat16():
     assert tuning.choose_jit("auto", "CPU", 1e13, precision="bfloat16").value == "off"
     assert tuning.choose_jit("on", "CPU", 1e13, precision="bfloat16").value == "encoder"
+
+
+AMX, AVX512 = ("AMX", "AVX512_BF16"), ("AVX512_BF16",)
+
+
+def _precision(kind="CPU", instructions=AMX, recorded=None, jit="auto", **flags):
+    """The value that `choose_precision` chooses."""
+    model = config.from_dict({"precision": "auto"} | flags).model
+    choice = tuning.choose_precision(model, jit, kind, instructions, recorded)
+    assert choice.reason
+    return choice.value
+
+
+@pytest.mark.parametrize(("instructions", "model", "value"), [
+    (AMX, "cct_2_3x2_32", "bfloat16"), (AMX, "cct_7_3x1_32", "float32"),  # 1.12, 1.04
+    (AMX, "cct_14_7x2_224", "float32"), (AVX512, "cct_7_3x1_32", "bfloat16"), (AVX512, "cct_14_7x2_224", "bfloat16"),
+    (AVX512, "cct_2_3x2_32", "float32"), ((), "cct_7_3x1_32", "float32")])
+def test_auto_takes_bfloat16_where_a_row_says_that_it_pays(instructions, model, value):
+    assert _precision(instructions=instructions, model=model) == value
+
+
+def test_auto_keeps_the_precision_of_a_run_and_leaves_what_was_not_measured_in_float32():
+    for recorded in ("float32", "bfloat16", "float16"):
+        for kind, instructions in (("CPU", AMX), ("CPU", ()), ("GPU", ())):
+            assert _precision(kind, instructions, recorded, model="cct_2_3x2_32") == recorded
+    assert _precision("GPU", AMX, model="cct_2_3x2_32") == "float32"
+    assert _precision(model="networks.py:make") == "float32"
+    assert _precision(model="cct_2_3x2_32", jit="on") == "float32"
+    assert _precision(model="cct_2_3x2_32", jit="off") == "bfloat16"
+    assert _precision(recorded="float32", precision="bfloat16") == "bfloat16"
+    assert config.Config().model.precision == "float32"
+
+
+def test_every_row_names_an_instruction_set_that_is_looked_for_and_a_reason_names_the_row():
+    assert {row.instructions for row in tuning.BFLOAT16} <= {name for _, name in processor.BFLOAT16}
+    choice = tuning.choose_precision(config.from_dict({"precision": "auto"}).model, "auto", "CPU", AMX)
+    assert "AMX" in choice.reason and "CCT-2/3x2" in choice.reason and "1.12 times" in choice.reason
+
+
+def test_the_instruction_sets_are_those_of_the_processor(tmp_path, monkeypatch):
+    monkeypatch.setattr(processor, "_CPUINFO", tmp_path / "cpuinfo")
+    assert processor.bfloat16_sets() == ()  # no such file
+    for flags, found in (("avx2", ()), ("avx512f avx512_bf16", AVX512), ("amx_bf16 avx512_bf16", AMX),
+                         ("amx_tile amx_int8", ())):
+        (tmp_path / "cpuinfo").write_text(f"flags\t: fpu {flags}\n")
+        assert processor.bfloat16_sets() == found
 
 
 @pytest.mark.parametrize(("flag", "kind", "share", "variant", "recorded", "value"), [

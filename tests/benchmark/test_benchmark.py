@@ -11,9 +11,9 @@ import pytest
 
 from cct_tf.benchmark import __main__ as benchmark
 from cct_tf.benchmark import loop as loop_benchmark
-from cct_tf.benchmark import machine, measuring, startup, step
+from cct_tf.benchmark import machine, measuring, startup, step, tables
 from cct_tf.errors import Interrupted, UserError
-from cct_tf.machine import runtime
+from cct_tf.machine import processor, runtime
 from cct_tf.machine.interrupts import Interrupts
 from cct_tf.models import variants
 from cct_tf.settings import config, flags
@@ -37,18 +37,29 @@ def _found(capsys, *argv):
 
 
 def test_the_step_and_stock_keras_in_turn(capsys):
-    found = _found(capsys, "--what=step", "--compare=keras", "--repeats=3", "--seconds=0.05", "--classes=7")
+    found = _found(capsys, "--what=step", "--compare=keras", "--parts", "--repeats=3", "--seconds=0.05", "--classes=7")
     assert set(found) == RATES | SUBJECT | {"model_gflops", "peak_gflops", "peaks", "percent_of_peak",
-                                            "peak_memory_gib", "keras"}
+                                            "peak_memory_gib", "keras", "parts"}
     assert found["lowest"] <= found["images_per_second"] <= found["highest"]
     variant = variants.resolve("cct_2_3x1_8")
     assert found["model_gflops"] == step.model_gflops(variant, 7, found["images_per_second"])
     assert found["percent_of_peak"] == pytest.approx(100 * found["model_gflops"] / found["peak_gflops"])
-    assert found["peaks"] == {"float32": found["peak_gflops"]}
+    native = {"bfloat16"} if processor.bfloat16_sets() else set()
+    assert set(found["peaks"]) == {"float32"} | native and found["peaks"]["float32"] == found["peak_gflops"]
     keras = found["keras"]
     assert len(keras["ratios"]) == 3 and keras["ratio"] == sorted(keras["ratios"])[1]
     assert keras["parameters"] == found["parameters"] + 3 * 128 * 2  # the biases of `MultiHeadAttention`, 2 blocks
     assert keras["lowest"] <= keras["images_per_second"] <= keras["highest"]
+    assert keras["precision"] == found["precision"] == "float32"
+    by_part = found["parts"]
+    assert set(by_part) == {"step_ms", "sum_ms", "sum_percent", "copy_gbytes_per_second", "rows"}
+    assert list(by_part["rows"]) == ["tokenizer", "attention", "mlp", "norms", "masks", "update", "rest"]
+    assert math.fsum(row["ms"] for row in by_part["rows"].values()) == pytest.approx(by_part["step_ms"])
+    assert set(by_part["rows"]["mlp"]) == {"ms", "lowest", "highest", "percent", "gflops", "floor_ms"}
+    assert set(by_part["rows"]["update"]) == {"ms", "lowest", "highest", "percent", "gbytes", "floor_ms"}
+    table = tables.lines(found)
+    assert any(line.startswith("  attention ") and "GFLOP/s" in line for line in table)
+    assert any("add up to" in line and "not measured" in line for line in table)
 
 
 def test_flops_are_six_times_the_multiplications_by_hand():
@@ -130,12 +141,12 @@ def test_a_rate_is_work_over_time_and_sides_take_turns(monkeypatch):
 
 
 @pytest.mark.parametrize(("text", "cpu", "instruction_set"), [
-    ("model name\t: A\nflags\t\t: sse avx2 avx512f amx\n\nmodel name\t: B\n", "A", "AVX-512"),
+    ("model name\t: A\nflags\t\t: sse avx2 avx512f amx_tile\n\nmodel name\t: B\n", "A", "AVX-512"),
+    ("model name\t: A\nflags\t\t: avx2 avx512f avx512_bf16 amx_bf16\n", "A", "AVX-512, AMX, AVX512_BF16"),
     ("model name\t: A\nflags\t\t: sse avx avx2\n", "A", "AVX2"), ("", "unknown", "unknown")])
 def test_the_processor_as_linux_tells_it(tmp_path, monkeypatch, text, cpu, instruction_set):
     (tmp_path / "cpuinfo").write_text(text)
-    lines = machine._lines
-    monkeypatch.setattr(machine, "_lines", lambda path: lines(tmp_path / "cpuinfo"))
+    monkeypatch.setattr(processor, "_CPUINFO", tmp_path / "cpuinfo")
     found = machine.describe()
     assert (found["cpu"], found["instruction_set"]) == (cpu, instruction_set)
 

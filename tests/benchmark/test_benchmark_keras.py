@@ -117,8 +117,9 @@ def test_the_loss_it_trains_on_is_ours():
 def test_the_other_process_answers_and_says_why_it_died():
     settings = config.from_dict({"batch_size": 4, "label_smoothing": 0.1})
     variant = _variant("cct_2_3x1_8")
-    with comparison.KerasSide(variant, 5, settings, jit=False, policy="float32") as side:
+    with comparison.KerasSide(variant, 5, settings, jit=False, policy="mixed_bfloat16") as side:
         assert side.parameters == count_parameters(variant, 5) + 3 * 128 * 2
+        assert side.precision == "bfloat16"  # as its layers say
         assert side.measure(0.05) > 0
         side._process.kill()
         side._process.wait()

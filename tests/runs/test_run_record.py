@@ -46,3 +46,14 @@ def test_the_status_is_written_beside_the_other_keys_as_older_versions_read_it(t
     assert written.pop("checksum") and written.pop("resolved").items() >= VERSION_0["resolved"].items()
     assert written == {name: value for name, value in VERSION_0.items() if name != "resolved"}
     assert run_record.read_record(tmp_path) == record
+
+
+@pytest.mark.parametrize(("config", "resolved", "precision"), [
+    ({"seed": 3}, {}, "float32"), ({"precision": "float16"}, {}, "float16"),  # of before there was auto
+    ({"precision": "auto"}, {"precision": "bfloat16"}, "bfloat16"),
+    ({"precision": "auto"}, {}, "float32")])  # converted weights, for which no run chose
+def test_the_settled_config_has_what_auto_became(config, resolved, precision, tmp_path):
+    record = _read(tmp_path, VERSION_0 | {"config": config, "resolved": VERSION_0["resolved"] | resolved})
+    assert record.settled_config == config | {"precision": precision}
+    run_record.write_record(tmp_path, record)
+    assert json.loads((tmp_path / "run.json").read_text())["config"] == config  # as given

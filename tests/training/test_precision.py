@@ -5,16 +5,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cct_tf.assembly import tuning
+from cct_tf.assembly import selection, tuning
 from cct_tf.engine import losses
 from cct_tf.engine.gradients import Gradients
 from cct_tf.engine.loss_scale import GOOD_UPDATES, HIGHEST, START, LossScale
 from cct_tf.engine.state import TrainState
 from cct_tf.errors import Interrupted, UserError
-from cct_tf.machine import runtime
+from cct_tf.machine import processor, runtime
+from cct_tf.machine.console import Console
 from cct_tf.models import create_model
 from cct_tf.runs import run_record
-from cct_tf.training import loop
+from cct_tf.runs.workdir import Workdir
+from cct_tf.training import coordination, loop, resume
+from cct_tf.training.preparation import prepare
+from cct_tf.training.resume import find_start
+from cct_tf.workers.peers import Alone
 from tests.training import tiny
 
 RUN = {"train_steps": 6, "ema_decay": 0.9}
@@ -198,6 +203,67 @@ def test_a_resume_goes_on_with_the_scale(tmp_path, monkeypatch):
 def test_another_precision_is_another_run(wide):
     with pytest.raises(UserError, match=r"--precision \(checkpoint float32, now bfloat16\)"):
         tiny.assemble(wide, precision="bfloat16", **RUN)
+
+
+def _machine_with(monkeypatch, *names):
+    """This machine's processor has these instruction sets for bfloat16."""
+    monkeypatch.setattr(processor, "bfloat16_sets", lambda: names)
+
+
+def _made_ready(workdir, capsys, **changes):
+    """(`loop.Training`, row of the plan of how it computes, what was said) of a tiny run that is made ready."""
+    chosen = tiny.settings(workdir, **changes)
+    folder = Workdir(workdir)
+    folder.create()
+    console = Console()
+    training = loop.Training(prepare(chosen, folder, find_start(chosen, folder, console), console))
+    row, = (line for line in training.plan_lines() if line.startswith("  computes in"))
+    return training, row, capsys.readouterr().out
+
+
+def test_auto_goes_on_in_the_precision_that_the_run_began_with(tmp_path, monkeypatch, capsys):
+    run = RUN | {"precision": "auto"}
+    _machine_with(monkeypatch, "AMX", "AVX512_BF16")  # a network of width 128: bfloat16
+    stopped, row, said = _made_ready(tmp_path, capsys, **run)
+    assert "bfloat16" in row and "auto: with AMX" in row and "--precision" not in said
+    with pytest.raises(Interrupted):
+        monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
+        stopped.run(tiny.StopAt(stopped, 2))
+    record = run_record.read_record(run_record.list_checkpoints(tmp_path / "checkpoints")[-1])
+    assert (record.config["precision"], record.resolved.precision) == ("auto", "bfloat16")
+    assert selection.select(str(tmp_path), "last").settings.model.precision == "bfloat16"  # for evaluate, predict ...
+
+    _machine_with(monkeypatch)  # another machine
+    capsys.readouterr()
+    resumed, row, said = _made_ready(tmp_path, capsys, **run)
+    assert "bfloat16" in row and "as this run began" in row
+    assert "goes on in bfloat16, as this run began; a new run on this machine would take float32" in said
+    assert resumed.network.model.compute_dtype == "bfloat16" and resumed.resolved.precision == "bfloat16"
+    start = find_start(tiny.settings(tmp_path, **RUN | {"precision": "bfloat16"}), Workdir(tmp_path), Console(True))
+    assert start.step == 2  # what auto became is no other precision
+    with pytest.raises(UserError, match=r"--precision \(checkpoint bfloat16, now float32\)"):
+        find_start(tiny.settings(tmp_path, **RUN), Workdir(tmp_path), Console(quiet=True))
+
+
+def test_auto_given_later_keeps_what_the_run_was_given(wide, monkeypatch):
+    _machine_with(monkeypatch, "AMX")
+    chosen = tiny.settings(wide, precision="auto", **RUN)
+    start = find_start(chosen, Workdir(wide), Console(quiet=True))
+    assert start.record.settled_config["precision"] == "float32"
+    choice = coordination.choose_precision(chosen, runtime.Devices(None, "CPU", 1), start, Alone(), Console(quiet=True))
+    assert choice.value == "float32"
+
+
+def test_the_precision_of_all_workers_is_that_of_the_first(monkeypatch, tmp_path):
+    class Second(Alone):
+        def exchange(self, value=None):
+            return [["float32", "of worker 0"], value]
+
+    _machine_with(monkeypatch, "AMX")
+    chosen = tiny.settings(tmp_path, precision="auto")
+    choice = coordination.choose_precision(chosen, runtime.Devices(None, "CPU", 2), resume.Start(None, None), Second(),
+                                           Console(quiet=True))
+    assert (choice.value, choice.reason) == ("float32", "of worker 0")
 
 
 @pytest.mark.parametrize("precision, words", [("float32", ()), ("bfloat16", ("on CPUs bfloat16",)),
