@@ -29,17 +29,21 @@ class Shared:
         self._made, self._evaluations = {}, {}
 
     def assemble(self, config, devices, num_classes, train_split, total_steps, resolved=None, pretrained=None,
-                 classes=(), prepare=None, load_teachers=None):
+                 classes=(), prepare=None, load_teachers=None, precision=None):
         """In place of `assembly.parts.assemble`."""
         from cct_tf.assembly import tuning
         from cct_tf.augment import stages
         from cct_tf.models import variants
         make = functools.partial(self._assemble, config, devices, num_classes, train_split, total_steps, resolved,
-                                 pretrained, classes, prepare, load_teachers)
-        if pretrained is not None or devices.num_replicas > 1 or prepare is None or config.distill.teacher:
+                                 pretrained, classes, prepare, load_teachers, precision)
+        # The step at which the average of the last epochs begins depends on the run's length.
+        own = pretrained is not None or devices.num_replicas > 1 or config.distill.teacher or config.optim.average_last
+        if own or prepare is None:
             return make()
+        precision = precision or tuning.precision_of(config, devices)
+        config = tuning.with_precision(config, precision.value)
         variant = variants.resolve(config.model.model, config.augment.image_size)
-        chosen = tuning.choose(config, devices, variant, num_classes, total_steps, resolved)
+        chosen = tuning.choose(config, precision, devices, variant, num_classes, total_steps, resolved)
         on_device = stages.of_place(prepare.keywords["stages"], stages.DEVICE)
         labels = None if train_split.labels is None else np.asarray(train_split.labels).tobytes()
         key = (_read_fields(config), chosen.jit.value, chosen.accumulate_steps.value, num_classes, tuple(classes),
