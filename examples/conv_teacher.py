@@ -1,4 +1,4 @@
-"""A convolutional network that learns CIFAR-10 in minutes, as a teacher for small transformers.
+"""A convolutional network that learns CIFAR-10 fast, as a teacher for small transformers.
 
     python -m cct_tf.train --flagfile=examples/cifar10_conv_teacher.cfg --data_dir=DIR
 

@@ -97,8 +97,8 @@ class Muon(SummedGradients, keras.optimizers.Muon):
     """Muon with the scale of arXiv:2502.16982, likewise: learning rate and decay are those of AdamW.
 
     Keras updates by Adam what has not two dimensions (biases, norms, convolution kernels) and what is excluded.
-    Matrices have no kernel. They are updated by the operations that Keras has for them, in the same order, for results
-    of the same bits; but here an update can be masked.
+    Matrices have no kernel. They are updated by the operations that Keras has for them, in the same order; but here an
+    update can be masked.
     """
 
     @property
