@@ -57,7 +57,7 @@ def train(settings, interrupts, quiet=False, choosing_devices=contextlib.nullcon
         console = Console(quiet)
         if any(map(files.by_tensorflow, checks.places(settings))):
             # Before TensorFlow is imported, which the checks now do.
-            compile_cache.start(settings.run.compile_cache, console.warn)
+            compile_cache.start(_cache(settings), console.warn)
         with interrupts.held(cluster is not None):
             checks.check_training(settings, stream=console.stream)
         workdir = Workdir(settings.run.workdir)
@@ -89,7 +89,7 @@ def _train(settings, workdir, peers, interrupts, console, began, choosing_device
     fault_path = None if settings.run.dry_run else fault_file.path_in(workdir.path, peers.index)
     can_wait = peers.num_workers > 1 or not interrupts.owns_process  # a program has no use for half an import
     with console.phase("starting TensorFlow"), interrupts.held(can_wait):
-        runtime.start_tensorflow(settings.run.compile_cache, console.warn)
+        runtime.start_tensorflow(_cache(settings), console.warn)
         from cct_tf.assembly.devices import make_devices
         from cct_tf.training import dry_run, loop, preparation
     with fault_file.named(fault_path, lambda: (start.step, start.step)), \
@@ -116,13 +116,19 @@ def _train(settings, workdir, peers, interrupts, console, began, choosing_device
             console.say("done; worker 0 says what came out")
 
 
+def _cache(settings):
+    """--compile_cache of this training; "off" where its programs can't be kept."""
+    from cct_tf.assembly import tuning
+    return "off" if tuning.may_compile_bfloat16(settings) else settings.run.compile_cache
+
+
 def _restored_backup(settings, workdir, peers, console):
     """The `Backup` of --backup_dir, from which an empty work folder was filled; None without one, or elsewhere."""
     if not settings.run.backup_dir or not peers.is_chief or settings.run.dry_run:
         return None
     from cct_tf.runs import run_record
     with console.phase("looking for a copy of the work folder"):  # which TensorFlow reads
-        runtime.start_tensorflow(settings.run.compile_cache, console.warn)
+        runtime.start_tensorflow(_cache(settings), console.warn)
         from cct_tf.training import backup
     backup.check(settings.run.backup_dir)
     if not run_record.list_checkpoints(workdir.checkpoints):

@@ -33,6 +33,7 @@ class Shared:
         """In place of `assembly.parts.assemble`."""
         from cct_tf.assembly import tuning
         from cct_tf.augment import stages
+        from cct_tf.layers import products
         from cct_tf.models import variants
         make = functools.partial(self._assemble, config, devices, num_classes, train_split, total_steps, resolved,
                                  pretrained, classes, prepare, load_teachers, precision)
@@ -43,7 +44,8 @@ class Shared:
         precision = precision or tuning.precision_of(config, devices)
         config = tuning.with_precision(config, precision.value)
         variant = variants.resolve(config.model.model, config.augment.image_size)
-        chosen = tuning.choose(config, precision, devices, variant, num_classes, total_steps, resolved)
+        chosen = tuning.choose(config, precision, devices, variant, num_classes, total_steps, resolved,
+                               precision.value == "bfloat16" and products.multiplies_bfloat16())
         on_device = stages.of_place(prepare.keywords["stages"], stages.DEVICE)
         labels = None if train_split.labels is None else np.asarray(train_split.labels).tobytes()
         key = (_read_fields(config), chosen.jit.value, chosen.accumulate_steps.value, num_classes, tuple(classes),

@@ -11,7 +11,8 @@ class Forward:
     Args:
         model: `models.classifier.TransformerClassifier`, or `models.own.OwnNetwork`.
         kind: "CPU" or "GPU".
-        jit: one of `tuning.JIT`, as in training; a network without an encoder is not compiled with "encoder".
+        jit: one of `tuning.JIT`, as in training; with "encoder", a network without one is not compiled, nor one that
+            computes in bfloat16 on a CPU.
 
     Attributes:
         image_size: of the model, see `cct_tf.sizes`.
@@ -21,7 +22,8 @@ class Forward:
         self.image_size = model.image_size
         self._model = model
         self._kind = kind
-        jit = "off" if jit == "encoder" and model.variant is None else jit
+        if jit == "encoder" and (model.variant is None or (kind == "CPU" and model.compute_dtype == "bfloat16")):
+            jit = "off"  # only training calls the products that make programs for CPUs fast in bfloat16
         compiled = tf.function(self._plain, jit_compile=True, autograph=False)
         self._function = {"off": self._plain, "encoder": self._split, "all": compiled}[jit]
         self._classify = tf.function(lambda tokens: model.classify(tokens, training=False), jit_compile=True,

@@ -8,6 +8,7 @@ from cct_tf.engine.distillation import Distillation, Teachers
 from cct_tf.engine.loss_scale import LossScale
 from cct_tf.engine.state import TrainState
 from cct_tf.engine.step import TrainStep
+from cct_tf.layers import products
 from cct_tf.models import own
 from cct_tf.optim import freezing
 from cct_tf.optim.ema import Ema, LastAverage
@@ -84,7 +85,8 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
     if averaged is not None:
         start = average_start(optim, total_steps, train_split.num_examples)
         average = _average(optim, devices, optimizer, weights, averaged, state, start)
-    chosen = tuning.choose(config, precision, devices, model.variant, num_classes, total_steps, resolved)
+    chosen = tuning.choose(config, precision, devices, model.variant, num_classes, total_steps, resolved,
+                           precision.value == "bfloat16" and products.multiplies_bfloat16())
     with devices.strategy.scope():
         taught = load_teachers(devices.kind, chosen.jit.value) if load_teachers else []
     train_step = TrainStep(

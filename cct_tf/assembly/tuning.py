@@ -7,7 +7,7 @@ precision it keeps on any device, for it is no matter of the last bits.
 
 import dataclasses
 
-from cct_tf.machine import own_code, processor
+from cct_tf.machine import gpus, own_code, processor
 from cct_tf.models import cost, variants
 
 # What XLA compiles: nothing; the encoder, which is all but the tokenizer; or both in one program.
@@ -86,8 +86,6 @@ def choose_precision(model, jit, kind, instructions, recorded=None):
         return Choice("float32", "auto: bfloat16 is chosen on CPUs only")
     if own_code.is_named(model.model):
         return Choice("float32", "auto: how fast this network is in bfloat16 is not known")
-    if jit not in ("auto", "off"):
-        return Choice("float32", f"auto: XLA is slower in bfloat16, and --jit={jit} asks for it")
     if not instructions:
         return Choice("float32", "auto: this CPU has no instructions for bfloat16 that were measured")
     width = variants.resolve(model.model).embed_dim
@@ -99,7 +97,7 @@ def choose_precision(model, jit, kind, instructions, recorded=None):
     return Choice("bfloat16" if row.gain >= _WORTH else "float32", f"auto: {found}")
 
 
-def choose_jit(flag, kind, macs, recorded=None, precision="float32"):
+def choose_jit(flag, kind, macs, recorded=None, precision="float32", compiles_bfloat16=False):
     """Which part of each replica's forward and backward pass XLA compiles.
 
     Args:
@@ -109,6 +107,8 @@ def choose_jit(flag, kind, macs, recorded=None, precision="float32"):
             no encoder either.
         recorded: the choice in the run's checkpoint if it was made on the same kind of device; else None.
         precision: "float32", "bfloat16" or "float16".
+        compiles_bfloat16: bool, whether programs for this CPU multiply bfloat16 fast: `products.multiplies_bfloat16`,
+            and the forms of layers that use it are not switched off.
 
     Returns:
         Choice of one of JIT.
@@ -130,8 +130,8 @@ def choose_jit(flag, kind, macs, recorded=None, precision="float32"):
         if macs < _LONG_ON_GPU:
             return Choice("off", "auto: the run is too short to make up for compiling")
         return Choice("all", "auto: on GPUs XLA is several times faster")
-    if precision == "bfloat16":  # CCT-7/3x1, batch 32: 24 images/s without, 15 with it
-        return Choice("off", "auto: on CPUs XLA is slower in bfloat16")
+    if precision == "bfloat16" and not compiles_bfloat16:  # CCT-7/3x1, batch 32: 24 images/s without, 15 with it
+        return Choice("off", "auto: here XLA is slower in bfloat16")
     if macs < _LONG_RUN:
         return Choice("off", "auto: the run is too short to make up for compiling")
     return Choice("encoder", "auto: on CPUs XLA is faster at the encoder and slower at convolutions")
@@ -200,7 +200,16 @@ def with_precision(config, precision):
     return dataclasses.replace(config, model=dataclasses.replace(config.model, precision=precision))
 
 
-def choose(config, precision, devices, variant, num_classes, total_steps, resolved=None):
+def may_compile_bfloat16(config):
+    """Whether a training would compile bfloat16 on this machine's CPU: before TensorFlow is there to tell.
+
+    Such programs can't be kept in the compilation cache, see `layers.products`.
+    """
+    return (config.model.precision in ("bfloat16", "auto") and config.run.jit != "off" and config.run.fast_forms
+            and bool(processor.bfloat16_sets()) and not own_code.is_named(config.model.model) and not gpus.is_there())
+
+
+def choose(config, precision, devices, variant, num_classes, total_steps, resolved=None, compiles_bfloat16=False):
     """`Tuning` of a run.
 
     Args:
@@ -211,6 +220,7 @@ def choose(config, precision, devices, variant, num_classes, total_steps, resolv
         num_classes: int K.
         total_steps: int, of the whole run.
         resolved: `resolved.Resolved` of the run's checkpoint, or None.
+        compiles_bfloat16: see `choose_jit`.
     """
     same_kind = resolved is not None and resolved.device == devices.kind
     same_devices = same_kind and resolved.num_replicas == devices.num_replicas
@@ -218,6 +228,7 @@ def choose(config, precision, devices, variant, num_classes, total_steps, resolv
     macs = variant and cost.count_macs(variant, num_classes) * batch * total_steps
     return Tuning(
         precision,
-        choose_jit(config.run.jit, devices.kind, macs, resolved.jit if same_kind else None, precision.value),
+        choose_jit(config.run.jit, devices.kind, macs, resolved.jit if same_kind else None, precision.value,
+                   compiles_bfloat16 and config.run.fast_forms),
         choose_micro_batches(config.run.accumulate_steps, devices.kind, batch // devices.num_replicas, variant,
                              resolved.accumulate_steps if same_devices else None))

@@ -3,15 +3,19 @@
 On CPUs XLA multiplies matrices at half the speed where the left factor is transposed. The layers have tokens as rows.
 In their backward pass three kinds of products are then slow: the gradient of every kernel, and in attention the
 gradients of keys and values. Here features are the rows. The left factor is a kernel, which is small, or a matrix that
-is stored in the order needed; attention transposes only queries and one gradient, which are narrow. Sums over features
-run over rows, which vectorises. Values and gradients equal the layers' up to rounding, dropout masks to the bit.
+is stored in the order needed; attention transposes only keys and values, which are narrow. Sums over features and over
+keys run over rows, which vectorises. Values and gradients equal the layers' up to rounding, dropout masks to the bit.
+
+In bfloat16 the products are oneDNN's (`products`). What lies between them is computed in float32 and stored in
+bfloat16, as in the layers; scores and the gradients of weights stay float32.
 
 Legend: B batch, N tokens, R = B N, D width, M width of the MLP, h heads, K width of a head.
 """
 
 import tensorflow as tf
 
-from cct_tf.layers import recompute
+from cct_tf.layers import products, recompute
+from cct_tf.layers.attention import wide_dtype
 from cct_tf.layers.compiling import barrier
 
 _FEWEST_TOKENS = 128  # transposing at both ends costs CCT-2/3x2 (64 tokens) 2 to 4%; CCT-7/3x1 (256) gains 8%
@@ -19,6 +23,8 @@ _FEWEST_TOKENS = 128  # transposing at both ends costs CCT-2/3x2 (64 tokens) 2 t
 
 def is_faster(tokens):
     """Whether `encode` takes these tokens, float [B, N, D], and is faster with them than the layers one by one."""
+    if tokens.dtype == tf.bfloat16:
+        return products.multiplies_bfloat16()
     return tokens.dtype in (tf.float32, tf.float64) and tokens.shape[1] >= _FEWEST_TOKENS
 
 
@@ -34,28 +40,14 @@ def encode(blocks, tokens, seeds):
         like tokens.
     """
     B, N, D = tokens.shape
-    x = _features_first(tf.reshape(tokens, [B * N, D]))
+    x = products.transpose(tf.reshape(tokens, [B * N, D]))
 
     def run(block, x, seeds):
         return _block(block, x, seeds, (B, N))
 
     for block in blocks:
         x = recompute.run(run, block, x, seeds)
-    return tf.reshape(_tokens_first(x), [B, N, D])
-
-
-# Transposing by a product with the unit matrix: XLA stores the result of a product. It would merge a
-# plain transposition into each operation that reads the tensor, which then reads it in strides.
-@tf.custom_gradient
-def _features_first(x):
-    """[R, D] -> [D, R]."""
-    return tf.matmul(tf.eye(x.shape[1], dtype=x.dtype), x, transpose_b=True), _tokens_first
-
-
-@tf.custom_gradient
-def _tokens_first(x):
-    """[D, R] -> [R, D]."""
-    return tf.matmul(x, tf.eye(x.shape[0], dtype=x.dtype), transpose_a=True), _features_first
+    return tf.reshape(products.transpose(x), [B, N, D])
 
 
 def _block(block, x, seeds, grid):
@@ -83,6 +75,8 @@ def _attention(attention, x, seeds, grid):
     qkv = tf.reshape(_linear(attention.qkv, x), [3, h, -1, B, N])
     query, key, value = tf.unstack(tf.transpose(qkv, [0, 3, 1, 2, 4]))  # [3, h, K, B, N] -> three [B, h, K, N]
     keep, scale = attention.dropout.mask([h, N, N], seeds)
+    if keep is not None:
+        keep = tf.linalg.matrix_transpose(keep)
     y = attend(query * query.shape[2]**-0.5, key, value, keep, scale)
     y = tf.reshape(tf.transpose(y, [1, 2, 0, 3]), [-1, B * N])  # [B, h, K, N] -> [hK, R]
     return _dropout(attention.projection_dropout, _linear(attention.projection, y), seeds, grid)
@@ -92,31 +86,36 @@ def attend(query, key, value, keep, scale):
     """softmax(Q^T K) V^T with dropout of the softmax, transposed.
 
     The softmax's sum divides the narrow product with V instead of the wide weights, and the backward pass takes
-    rowsum(dO * O) for rowsum(dP * P), which is the same number (arXiv:2205.14135 Eq. 4).
+    rowsum(dO * O) for rowsum(dP * P), which is the same number (arXiv:2205.14135 Eq. 4). Scores are transposed, so
+    that only narrow factors are.
 
     Args:
         query, key, value: float [B, h, K, N], queries scaled.
-        keep: bool [B, h, N, N], weights that dropout leaves; None for all.
+        keep: bool [B, h, N of keys, N of queries], weights that dropout leaves; None for all.
         scale: what dropout multiplies them by.
 
     Returns:
         float [B, h, K, N].
     """
+    narrow, wide = query.dtype, wide_dtype(query.dtype)
+
     @tf.custom_gradient
     def attended(query, key, value):
-        scores = tf.matmul(_turned(query), key)  # [B, h, N, N]
-        powers = tf.exp(scores - tf.reduce_max(scores, axis=-1, keepdims=True))
-        inverse = 1.0 / tf.reduce_sum(powers, axis=-1)  # [B, h, N]
-        factor = (inverse * scale)[:, :, None, :]
+        scores = products.matmul(key, query, transpose_a=True, dtype=wide)  # [B, h, N of keys, N of queries]
+        powers = tf.exp(scores - tf.reduce_max(scores, axis=-2, keepdims=True))
+        inverse = 1.0 / tf.reduce_sum(powers, axis=-2, keepdims=True)  # [B, h, 1, N]
+        powers = tf.cast(powers, narrow)
         kept = _kept(powers, keep)
-        y = tf.matmul(value, kept, transpose_b=True) * factor
+        y = tf.cast(tf.cast(products.matmul(value, kept), wide) * (inverse * scale), narrow)
 
         def gradient(upstream):
-            upstream_sum = (tf.reduce_sum(upstream * y, axis=2) * inverse)[..., None]  # rowsum(dP * P) / sum
-            narrow = upstream * factor
-            of_scores = powers * (_kept(tf.matmul(_turned(narrow), value), keep) - upstream_sum)
-            return (tf.matmul(key, of_scores, transpose_b=True), tf.matmul(query, of_scores),
-                    tf.matmul(narrow, kept))
+            upstream = tf.cast(upstream, wide)
+            upstream_sum = tf.reduce_sum(upstream * tf.cast(y, wide), axis=2, keepdims=True) * inverse
+            upstream = tf.cast(upstream * (inverse * scale), narrow)
+            of_kept = _kept(products.matmul(value, upstream, transpose_a=True, dtype=wide), keep)
+            of_scores = tf.cast(tf.cast(powers, wide) * (of_kept - upstream_sum), narrow)
+            return (products.matmul(key, of_scores), products.matmul(query, of_scores, transpose_b=True),
+                    products.matmul(upstream, kept, transpose_b=True))
 
         return y, gradient
 
@@ -127,20 +126,17 @@ def _kept(weights, keep):
     return weights if keep is None else tf.where(keep, weights, tf.zeros([], weights.dtype))
 
 
-@tf.custom_gradient
-def _turned(x):
-    """The transposed matrices, stored. Otherwise XLA merges the transposition into the next product and slows that."""
-    return barrier(tf.linalg.matrix_transpose(x)), _turned
-
-
 def _linear(layer, x):
     """`Linear.call`: [D, R] -> [units, R]."""
     @tf.custom_gradient
     def product(kernel, x):
-        def gradient(upstream):
-            return tf.matmul(x, upstream, transpose_b=True), tf.matmul(kernel, upstream)
+        factor = tf.cast(kernel, x.dtype)
 
-        return tf.matmul(_turned(kernel), x), gradient
+        def gradient(upstream):
+            return (products.matmul(x, upstream, transpose_b=True, dtype=kernel.dtype),
+                    products.matmul(factor, upstream))
+
+        return products.matmul(factor, x, transpose_a=True), gradient
 
     y = product(tf.convert_to_tensor(layer.kernel), x)
     return _add_bias(y, tf.convert_to_tensor(layer.bias)) if layer.use_bias else y
@@ -149,24 +145,31 @@ def _linear(layer, x):
 @tf.custom_gradient
 def _add_bias(x, bias):
     """[D, R] + [D]."""
-    return x + bias[:, None], lambda upstream: (upstream, tf.reduce_sum(upstream, axis=1))
+    def gradient(upstream):
+        return upstream, tf.reduce_sum(tf.cast(upstream, bias.dtype), axis=1)
+
+    return x + tf.cast(bias, x.dtype)[:, None], gradient
 
 
 def _layer_norm(layer, x):
     """keras.layers.LayerNormalization over the features: [D, R] -> [D, R]."""
+    narrow, wide = x.dtype, wide_dtype(x.dtype)
+
     @tf.custom_gradient
     def norm(x, gamma, beta):
+        x = tf.cast(x, wide)
         centred = x - tf.reduce_mean(x, axis=0, keepdims=True)
         inverse = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=0, keepdims=True) + layer.epsilon)
         normal = centred * inverse
 
         def gradient(upstream):
+            upstream = tf.cast(upstream, wide)
             of_normal = upstream * gamma[:, None]
             along = normal * tf.reduce_mean(of_normal * normal, axis=0, keepdims=True)
             of_x = inverse * (of_normal - tf.reduce_mean(of_normal, axis=0, keepdims=True) - along)
-            return of_x, tf.reduce_sum(upstream * normal, axis=1), tf.reduce_sum(upstream, axis=1)
+            return tf.cast(of_x, narrow), tf.reduce_sum(upstream * normal, axis=1), tf.reduce_sum(upstream, axis=1)
 
-        return normal * gamma[:, None] + beta[:, None], gradient
+        return tf.cast(normal * gamma[:, None] + beta[:, None], narrow), gradient
 
     return norm(x, tf.convert_to_tensor(layer.gamma), tf.convert_to_tensor(layer.beta))
 

@@ -43,6 +43,13 @@ def check(value):
                         f"{value!r}")
 
 
+def is_on():
+    """Whether TensorFlow keeps, or may keep, compiled programs in this process: here, or where the user wants them."""
+    flags = os.environ.get("TF_XLA_FLAGS", "")
+    # A value without a dash in front is the name of a file that holds the flags: nothing can be added to that.
+    return "persistent_cache" in flags or bool(flags and not flags.startswith("-"))
+
+
 def start(value, warn):
     """Use the cache in this process; to be called before TensorFlow is imported, later it does nothing.
 
@@ -53,11 +60,9 @@ def start(value, warn):
         warn: function of a line of text.
     """
     global _cache
-    flags = os.environ.get("TF_XLA_FLAGS", "")
-    # A value without a dash in front is the name of a file that holds the flags: nothing can be added to that.
-    users_own = "persistent_cache" in flags or (flags and not flags.startswith("-"))
-    if value == "off" or users_own or _cache is not None or "tensorflow" in sys.modules:
+    if value == "off" or is_on() or "tensorflow" in sys.modules:
         return
+    flags = os.environ.get("TF_XLA_FLAGS", "")
     folder = value
     try:
         folder = default_folder() if value == "auto" else pathlib.Path(value).expanduser().absolute()

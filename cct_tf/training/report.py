@@ -160,10 +160,10 @@ def _evaluation(config, plan, source):
 
 _PRECISIONS = {"float32": "float32", "bfloat16": "bfloat16 (weights, norms, softmax and loss in float32)",
                "float16": "float16, the loss scaled (weights, norms, softmax and loss in float32)"}
-# CCT-7/3x1, two cores with AVX512_BF16, images/s in turn, float32 and bfloat16: without XLA 17.3 and 23.7, the encoder
-# with XLA 20.0 and 15.4; float16 without XLA 16.7 to 15.1. With AVX2, forward and backward of a block without XLA took
+# CCT-7/3x1, two cores with AVX512_BF16, images/s in turn, without XLA: float32 17.3, bfloat16 23.7; 16.7 and float16
+# 15.1. With AVX2, forward and backward of a block without XLA took
 # 77 ms in float32, 197 in bfloat16, 112 in float16.
-_ON_CPUS = {"bfloat16": "on CPUs bfloat16 is faster than float32 only with AVX512_BF16 or the like and --jit=off",
+_ON_CPUS = {"bfloat16": "on CPUs bfloat16 is faster than float32 only with AVX512_BF16 or AMX",
             "float16": "on CPUs float16 is slower than float32"}
 _COMPILED = {"off": "without XLA", "encoder": "the encoder with XLA", "all": "with XLA"}
 

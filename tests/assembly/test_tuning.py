@@ -3,7 +3,7 @@
 import pytest
 
 from cct_tf.assembly import tuning
-from cct_tf.machine import processor
+from cct_tf.machine import processor, runtime
 from cct_tf.models import cost, variants
 from cct_tf.settings import config
 
@@ -20,9 +20,31 @@ def test_jit(flag, kind, macs, recorded, value):
     assert choice.value == value in tuning.JIT and choice.reason
 
 
-def test_xla_is_left_out_where_it_is_slower_in_bfloat16():
-    assert tuning.choose_jit("auto", "CPU", 1e13, precision="bfloat16").value == "off"
-    assert tuning.choose_jit("on", "CPU", 1e13, precision="bfloat16").value == "encoder"
+def test_in_bfloat16_xla_is_for_cpus_whose_programs_multiply_it_fast():
+    for fast, value in ((False, "off"), (True, "encoder")):
+        assert tuning.choose_jit("auto", "CPU", 1e13, precision="bfloat16", compiles_bfloat16=fast).value == value
+        assert tuning.choose_jit("auto", "CPU", 1e12, precision="bfloat16", compiles_bfloat16=fast).value == "off"
+        assert tuning.choose_jit("on", "CPU", 1e13, precision="bfloat16", compiles_bfloat16=fast).value == "encoder"
+
+
+@pytest.mark.parametrize(("flags", "instructions", "value"), [
+    ({"precision": "bfloat16"}, "AVX512_BF16", True), ({"precision": "auto"}, "AMX", True),
+    ({"precision": "bfloat16"}, None, False), ({}, "AMX", False),
+    ({"precision": "bfloat16", "jit": "off"}, "AMX", False),
+    ({"precision": "bfloat16", "fast_forms": False}, "AMX", False),
+    ({"precision": "auto", "model": "net.py:build"}, "AMX", False)])
+def test_what_may_compile_bfloat16_is_known_without_tensorflow(flags, instructions, value, monkeypatch):
+    monkeypatch.setattr(processor, "bfloat16_sets", lambda: (instructions,) if instructions else ())
+    assert tuning.may_compile_bfloat16(config.from_dict(flags)) is value
+
+
+def test_a_network_has_its_plain_forms_where_the_fast_ones_are_switched_off():
+    devices, variant = runtime.Devices(None, "CPU", 1), CCT_7
+    for fast_forms, value in ((True, "encoder"), (False, "off")):
+        settings = config.from_dict({"precision": "bfloat16", "fast_forms": fast_forms, "batch_size": 64})
+        chosen = tuning.choose(settings, tuning.Choice("bfloat16", ""), devices, variant, 10, 1000,
+                               compiles_bfloat16=True)
+        assert chosen.jit.value == value
 
 
 AMX, AVX512 = ("AMX", "AVX512_BF16"), ("AVX512_BF16",)
@@ -50,8 +72,8 @@ def test_auto_keeps_the_precision_of_a_run_and_leaves_what_was_not_measured_in_f
             assert _precision(kind, instructions, recorded, model="cct_2_3x2_32") == recorded
     assert _precision("GPU", AMX, model="cct_2_3x2_32") == "float32"
     assert _precision(model="networks.py:make") == "float32"
-    assert _precision(model="cct_2_3x2_32", jit="on") == "float32"
-    assert _precision(model="cct_2_3x2_32", jit="off") == "bfloat16"
+    for jit in ("on", "off"):
+        assert _precision(model="cct_2_3x2_32", jit=jit) == "bfloat16"
     assert _precision(recorded="float32", precision="bfloat16") == "bfloat16"
     assert config.Config().model.precision == "float32"
 
