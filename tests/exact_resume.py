@@ -215,9 +215,11 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--signals", default="SIGKILL", help="names, taken in turn: SIGKILL,SIGTERM,SIGINT")
     parser.add_argument("--recipe", action="store_true", help="with all of the augmentation on, which starts slower")
+    parser.add_argument("--flags", default="", help="more of the training, --flags='--precision=bfloat16 --jit=on'")
     options = parser.parse_args()
     if options.recipe:
         FLAGS.extend(RECIPE)
+    FLAGS.extend(options.flags.split())
     signals = [signal.Signals[name] for name in options.signals.split(",")]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TMPDIR"] = folder  # what is killed leaves files behind
