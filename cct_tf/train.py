@@ -98,6 +98,8 @@ def _train(settings, workdir, peers, interrupts, console, began, choosing_device
             devices = make_devices(settings, peers, interrupts)
         for line in gpus.notes():
             console.say(line)
+        if settings.run.compile_cache not in ("auto", _cache(settings)):
+            console.say("--compile_cache: what XLA compiles for bfloat16 can't be kept; going on without")
         prepared = preparation.prepare(settings, workdir, start, console, devices, peers)
         training = loop.Training(prepared, backup.changed) if backup else loop.Training(prepared)
         if peers.is_chief:
