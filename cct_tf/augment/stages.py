@@ -274,9 +274,8 @@ class Policy(Stage):
         return {"operations": self.policy.sample(batch["seed"], shape)}
 
     def apply(self, batch, params):
-        images = batch["image"]
-        for operation in params["operations"]:
-            images = operations.apply(images, operation, self.policy.fill, self.policy.geometry_alone)
+        policy = self.policy
+        images = operations.apply_all(batch["image"], params["operations"], policy.fill, policy.geometry_alone)
         return batch | {"image": images}
 
 
