@@ -71,7 +71,8 @@ def _moved(images, fill, op, interpolation, steps, terms):
     on_grid = interpolation == NEAREST
     images = slots.apply_where(lambda chosen, *params: affine.nearest(chosen, *params, fill), images,
                                _is_one_of(op, affine.OPS) & on_grid, steps)
-    for axes, ops in affine.OPS_ALONG.items():
+    # Small images take less time than more groups would to compile, half a second.
+    for axes, ops in affine.OPS_ALONG.items() if slots.are_large(images) else [("xy", affine.OPS)]:
         smooth = functools.partial(affine.smooth, fill=fill, axes=axes)
         images = slots.apply_where(smooth, images, _is_one_of(op, ops) & ~on_grid, terms, interpolation == BICUBIC)
     return images

@@ -7,8 +7,13 @@ slots have one shape, the pixels of an image do not depend on its batch.
 
 import tensorflow as tf
 
-SLOTS = 8, 2  # images of a slot, small and large ones; half is wasted on average, and a slot takes time of its own
+SLOTS = 16, 2  # images of a slot, small and large ones; half is wasted on average, and a slot takes time of its own
 _LARGE = 128  # pixels of a side
+
+
+def are_large(images):
+    """Whether images [B, H, W, C] are large ones."""
+    return max(images.shape[1:3]) >= _LARGE
 
 
 def apply_where(function, images, mask, *params, slot=SLOTS):
@@ -25,7 +30,7 @@ def apply_where(function, images, mask, *params, slot=SLOTS):
         tensor like `images`.
     """
     size = images.shape[0]
-    slot = slot[max(images.shape[1:3]) >= _LARGE]
+    slot = slot[are_large(images)]
     chosen_first = tf.argsort(tf.cast(~mask, tf.int32), stable=True)
     chosen_first = tf.concat([chosen_first, tf.fill([-size % slot], chosen_first[-1])], 0)
     count = tf.reduce_sum(tf.cast(mask, tf.int32))
