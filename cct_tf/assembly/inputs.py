@@ -85,7 +85,7 @@ def make_transform(config, images, model):
                                            pixel_type.of_config(config.data))
     return dataclasses.replace(transform, resize_block=images.rules.resize_block, resampler=images.rules.resampler,
                                fast_decoding=config.data.decode == "fast",
-                               fast_resizing=config.data.resize == "fast",
+                               fast_resizing=config.data.resize == "fast", width_first=images.rules.width_first,
                                multilabel=config.data.task == "multilabel")
 
 

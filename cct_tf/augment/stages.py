@@ -131,6 +131,7 @@ class ResizedCrop(Stage):
         block, resampler: as of `Resize`.
         fast: whether JPEGs may be decoded at a part of their size, see `images.parts`.
         simd: whether `simd_resize` takes Pillow's place.
+        width_first: see `simd_resize.resized`.
     """
 
     op: geometric.RandomResizedCrop
@@ -138,6 +139,7 @@ class ResizedCrop(Stage):
     resampler: str = "matrix"
     fast: bool = False
     simd: bool = False
+    width_first: bool = False
 
     name = "crop"
     where = IMAGE
@@ -163,7 +165,8 @@ class ResizedCrop(Stage):
     def apply(self, batch, params):
         images = batch["image"]
         if self.resampler == "pillow":
-            resize = simd_resize.resized if self.simd else pillow_resize.resized
+            simd = functools.partial(simd_resize.resized, width_first=self.width_first)
+            resize = simd if self.simd else pillow_resize.resized
             images = pillow_resize.crop(images, params["box"], params["bicubic"], self.size, resize)
         else:
             images = _apply_op(self.op, images, params)
@@ -271,9 +274,8 @@ class Policy(Stage):
         return {"operations": self.policy.sample(batch["seed"], shape)}
 
     def apply(self, batch, params):
-        images = batch["image"]
-        for operation in params["operations"]:
-            images = operations.apply(images, operation, self.policy.fill, self.policy.geometry_alone)
+        policy = self.policy
+        images = operations.apply_all(batch["image"], params["operations"], policy.fill, policy.geometry_alone)
         return batch | {"image": images}
 
 

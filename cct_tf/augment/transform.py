@@ -45,7 +45,7 @@ class Transform:
         erasing: `erasing.RandomErasing`, or None.
         resize_block: int or None, see `stages.Resize`.
         resampler: "matrix" or "pillow", see `stages.Resize`.
-        fast_decoding, fast_resizing: bools, see `fast` and `simd` of `stages.ResizedCrop`.
+        fast_decoding, fast_resizing, width_first: bools, see `fast`, `simd`, `width_first` of `stages.ResizedCrop`.
         multilabel: bool, see `stages.Labels`.
         own: tuple of `stages.Stage` besides: those of batches on the host come before the labels, others last.
         vertical_flip: bool.
@@ -69,6 +69,7 @@ class Transform:
     resampler: str = "matrix"
     fast_decoding: bool = False
     fast_resizing: bool = False
+    width_first: bool = False
     multilabel: bool = False
     own: tuple = ()
     fit: str = "crop"
@@ -98,7 +99,8 @@ class Transform:
         flip = self._flip(seed)
         if self.resized_crop is not None:
             crop = geometric.RandomResizedCrop(self.size, self.resized_crop, self.crop_ratio)
-            resize = stages.ResizedCrop(crop, self.resize_block, self.resampler, self.fast_decoding, self.fast_resizing)
+            resize = stages.ResizedCrop(crop, self.resize_block, self.resampler, self.fast_decoding, self.fast_resizing,
+                                        self.width_first)
             images = (resize, *flip, *policy)
         else:
             crop = (stages.PaddedCrop(geometric.RandomCrop(self.crop_padding)),) if self.crop_padding else ()

@@ -27,6 +27,7 @@ class Rules:
         own_weights: bool, whether those of a user's own Source count towards its fingerprint.
         resampler: "matrix" or "pillow", what brings images to the network's size, see `settled`; None, before the set
             is opened.
+        width_first: bool, whether --resize=fast resizes the width first whatever Pillow does, see `simd_resize`.
     """
 
     split: int = 2
@@ -36,6 +37,7 @@ class Rules:
     own_weights: bool = True
     resize_block: int | None = None
     resampler: str | None = None
+    width_first: bool = False
 
     @property
     def settled_depth(self):
@@ -59,9 +61,10 @@ def rules_of(resolved):
         return Rules()
     if resolved.data_rules is None:  # what version 0 did, without recording
         return Rules(split=1, bit_depth=16, npz_validation=False, table_weights=False, own_weights=False,
-                     resize_block=256, resampler="matrix")
+                     resize_block=256, resampler="matrix", width_first=True)
     # What there was before it was recorded.
-    return Rules(**{"resampler": "matrix", "table_weights": False, "own_weights": False} | resolved.data_rules)
+    return Rules(**{"resampler": "matrix", "table_weights": False, "own_weights": False, "width_first": True}
+                 | resolved.data_rules)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)  # there may be a million

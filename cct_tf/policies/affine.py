@@ -15,6 +15,7 @@ import tensorflow as tf
 from cct_tf.policies.notation import GEOMETRIC, Op
 
 OPS = GEOMETRIC
+OPS_ALONG = {"x": (Op.SHEAR_X, Op.TRANSLATE_X), "y": (Op.SHEAR_Y, Op.TRANSLATE_Y), "xy": (Op.ROTATE,)}
 
 
 def matrices(op, argument, sides):
@@ -135,7 +136,25 @@ def _weights(share, bicubic):
     return [tf.where(bicubic, one, other) for one, other in zip(cubic, linear, strict=True)]
 
 
-def smooth(images, terms, bicubic, fill):
+def _neighbours(places, side, bicubic):
+    """What a place along one axis takes: a list of four (pixel, int32 [B, H, W]; its weight, float32 [B, H, W, 1]); and
+    whether it is inside, bool [B, H, W].
+
+    Args:
+        places: float64 [B, H, W].
+        side: int, pixels of the axis.
+        bicubic: bool [B].
+    """
+    inside = (places >= 0.0) & (places < side)
+    places = _on_grid(places)
+    first = tf.floor(places - 0.5)
+    weights = _weights(places - 0.5 - first, bicubic[:, None, None])
+    first = tf.cast(first, tf.int32)
+    return [(tf.clip_by_value(first + step, 0, side - 1), weight[..., None])
+            for step, weight in enumerate(weights, -1)], inside
+
+
+def smooth(images, terms, bicubic, fill, axes="xy"):
     """Transform with BILINEAR or BICUBIC.
 
     Args:
@@ -143,29 +162,31 @@ def smooth(images, terms, bicubic, fill):
         terms: float64 [B, 6, max(H, W)], see `smooth_terms`.
         bicubic: bool [B].
         fill: the same [C].
+        axes: the axes that pixels move along. Along the other one each place is the centre of its own pixel, and the
+            weights of the neighbours are zeros: what is left out changes no bit.
 
     Returns:
         The same [B, H, W, C], truncated to whole levels as Pillow does.
     """
     height, width = images.shape[1:3]
     a_x, b_y, c, d_x, e_y, f = tf.unstack(terms, axis=1)  # [B, max(H, W)] each
-    place_x = a_x[:, None, :width] + b_y[:, :height, None] + c[:, :1, None]  # [B, H, W]
-    place_y = d_x[:, None, :width] + e_y[:, :height, None] + f[:, :1, None]
-    inside = (place_x >= 0.0) & (place_x < width) & (place_y >= 0.0) & (place_y < height)
-    place_x, place_y = _on_grid(place_x), _on_grid(place_y)
-    left, top = tf.floor(place_x - 0.5), tf.floor(place_y - 0.5)
-    weights_x, weights_y = (_weights(share, bicubic[:, None, None])
-                            for share in (place_x - 0.5 - left, place_y - 0.5 - top))
-    left, top = tf.cast(left, tf.int32), tf.cast(top, tf.int32)
+    columns, inside_x = [(tf.range(width)[None, None], 1.0)], True
+    rows, inside_y = [(tf.range(height)[None, :, None], 1.0)], True
+    if "x" in axes:
+        places = a_x[:, None, :width] + b_y[:, :height, None] + c[:, :1, None]  # [B, H, W]
+        columns, inside_x = _neighbours(places, width, bicubic)
+    if "y" in axes:
+        places = d_x[:, None, :width] + e_y[:, :height, None] + f[:, :1, None]
+        rows, inside_y = _neighbours(places, height, bicubic)
     total = 0.0
-    for j, weight_y in enumerate(weights_y):
-        rows = tf.clip_by_value(top + (j - 1), 0, height - 1)
+    for row, weight_y in rows:
         line = 0.0
-        for i, weight_x in enumerate(weights_x):
-            columns = tf.clip_by_value(left + (i - 1), 0, width - 1)
-            line += weight_x[..., None] * tf.cast(_gather(images, rows, columns), tf.float32)
-        total += weight_y[..., None] * line
+        for column, weight_x in columns:
+            line += weight_x * tf.cast(_gather(images, row, column), tf.float32)
+        total += weight_y * line
+    # By factors 0 and 1, which are exact: with `tf.where` the loop is not vectorised, and takes twice the time.
+    inside = tf.cast(inside_x & inside_y, tf.float32)[..., None]
+    total = total * inside + tf.cast(fill, tf.float32) * (1.0 - inside)
     # By rounding, what should be a whole level is often just below it, and would be truncated to the level before.
     white = float(images.dtype.max)
-    levels = tf.cast(tf.clip_by_value(total + 1e-3 * (white + 1.0) / 256.0, 0.0, white), images.dtype)
-    return tf.where(inside[..., None], levels, fill)
+    return tf.cast(tf.clip_by_value(total + 1e-3 * (white + 1.0) / 256.0, 0.0, white), images.dtype)

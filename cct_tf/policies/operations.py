@@ -1,4 +1,4 @@
-"""One operation of a policy for each image of a batch, each image its own."""
+"""Operations of a policy on a batch, each image its own."""
 
 import functools
 
@@ -21,12 +21,20 @@ def apply(images, operation, fill, geometry_alone=False):
     Returns:
         The same [B, H, W, C].
     """
-    op, argument, sides = operation["op"], operation["argument"], tuple(images.shape[1:3])
-    matrix = affine.matrices(op, argument, sides)
-    fill = tf.constant(fill, images.dtype)
-    move = _move if geometry_alone else functools.partial(_apply, argument=argument)
-    return move(images, op, interpolation=operation["interpolation"], steps=affine.nearest_steps(matrix),
-                terms=affine.smooth_terms(matrix, sides), fill=fill)
+    return apply_all(images, [operation], fill, geometry_alone)
+
+
+def apply_all(images, operations, fill, geometry_alone=False):
+    """`apply` of some operations, one after the other."""
+    sides = tuple(images.shape[1:3])
+    params = [_params(operation, sides) for operation in operations]
+    params = tf.nest.map_structure(lambda *each: tf.stack(each), *params)  # [operations, B, ...] each
+    return (_move if geometry_alone else _apply)(images, params, tf.constant(fill, images.dtype))
+
+
+def _params(operation, sides):
+    matrix = affine.matrices(operation["op"], operation["argument"], sides)
+    return dict(operation) | {"steps": affine.nearest_steps(matrix), "terms": affine.smooth_terms(matrix, sides)}
 
 
 def _is_one_of(op, codes):
@@ -34,22 +42,38 @@ def _is_one_of(op, codes):
 
 
 @functools.partial(tf.function, jit_compile=True, autograph=False)
-def _apply(images, op, interpolation, steps, terms, fill, argument):
+def _apply(images, params, fill):
     """All groups of operations in one XLA program: starting one takes as long as ten images of 32 x 32."""
-    images = slots.apply_where(levels.level_ops, images, _is_one_of(op, levels.LEVEL_OPS), op, argument)
-    images = slots.apply_where(levels.auto_contrast, images, op == Op.AUTO_CONTRAST, slot=4)
-    images = slots.apply_where(levels.equalize, images, op == Op.EQUALIZE, slot=2)
-    return _moved(images, op, interpolation, steps, terms, fill)
+    def one(images, op, argument, **others):
+        images = slots.apply_where(levels.level_ops, images, _is_one_of(op, levels.LEVEL_OPS), op, argument)
+        images = slots.apply_where(levels.auto_contrast, images, op == Op.AUTO_CONTRAST, slot=(4, 2))
+        images = slots.apply_where(levels.equalize, images, op == Op.EQUALIZE, slot=(2, 1))
+        return _moved(images, fill, op, **others)
+
+    return _one_by_one(one, images, params)
 
 
 @functools.partial(tf.function, jit_compile=True, autograph=False)
-def _move(images, op, interpolation, steps, terms, fill):
-    return _moved(images, op, interpolation, steps, terms, fill)
+def _move(images, params, fill):
+    return _one_by_one(lambda images, argument, **others: _moved(images, fill, **others), images, params)
 
 
-def _moved(images, op, interpolation, steps, terms, fill):
-    moved, on_grid = _is_one_of(op, affine.OPS), interpolation == NEAREST
-    images = slots.apply_where(lambda chosen, *params: affine.nearest(chosen, *params, fill), images, moved & on_grid,
-                               steps)
-    return slots.apply_where(lambda chosen, *params: affine.smooth(chosen, *params, fill), images, moved & ~on_grid,
-                             terms, interpolation == BICUBIC)
+def _one_by_one(function, images, params):
+    """The images after each of the operations; a loop, so that they are compiled once."""
+    number = params["op"].shape[0]
+    return tf.while_loop(
+        lambda place, _: place < number,
+        lambda place, images: (place + 1, function(images, **{name: column[place] for name, column in params.items()})),
+        (0, images), parallel_iterations=1)[1]
+
+
+def _moved(images, fill, op, interpolation, steps, terms):
+    on_grid = interpolation == NEAREST
+    images = slots.apply_where(lambda chosen, *params: affine.nearest(chosen, *params, fill), images,
+                               _is_one_of(op, affine.OPS) & on_grid, steps)
+    # Small images take less time than more groups would to compile, half a second.
+    for axes, ops in affine.OPS_ALONG.items() if slots.are_large(images) else [("xy", affine.OPS)]:
+        smooth = functools.partial(affine.smooth, fill=fill, axes=axes)
+        images = slots.apply_where(smooth, images, _is_one_of(op, ops) & ~on_grid, terms, interpolation == BICUBIC)
+    return images
+

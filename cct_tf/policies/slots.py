@@ -7,11 +7,16 @@ slots have one shape, the pixels of an image do not depend on its batch.
 
 import tensorflow as tf
 
-_SLOT, _SLOT_OF_LARGE = 16, 4  # images; half of a slot is wasted on average, and more slots take time of their own
+SLOTS = 16, 2  # images of a slot, small and large ones; half is wasted on average, and a slot takes time of its own
 _LARGE = 128  # pixels of a side
 
 
-def apply_where(function, images, mask, *params, slot=None):
+def are_large(images):
+    """Whether images [B, H, W, C] are large ones."""
+    return max(images.shape[1:3]) >= _LARGE
+
+
+def apply_where(function, images, mask, *params, slot=SLOTS):
     """`function` of the images where `mask` is True; the others stay as they are.
 
     Args:
@@ -19,22 +24,22 @@ def apply_where(function, images, mask, *params, slot=None):
         images: [B, ...], of known shape.
         mask: bool [B].
         params: tensors [B, ...].
-        slot: int, images at a time; None chooses by their size.
+        slot: ints, images at a time, small and large ones.
 
     Returns:
         tensor like `images`.
     """
     size = images.shape[0]
-    slot = slot or (_SLOT_OF_LARGE if max(images.shape[1:3]) >= _LARGE else _SLOT)
+    slot = slot[are_large(images)]
     chosen_first = tf.argsort(tf.cast(~mask, tf.int32), stable=True)
     chosen_first = tf.concat([chosen_first, tf.fill([-size % slot], chosen_first[-1])], 0)
     count = tf.reduce_sum(tf.cast(mask, tf.int32))
 
     def one_slot(start, result):
         rows = tf.slice(chosen_first, [start], [slot])
-        before = tf.gather(images, rows)
-        after = function(before, *(tf.gather(param, rows) for param in params))
-        wanted = tf.reshape(tf.gather(mask, rows), [slot] + [1] * (before.shape.rank - 1))
-        return start + slot, tf.tensor_scatter_nd_update(result, rows[:, None], tf.where(wanted, after, before))
+        rows = tf.where(start + tf.range(slot) < count, rows, rows[0])  # a slot that is not full repeats its first
+        # From `result`, not `images`, which XLA would copy for each loop; a row is in one slot alone.
+        after = function(tf.gather(result, rows), *(tf.gather(param, rows) for param in params))
+        return start + slot, tf.tensor_scatter_nd_update(result, rows[:, None], after)
 
     return tf.while_loop(lambda start, _: start < count, one_slot, (0, images), parallel_iterations=1)[1]

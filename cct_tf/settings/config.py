@@ -63,7 +63,7 @@ class DataConfig:
                          "network's input",
                          choices=("exact", "fast"))
     resize: str = option("exact", "random resized crops of photographs: exact, as Pillow resizes them; or fast, in "
-                         "training alone, by SIMD instructions in a quarter of the time, where some pixels differ by a "
+                         "training alone, by SIMD instructions in a third of the time, where some pixels differ by a "
                          "level (needs cykooz-resizer)", choices=("exact", "fast"))
     shuffle_window: int = option(8192, "records shuffled at a time when a data set is streamed", minimum=1)
     sampler: str = option("none", "which images an epoch trains on: none, each once; balanced, as many draws with "

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
+from PIL import __version__ as pil_version
 
 from cct_tf import sizes
 from cct_tf.assembly import checks
@@ -102,15 +103,46 @@ def test_a_crop_is_pillows_crop_and_resize(photo, size, box, bicubic):
     assert _levels(by_matrices, expected).max() <= 1
 
 
+def _boxes(number, height, width):
+    """Random parts (left, top, right, bottom) of an image, from 8 pixels a side on."""
+    rng = np.random.default_rng(0)
+    for _ in range(number):
+        down, across = rng.integers(8, height + 1), rng.integers(8, width + 1)
+        top, left = rng.integers(0, height - down + 1), rng.integers(0, width - across + 1)
+        yield float(left), float(top), float(left + across), float(top + down)
+
+
 @pytest.mark.parametrize("bicubic", [False, True])
-@pytest.mark.parametrize("box", [(10, 20, 200, 301), (0, 0, 15, 20), (57.5, 111.25, 33.5, 32.25), (0, 0, 301, 403)])
-def test_the_fast_resizer_gives_nearly_the_pixels_of_pillow(photo, box, bicubic):
+@pytest.mark.parametrize("kind", ["photo", "noise", "two levels"])
+def test_the_fast_resizer_gives_the_pixels_of_pillow_but_for_a_level_here_and_there(photo, kind, bicubic):
     pytest.importorskip("cykooz_resizer")
-    given = photo[None], tf.constant([box], tf.float32), tf.constant([bicubic]), 64
-    found, exact = (pillow_resize.crop(*given, ops.resized)[0].numpy() for ops in (simd_resize, pillow_resize))
-    difference = _levels(found, exact)
-    assert difference.max() <= (5 if bicubic else 1) and np.mean(difference > 0) < 0.02
-    assert not np.array_equal(found, photo[:64, :64])
+    image = {"photo": lambda: photo, "noise": lambda: np.random.default_rng(1).integers(0, 256, photo.shape, np.uint8),
+             "two levels": lambda: np.where(photo < 128, 0, 255).astype(np.uint8)}[kind]()
+    differences, has_order = [], int(pil_version.split(".")[0]) >= 13
+    for number, (left, top, right, bottom) in enumerate(_boxes(40, 301, 403)):
+        size = (224, (64, 96), (301, 40), (33, 350))[number % 4]
+        part = image[int(top):int(bottom), int(left):int(right)]
+        given = part, (0.0, 0.0, right - left, bottom - top), bicubic, size
+        found = simd_resize.resized(*given) if has_order else simd_resize.resized(*given, width_first=True)
+        differences.append(_levels(found, pillow_resize.resized(*given)).ravel())
+    differences = np.concatenate(differences)
+    assert np.mean(differences > 0) < 0.01
+    assert differences.max() <= 2 and np.mean(differences > 1) < 2e-5
+
+
+def test_the_fast_resizer_takes_fractional_boxes_and_the_order_of_earlier_versions(photo):
+    pytest.importorskip("cykooz_resizer")
+    boxes, one = tf.constant([(57.5, 111.25, 33.5, 32.25)], tf.float32), tf.constant([True])
+    found, exact = (pillow_resize.crop(photo[None], boxes, one, 64, ops.resized)[0]
+                    for ops in (simd_resize, pillow_resize))
+    assert _levels(found, exact).max() <= 1
+    sharp = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (301, 40, 3))  # clipping tells the order
+    tall = sharp, (0.0, 0.0, 40.0, 301.0), True, 64  # the height shrinks and the width grows
+    width, height = (Image.fromarray(sharp).resize(sides, Image.BICUBIC) for sides in ((64, 301), (40, 64)))
+    before, after = width.resize((64, 64), Image.BICUBIC), height.resize((64, 64), Image.BICUBIC)
+    assert _levels(before, after).max() > 2
+    assert _levels(simd_resize.resized(*tall, width_first=True), before).max() <= 1
+    assert _levels(simd_resize.resized(*tall), after).max() <= 1
 
 
 def test_without_its_package_the_fast_resizer_is_an_error_that_names_it(monkeypatch):

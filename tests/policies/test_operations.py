@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from cct_tf import rng
 from cct_tf.augment.geometric import RandomResizedCrop
-from cct_tf.policies import affine, levels, operations
+from cct_tf.policies import affine, levels, operations, slots
 from cct_tf.policies.notation import BICUBIC, BILINEAR, NEAREST, Op
 
 S = 32
@@ -195,3 +195,27 @@ def test_posterizing_to_no_bits_is_black_and_unknown_operations_do_nothing():
     images = patches()[:3]
     assert not ours(images, Op.POSTERIZE, np.zeros(3), NEAREST).any()
     assert np.array_equal(ours(images, 77, np.ones(3), NEAREST), images)
+
+
+@pytest.mark.parametrize(("axes", "op"), [(axes, op) for axes in "xy" for op in affine.OPS_ALONG[axes]])
+def test_neighbours_along_one_axis_give_the_bits_that_all_give(axes, op):
+    sides, count = (24, 40), 64
+    matrix = affine.matrices(tf.fill([count], int(op)), tf.constant(arguments(op, count), tf.float64), sides)
+    images = tf.constant(np.random.default_rng(0).integers(0, 256, (count, *sides, 3), np.uint8))
+    bicubic, fill = tf.constant([True, False] * (count // 2)), tf.constant(FILL, tf.uint8)
+    given = images, affine.smooth_terms(matrix, sides), bicubic, fill
+    along, around = (tf.function(functools.partial(affine.smooth, axes=each), jit_compile=True)(*given)
+                     for each in (axes, "xy"))
+    np.testing.assert_array_equal(along, around)
+    assert not np.array_equal(along, images)
+
+
+def test_operations_together_and_in_groups_of_large_images_give_the_same_bits(monkeypatch):
+    generator, count = np.random.default_rng(0), 24
+    images = tf.constant(generator.integers(0, 256, (count, 16, 16, 3), np.uint8))
+    drawn = [{"op": tf.constant(generator.permutation(np.arange(count) % len(Op)), tf.int32),
+              "argument": tf.constant(generator.uniform(1, 7, count)),
+              "interpolation": tf.constant(generator.integers(0, 3, count), tf.int32)} for _ in range(2)]
+    apart = _compiled(_compiled(images, drawn[0], FILL), drawn[1], FILL)
+    monkeypatch.setattr(slots, "_LARGE", 16)
+    np.testing.assert_array_equal(operations.apply_all(images, drawn, FILL), apart)

@@ -41,7 +41,8 @@ def test_converted_weights_without_a_data_set_tell_their_network_alone():
 
 def test_rules_that_were_not_recorded_are_those_of_version_0_and_a_new_run_has_new_ones():
     assert rules_of(Resolved.from_json(RUN)) == Rules(split=1, bit_depth=16, npz_validation=False, table_weights=False,
-                                                      own_weights=False, resize_block=256, resampler="matrix")
+                                                      own_weights=False, resize_block=256, resampler="matrix",
+                                                      width_first=True)
     recorded = Rules(bit_depth=8, resampler="pillow")
     assert rules_of(Resolved.from_json(RUN | {"data_rules": dataclasses.asdict(recorded)})) == recorded
     assert rules_of(None) == Rules()
@@ -56,6 +57,7 @@ def test_the_kind_of_set_chooses_the_resampler_and_what_was_recorded_stays(shape
     assert before.settled(shape).resampler == "matrix"  # recorded before there was another
     assert not before.table_weights and Rules().table_weights  # before they counted
     assert not before.own_weights and Rules().own_weights
+    assert before.width_first and not Rules().width_first  # before fast resizing had Pillow's order
 
 
 @pytest.mark.parametrize("found", [

@@ -97,6 +97,8 @@ def test_a_run_recorded_before_pillow_resized_keeps_the_matrices(run, reference,
     path, = (tmp_path / "checkpoints").glob("*/run.json")
     record = json.loads(path.read_text())
     del record["checksum"]
-    assert record["resolved"]["data_rules"].pop("resampler") == "pillow"
+    rules = record["resolved"]["data_rules"]
+    assert rules.pop("resampler") == "pillow" and rules.pop("width_first") is False
     path.write_text(json.dumps(record))
-    assert tiny.assemble(tmp_path, **run).transform.resampler == "matrix"
+    found = tiny.assemble(tmp_path, **run).transform
+    assert found.resampler == "matrix" and found.width_first
