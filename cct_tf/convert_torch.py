@@ -70,11 +70,12 @@ def _variant(values, given, settings, found):
     """The network that the state dict `found` belongs to, by the flags or by its shapes."""
     model, size = settings.model, settings.augment.image_size
     if not values["infer_model"]:
-        return variants.resolve(model.model, size, model.positional_embedding, model.norm_order, model.dropout_rate,
-                                model.attention_dropout_rate, model.drop_path_rate, settings.data.channels)
-    variant = matching.infer(found)
-    return variants.resolve(variant.name, size, variant.positional_embedding, model.norm_order, model.dropout_rate,
-                            model.attention_dropout_rate, model.drop_path_rate, settings.data.channels)
+        name, positions = model.model, model.positional_embedding
+    else:
+        inferred = matching.infer(found)
+        name, positions = inferred.name, inferred.positional_embedding
+    return variants.resolve(name, size, positions, model.norm_order, model.dropout_rate, model.attention_dropout_rate,
+                            model.drop_path_rate, settings.data.channels, model.qk_norm, model.zero_init_outputs)
 
 
 def _say(console, found, match, variant, classes):

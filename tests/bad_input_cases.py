@@ -212,6 +212,10 @@ DATA = [
      "net.py:build", "0.1"),
     ("positions of an own network", "--model={scene}/net.py:build --image_size=8 --positional_embedding=sine",
      "--positional_embedding", "net.py:build", "'sine'"),
+    ("normalised queries of an own network", "--model={scene}/net.py:build --image_size=8 --qk_norm", "--qk_norm",
+     "net.py:build", "expected False"),
+    ("zero outputs of an own network", "--model={scene}/net.py:build --image_size=8 --zero_init_outputs",
+     "--zero_init_outputs", "net.py:build"),
     ("depths of an own network", "--model={scene}/net.py:build --image_size=8 --layer_decay=0.7", "--layer_decay",
      "expected 1.0", "0.7"),
     ("blocks of an own network", "--model={scene}/net.py:build --image_size=8 --recompute", "--recompute", "blocks"),
@@ -491,6 +495,8 @@ OTHERS = [
     ("benchmark without a class", "benchmark", "--what=step --classes=0", "--classes", "at least 1"),
     ("benchmark of the loop beside Keras", "benchmark", "--what=loop --compare=keras", "--compare", "--what=loop",
      "keras"),
+    ("benchmark of attention beyond Keras", "benchmark", "--what=step --compare=keras --qk_norm", "--qk_norm",
+     "expected False"),
     ("benchmark of what Keras can't train", "benchmark", "--what=step --compare=keras --ema_decay=0.9", "--ema_decay",
      "expected 0.0", "0.9"),
     ("benchmark of replicas beside Keras", "benchmark", "--what=step --compare=keras_jit --num_replicas=2",
@@ -553,6 +559,8 @@ OTHERS = [
      "--output={scene}/new", "--infer_model", "{scene}/weights.pth", "--model"),
     ("convert to another's network", "convert_torch", "--input={scene}/weights.pth --model=vit_b_16_224 "
      "--output={scene}/new", "{scene}/weights.pth", "vit_b_16_224"),
+    ("convert to normalised queries", "convert_torch", "--input={scene}/weights.pth --model=cct_2_3x1_16 --qk_norm "
+     "--output={scene}/new", "{scene}/weights.pth", "qk_norm=true"),
     ("convert the average of a file without", "convert_torch", "--input={scene}/weights.pth --infer_model --state=ema "
      "--output={scene}/new", "{scene}/weights.pth", "--state=ema"),
     ("convert an unknown state", "convert_torch", "--input={scene}/weights.pth --state=best", "--state", "auto, model"),

@@ -33,7 +33,8 @@ def variant_of(config):
     if own.is_model(config):
         return None
     return variants.resolve(model.model, config.augment.image_size, model.positional_embedding, model.norm_order,
-                            channels=config.data.channels)
+                            channels=config.data.channels, qk_norm=model.qk_norm,
+                            zero_init_outputs=model.zero_init_outputs)
 
 
 def check_model(model, image_size):

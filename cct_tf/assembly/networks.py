@@ -22,7 +22,8 @@ def build_model(config, num_classes):
         positional_embedding=model.positional_embedding, norm_order=model.norm_order,
         dropout_rate=model.dropout_rate, attention_dropout_rate=model.attention_dropout_rate,
         drop_path_rate=model.drop_path_rate, seed=config.run.seed,
-        dtype=_POLICIES[model.precision], channels=config.data.channels)
+        dtype=_POLICIES[model.precision], channels=config.data.channels, qk_norm=model.qk_norm,
+        zero_init_outputs=model.zero_init_outputs)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from cct_tf.machine import own_code
 _OF_OUR_NETWORKS = (
     dict.fromkeys(("positional_embedding", "norm_order", "dropout_rate", "attention_dropout_rate", "drop_path_rate"),
                   (None, "its code says what it is made of"))
+    | dict.fromkeys(("qk_norm", "zero_init_outputs"), (False, "its code says what it is made of"))
     | {"init_from": (None, "its function loads weights"), "freeze": (None, "its layers say trainable=False"),
        "layer_decay": (1.0, "its blocks are not known"),
        "corrected_weight_decay": (False, "its head is not known"), "recompute": (False, "its blocks are not known")})

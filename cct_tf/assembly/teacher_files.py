@@ -232,8 +232,9 @@ def _networks(metadata):
     plain = variants.resolve(metadata.model)
     positions = (plain.positional_embedding, *variants.POSITIONAL_EMBEDDINGS)
     orders = (plain.norm_order, "authors", "pre")
-    for position, order in dict.fromkeys(itertools.product(positions, orders)):
-        settings = config_lib.from_dict(fields | {"positional_embedding": position, "norm_order": order})
+    for position, order, norm in dict.fromkeys(itertools.product(positions, orders, (False, True))):
+        settings = config_lib.from_dict(
+            fields | {"positional_embedding": position, "norm_order": order, "qk_norm": norm})
         with contextlib.suppress(UserError):  # not every network has each
             yield networks.build_model(settings, len(metadata.classes))
 

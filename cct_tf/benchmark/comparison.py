@@ -16,7 +16,7 @@ _LEAVING_SECONDS = 30
 # What stock Keras training can't express: the field, and the only value it may have.
 _STOCK = (("optimizer", "adamw"), ("loss", "cross_entropy"), ("class_weights", "none"), ("layer_decay", 1.0),
           ("ema_decay", 0.0), ("average_last", 0.0), ("cautious_weight_decay", False),
-          ("corrected_weight_decay", False))
+          ("corrected_weight_decay", False), ("qk_norm", False))
 
 
 def check(config):

@@ -57,7 +57,8 @@ def match(state, variant, classes):
     """
     if not names.is_authors(variant):
         raise UserError(f"{state.path}: expected one of the authors' networks (cct_..., cvt_..., vit_..., "
-                        f"norm_order=authors), found {variant.name} with norm_order={variant.norm_order}")
+                        f"norm_order=authors, qk_norm=false), found {variant.name} with "
+                        f"norm_order={variant.norm_order}, qk_norm={str(variant.qk_norm).lower()}")
     table = {weight.authors: weight for weight in names.weights(variant, classes)}
     shapes = {name: weight.shape for name, weight in table.items()}
     if variant.positional_embedding == "sine":

@@ -46,14 +46,16 @@ class Weight:
 
 def is_authors(variant):
     """Whether a `Variant` has the authors' layers, so that their state dicts match it."""
-    return variant.norm_order == "authors" and variant.tokenizer in ("conv", "patch") and not variant.qkv_bias
+    return (variant.norm_order == "authors" and variant.tokenizer in ("conv", "patch")
+            and not variant.qkv_bias and not variant.qk_norm)
 
 
 def check_authors(flag, variant):
     """Raise UserError, naming the flag (with dashes), unless a `Variant` has the authors' layers."""
     if not is_authors(variant):
         raise UserError(f"{flag}: expected one of the authors' networks (cct_..., cvt_..., vit_..., "
-                        f"--norm_order=authors), found {variant.name} with --norm_order={variant.norm_order}")
+                        f"--norm_order=authors, --noqk_norm), found {variant.name} with "
+                        f"--norm_order={variant.norm_order} --{'' if variant.qk_norm else 'no'}qk_norm")
 
 
 def weights(variant, num_classes=10):

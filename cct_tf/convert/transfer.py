@@ -21,7 +21,7 @@ _FIRST_KERNELS = ("tokenizer/conv_0_kernel", "tokenizer/kernel")
 _HEAD = ("head/kernel", "head/bias")
 # Fields in which two networks may differ and still take each other's weights.
 _FREE = ("name", "image_size", "positional_embedding", "initializer", "dropout_rate", "attention_dropout_rate",
-         "drop_path_rate", "dropout_places", "channels")
+         "drop_path_rate", "dropout_places", "channels", "zero_init_outputs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,8 @@ def from_state_dict(state, variant):
             of axes.
     """
     if not names.is_authors(variant):
-        raise UserError(f"--init_from: expected weights of {variant.name}, which is none of the authors' networks, "
+        network = variant.name + " with --qk_norm" * variant.qk_norm
+        raise UserError(f"--init_from: expected weights of {network}, which is none of the authors' networks, "
                         f"found PyTorch's in {state.path}")
     learnable = dataclasses.replace(variant, positional_embedding="learnable")
     table = {weight.authors: weight for weight in names.weights(learnable)}

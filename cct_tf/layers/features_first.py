@@ -74,6 +74,8 @@ def _attention(attention, x, seeds, grid):
     h = attention.num_heads
     qkv = tf.reshape(_linear(attention.qkv, x), [3, h, -1, B, N])
     query, key, value = tf.unstack(tf.transpose(qkv, [0, 3, 1, 2, 4]))  # [3, h, K, B, N] -> three [B, h, K, N]
+    if attention.qk_norm:
+        query, key = _layer_norm(attention.query_norm, query), _layer_norm(attention.key_norm, key)
     keep, scale = attention.dropout.mask([h, N, N], seeds)
     if keep is not None:
         keep = tf.linalg.matrix_transpose(keep)
@@ -152,22 +154,26 @@ def _add_bias(x, bias):
 
 
 def _layer_norm(layer, x):
-    """keras.layers.LayerNormalization over the features: [D, R] -> [D, R]."""
+    """keras.layers.LayerNormalization over the features, the last axis but one: [D, R], or heads [B, h, K, N]."""
     narrow, wide = x.dtype, wide_dtype(x.dtype)
+    others = [axis for axis in range(x.shape.rank) if axis != x.shape.rank - 2]
+
+    def mean(x):
+        return tf.reduce_mean(x, axis=-2, keepdims=True)
 
     @tf.custom_gradient
     def norm(x, gamma, beta):
         x = tf.cast(x, wide)
-        centred = x - tf.reduce_mean(x, axis=0, keepdims=True)
-        inverse = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=0, keepdims=True) + layer.epsilon)
+        centred = x - mean(x)
+        inverse = tf.math.rsqrt(mean(tf.square(centred)) + layer.epsilon)
         normal = centred * inverse
 
         def gradient(upstream):
             upstream = tf.cast(upstream, wide)
             of_normal = upstream * gamma[:, None]
-            along = normal * tf.reduce_mean(of_normal * normal, axis=0, keepdims=True)
-            of_x = inverse * (of_normal - tf.reduce_mean(of_normal, axis=0, keepdims=True) - along)
-            return tf.cast(of_x, narrow), tf.reduce_sum(upstream * normal, axis=1), tf.reduce_sum(upstream, axis=1)
+            along = normal * mean(of_normal * normal)
+            of_x = inverse * (of_normal - mean(of_normal) - along)
+            return tf.cast(of_x, narrow), tf.reduce_sum(upstream * normal, others), tf.reduce_sum(upstream, others)
 
         return tf.cast(normal * gamma[:, None] + beta[:, None], narrow), gradient
 

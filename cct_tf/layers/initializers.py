@@ -79,18 +79,20 @@ def keyed(scheme, kind, fans, seed, path):
     """The initializer of one variable.
 
     Args:
-        scheme: "authors", "keras" or "vit".
+        scheme: "authors", "keras" or "vit"; "zeros" for a layer that starts at zero in a network of any of them.
         kind: "conv", "linear" or "positions".
         fans: (fan in, fan out).
         seed: the run's seed.
         path: the variable's path.
 
     Returns:
-        Keyed.
+        Keyed, or of "zeros" keras.initializers.Zeros.
 
     Raises:
         ValueError: unknown scheme.
     """
+    if scheme == "zeros":
+        return keras.initializers.Zeros()
     if scheme not in SCHEMES:
         raise ValueError(f"initializer: expected one of {', '.join(SCHEMES)}, found {scheme!r}")
     return Keyed(*SCHEMES[scheme][kind](*fans), seed=seed, path=path)

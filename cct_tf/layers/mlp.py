@@ -32,14 +32,15 @@ class MLP(keras.layers.Layer):
         gelu: "exact" or "tanh".
         output_activation: GELU after the second layer too.
         dropout_rate: after each layer.
+        zero_init_output: the second layer starts at zero.
         block: index of the block, for the dropout's sites.
         initializer, seed: initial weights, see `cct_tf.layers.initializers`.
 
     Call: x [B, N, D], seeds uint32 [B] or None, training -> [B, N, D].
     """
 
-    def __init__(self, hidden_dim, gelu="exact", output_activation=False, dropout_rate=0.0, block=0,
-                 initializer="authors", seed=0, **kwargs):
+    def __init__(self, hidden_dim, gelu="exact", output_activation=False, dropout_rate=0.0,
+                 zero_init_output=False, block=0, initializer="authors", seed=0, **kwargs):
         super().__init__(**kwargs)
         if gelu not in GELUS:
             raise ValueError(f"gelu: expected one of {', '.join(GELUS)}, found {gelu!r}")
@@ -47,6 +48,7 @@ class MLP(keras.layers.Layer):
         self.gelu = gelu
         self.output_activation = output_activation
         self.dropout_rate = drop.check_rate("dropout_rate", dropout_rate)
+        self.zero_init_output = zero_init_output
         self.block = block
         self.initializer = initializer
         self.seed = seed
@@ -54,7 +56,8 @@ class MLP(keras.layers.Layer):
     def build(self, input_shape):
         options = {"initializer": self.initializer, "seed": self.seed, "dtype": self.dtype_policy}
         self.hidden = Linear(self.hidden_dim, name="hidden", **options)
-        self.output_linear = Linear(input_shape[-1], name="output", **options)
+        of_output = options | {"initializer": "zeros"} if self.zero_init_output else options
+        self.output_linear = Linear(input_shape[-1], name="output", **of_output)
         self.hidden.build(input_shape)
         self.output_linear.build((*input_shape[:-1], self.hidden_dim))
         self.hidden_dropout = drop.Dropout(self.dropout_rate, drop.block_site(self.block, drop.MLP_HIDDEN),
@@ -80,5 +83,6 @@ class MLP(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "hidden_dim": self.hidden_dim, "gelu": self.gelu,
-                "output_activation": self.output_activation, "dropout_rate": self.dropout_rate, "block": self.block,
+                "output_activation": self.output_activation, "dropout_rate": self.dropout_rate,
+                "zero_init_output": self.zero_init_output, "block": self.block,
                 "initializer": self.initializer, "seed": self.seed}

@@ -179,7 +179,8 @@ def _block(variant, index, options):
     return TransformerBlock(
         variant.num_heads, variant.embed_dim * variant.mlp_ratio, head_dim=variant.head_dim,
         qkv_bias=variant.qkv_bias, gelu=variant.gelu, mlp_output_activation=variant.mlp_output_activation,
-        norm_order=variant.norm_order, layer_norm_epsilon=variant.layer_norm_epsilon,
+        norm_order=variant.norm_order, qk_norm=variant.qk_norm, zero_init_outputs=variant.zero_init_outputs,
+        layer_norm_epsilon=variant.layer_norm_epsilon,
         attention_dropout_rate=variant.attention_dropout_rate,
         projection_dropout_rate=variant.dropout_rate if variant.dropout_places == "all" else 0.0,
         mlp_dropout_rate=variant.dropout_rate, drop_path_rate=variant.drop_path_rates[index], block=index,

@@ -20,6 +20,7 @@ def count_parameters(variant, num_classes):
     tokenizer = sum(kernel for kernel, _ in _convolutions(variant)) + (D if variant.tokenizer == "patch" else 0)
     positions = variant.num_tokens * D if variant.positional_embedding == "learnable" else 0
     attention = 3 * D * K + (3 * K if variant.qkv_bias else 0) + K * D + D
+    attention += 4 * (K // variant.num_heads) if variant.qk_norm else 0  # scale and bias, of queries and keys
     mlp = D * M + M + M * D + D
     layer_norm = 2 * D
     pooling = D + 1 if variant.seq_pool else D  # a linear layer to one score, or the class token

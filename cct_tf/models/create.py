@@ -8,7 +8,8 @@ from cct_tf.models.vit import ViT
 
 
 def create_model(name, num_classes=10, image_size=None, positional_embedding=None, norm_order=None, dropout_rate=None,
-                 attention_dropout_rate=None, drop_path_rate=None, seed=0, dtype=None, channels=None):
+                 attention_dropout_rate=None, drop_path_rate=None, seed=0, dtype=None, channels=None,
+                 qk_norm=None, zero_init_outputs=None):
     """A network by name, built, with initial weights.
 
     The model maps images float [B, H, W, 3], normalised, to logits float32 [B, num_classes], and is an ordinary Keras
@@ -28,6 +29,8 @@ def create_model(name, num_classes=10, image_size=None, positional_embedding=Non
         seed: the run's seed.
         dtype: Keras dtype policy or its name, such as "mixed_bfloat16"; None: Keras' global policy.
         channels: int, of the images: 3, 1 for grey, or another number.
+        qk_norm: bool, LayerNorm of the queries and keys of each head before their product (arXiv:2302.05442).
+        zero_init_outputs: bool, attention's output projection and the second layer of the MLP start at zero.
 
     Returns:
         `CCT` or `ViT`. Beside Keras' own it has features(images) -> [B, D] and, if it pools the sequence,
@@ -37,7 +40,7 @@ def create_model(name, num_classes=10, image_size=None, positional_embedding=Non
         UserError: an unknown name (with the nearest ones), or a value out of range.
     """
     variant = variants.resolve(name, image_size, positional_embedding, norm_order, dropout_rate,
-                               attention_dropout_rate, drop_path_rate, channels)
+                               attention_dropout_rate, drop_path_rate, channels, qk_norm, zero_init_outputs)
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes: expected an integer of at least 1, found {num_classes!r}")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:

@@ -42,6 +42,8 @@ class Variant:
     tokenizer: str = "conv"  # "conv", "conv_keras" (valid convolution, padding before the pooling) or "patch"
     positional_embedding: str = "learnable"
     norm_order: str = "authors"  # "authors": the residual stream is replaced by the second LayerNorm; "pre": usual
+    qk_norm: bool = False  # LayerNorm of the queries and keys of each head
+    zero_init_outputs: bool = False  # the last layer of each residual branch starts at zero
     head_dim: int | None = None  # None: embed_dim / num_heads
     qkv_bias: bool = False
     gelu: str = "exact"  # or "tanh"
@@ -190,7 +192,7 @@ def _parse(name):
 
 
 def resolve(name, image_size=None, positional_embedding=None, norm_order=None, dropout_rate=None,
-            attention_dropout_rate=None, drop_path_rate=None, channels=None):
+            attention_dropout_rate=None, drop_path_rate=None, channels=None, qk_norm=None, zero_init_outputs=None):
     """The variant called `name`, with every field that is not None in place of the variant's own, checked.
 
     Args: as `create_model`.
@@ -207,7 +209,8 @@ def resolve(name, image_size=None, positional_embedding=None, norm_order=None, d
         raise UserError(f"model: expected a known name, found {name!r}{hint}")
     given = {"image_size": image_size, "positional_embedding": positional_embedding, "norm_order": norm_order,
              "dropout_rate": dropout_rate, "attention_dropout_rate": attention_dropout_rate,
-             "drop_path_rate": drop_path_rate, "channels": channels}
+             "drop_path_rate": drop_path_rate, "channels": channels, "qk_norm": qk_norm,
+             "zero_init_outputs": zero_init_outputs}
     variant = dataclasses.replace(variant, **{key: value for key, value in given.items() if value is not None})
     _check_choices(variant)
     _check_size(variant)
@@ -219,6 +222,9 @@ def _check_choices(variant):
         value = getattr(variant, field)
         if value not in known:
             raise UserError(f"{field}: expected one of {', '.join(known)}, found {value!r}")
+    for field in ("qk_norm", "zero_init_outputs"):
+        if type(getattr(variant, field)) is not bool:
+            raise UserError(f"{field}: expected true or false, found {getattr(variant, field)!r}")
     if type(variant.channels) is not int or variant.channels < 1:
         raise UserError(f"channels: expected an integer of at least 1, found {variant.channels!r}")
     for field in ("dropout_rate", "attention_dropout_rate", "drop_path_rate"):

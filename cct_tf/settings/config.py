@@ -136,6 +136,10 @@ class ModelConfig:
                                               choices=("learnable", "sine", "none"))
     norm_order: str | None = option(None, "LayerNorm before each residual branch (pre) or as the authors wrote it; "
                                     "default: the model's own", choices=("authors", "pre"))
+    qk_norm: bool = option(False, "LayerNorm of the queries and keys of each head before their product "
+                           "(arXiv:2302.05442)")
+    zero_init_outputs: bool = option(False, "the last layer of each residual branch starts at zero, so that at first "
+                                     "a branch adds nothing")
     dropout_rate: float | None = option(None, "dropout; default: the model's own", minimum=0.0, below=1.0)
     attention_dropout_rate: float | None = option(None, "dropout of attention weights; default: the model's own",
                                                   minimum=0.0, below=1.0)

@@ -149,8 +149,14 @@ def test_what_is_refused_is_named(before, after, replaced, told):
     assert str(error.value).startswith("--init_from: expected ") and "\n" not in str(error.value)
 
 
+def test_weights_fit_whatever_the_branches_began_with():
+    plain = variants.resolve("cct_6_3x1_32")
+    transfer.check_network("run", plain, dataclasses.replace(plain, zero_init_outputs=True))
+
+
 @pytest.mark.parametrize(("before", "after"), [
     ({"norm_order": "authors"}, {"norm_order": "pre"}), ({"num_heads": 4}, {"num_heads": 8}),
+    ({"qk_norm": False}, {"qk_norm": True}),
     ({"positional_embedding": "sine"}, {"positional_embedding": "none"}),
     ({"positional_embedding": "learnable"}, {"positional_embedding": "sine"})])
 def test_a_network_of_another_meaning_is_refused_whatever_its_shapes(before, after):

@@ -87,6 +87,7 @@ def test_another_class_count_and_network_are_seen(tmp_path):
     assert "unused: 'classifier.attention_pool.weight', 'classifier.attention_pool.bias'" in message
     assert "vit_b_16_224" in refusal(state_dict(TINY), tmp_path, variants.resolve("vit_b_16_224"))
     assert "norm_order=pre" in refusal(state_dict(TINY), tmp_path, variants.resolve("cct_2_3x1_16", norm_order="pre"))
+    assert "qk_norm=true" in refusal(state_dict(TINY), tmp_path, variants.resolve("cct_2_3x1_16", qk_norm=True))
 
 
 @pytest.mark.parametrize("value, words", [(np.nan, "classifier.fc.bias"), (-np.inf, "classifier.fc.bias"),

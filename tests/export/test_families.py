@@ -1,4 +1,4 @@
-"""Every family of networks can be converted: class token, patches, sine positions, the tutorial's paddings."""
+"""Every family of networks can be converted: class token, patches, sine positions, the tutorial's paddings, qk_norm."""
 
 import numpy as np
 import pytest
@@ -8,15 +8,17 @@ from cct_tf.export import formats, running
 from cct_tf.runs.export_metadata import Metadata
 
 
-@pytest.fixture(params=["cct_2_3x2_16_sine", "cvt_2_4_16", "vit_2_4_16", "cct_2_3x2_32_keras"])
+@pytest.fixture(params=[("cct_2_3x2_16_sine", True), ("cvt_2_4_16", False), ("vit_2_4_16", False),
+                        ("cct_2_3x2_32_keras", False)])
 def converted(request):
     """(network, Metadata, images, its probabilities), weights such that the classes differ."""
-    model = cct_tf.create_model(request.param, num_classes=5, seed=1)
+    name, qk_norm = request.param
+    model = cct_tf.create_model(name, num_classes=5, seed=1, qk_norm=qk_norm)
     random, side = np.random.default_rng(0), model.image_size
     for kernel in (weight for weight in model.trainable_variables if len(weight.shape) == 2):
         kernel.assign(random.normal(0, 1.5 / kernel.shape[0]**0.5, kernel.shape))
     metadata = Metadata([f"class {index}" for index in range(5)], side, 0.9, [0.4, 0.5, 0.6], [0.2, 0.25, 0.3],
-                        request.param, "step_00000000", 0, "raw", "none", "0")
+                        name, "step_00000000", 0, "raw", "none", "0")
     images = random.integers(0, 256, [6, 4, 4, 3], np.uint8).repeat(side // 4, axis=1).repeat(side // 4, axis=2)
     logits = model((images / 255.0 - metadata.mean) / metadata.std).numpy()
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)

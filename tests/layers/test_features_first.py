@@ -19,6 +19,7 @@ RATES = {"attention_dropout_rate": 0.2, "projection_dropout_rate": 0.1, "mlp_dro
 KINDS = {
     "authors": {"attention_dropout_rate": 0.1, "drop_path_rate": 0.2},
     "everything": {**RATES, "qkv_bias": True, "norm_order": "pre", "gelu": "tanh", "mlp_output_activation": True},
+    "normalised queries and keys": {"attention_dropout_rate": 0.1, "qk_norm": True},
     "nothing dropped, wide heads": {"head_dim": 6},
 }
 
@@ -82,8 +83,10 @@ def test_in_bfloat16_it_is_as_near_to_float64_as_the_layers(kind):
     exact = _functions(kind)[1](x)
     compiled, by_layers = (function(tf.cast(x, tf.bfloat16)) for function in _functions(kind, "mixed_bfloat16"))
     assert [x.dtype for x in compiled] == [x.dtype for x in by_layers]
+    # A bias of all keys changes no softmax, so its gradient is 0 but for rounding.
     ours, plain = ([np.linalg.norm(tf.cast(x, tf.float64) - expected) / np.linalg.norm(expected)
-                    for x, expected in zip(found, exact, strict=True)] for found in (compiled, by_layers))
+                    for x, expected in zip(found, exact, strict=True) if np.linalg.norm(expected) > 1e-12]
+                   for found in (compiled, by_layers))
     assert np.mean(ours) < 1.2 * np.mean(plain) and max(ours) < 0.05
 
 

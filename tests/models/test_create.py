@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import cct_tf
 from cct_tf.errors import UserError
-from cct_tf.models import cost
+from cct_tf.models import cost, variants
 
 TINY = "cct_2_3x2_16"
 
@@ -38,11 +38,21 @@ def test_vit_b_16_has_its_published_size():
     assert cct_tf.create_model("vit_b_16_224", num_classes=1000).count_params() == 86_567_656
 
 
+@pytest.mark.parametrize(("name", "width"), [("cct_2_3x2_16", 64), ("cct_2_3x2_32_keras", 128)])
+def test_norms_of_queries_and_keys_are_four_vectors_a_block_of_the_width_of_a_head(name, width):
+    model = cct_tf.create_model(name, qk_norm=True)
+    assert model.count_params() == cost.count_parameters(model.variant, 10)
+    assert model.count_params() - cost.count_parameters(variants.resolve(name), 10) == 2 * 4 * width
+
+
 def test_fields_reach_the_network():
     model = cct_tf.create_model("cct_2_3x2_32", num_classes=3, image_size=24, positional_embedding="none",
-                                norm_order="pre", dropout_rate=0.1, attention_dropout_rate=0.2, drop_path_rate=0.3)
+                                norm_order="pre", dropout_rate=0.1, attention_dropout_rate=0.2, drop_path_rate=0.3,
+                                qk_norm=True, zero_init_outputs=True)
     block = model.blocks[1]
     assert model.positions is None and block.norm_order == "pre"
+    assert block.attention.qk_norm and not np.any(block.attention.projection.kernel)
+    assert not np.any(block.mlp.output_linear.kernel) and np.any(model.head.kernel)
     assert (model.token_dropout.rate, block.mlp.dropout_rate, block.attention.projection_dropout_rate) == (0.1,) * 3
     assert (block.attention.dropout_rate, block.attention_path.rate, block.mlp_path.rate) == (0.2, 0.3, 0.3)
     assert model.blocks[0].mlp_path.rate == 0.0

@@ -102,6 +102,7 @@ def test_unknown_name_is_answered_with_the_nearest():
     ("cct_2_3x2_32", {"attention_dropout_rate": float("nan")}, "attention_dropout_rate"),
     ("cct_2_3x2_32", {"positional_embedding": "sin"}, "one of learnable, sine, none, found 'sin'"),
     ("cct_2_3x2_32", {"norm_order": "post"}, "one of authors, pre, found 'post'"),
+    ("cct_2_3x2_32", {"qk_norm": 1}, "qk_norm: expected true or false, found 1"),
 ])
 def test_values_out_of_range_are_named(name, fields, message):
     with pytest.raises(UserError, match=message):

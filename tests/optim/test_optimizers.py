@@ -138,9 +138,9 @@ def test_layer_factors_of_a_real_network():
 def test_positions_decay_and_one_dimensional_variables_do_not():
     from cct_tf.optim.decay_mask import undecayed
 
-    model = create_model("cct_2_3x1_16", num_classes=3)
+    model = create_model("cct_2_3x1_16", num_classes=3, qk_norm=True)
     names = {variable.path.split("/", 1)[1] for variable in undecayed(model.trainable_variables, "matrices")}
-    assert "positions/embedding" not in names
+    assert "positions/embedding" not in names and "block_1/attention/key_norm/gamma" in names
     assert names and all(name.rsplit("/", 1)[1] in ("bias", "gamma", "beta") for name in names)
 
 
@@ -159,7 +159,7 @@ def _kept(name, model):
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "lamb", "muon", "schedule_free_adamw"])
 def test_all_an_optimizer_keeps_is_in_the_checkpoint_under_a_path_of_its_own(name, tmp_path):
     """The paths are part of old checkpoints: for AdamW those of version 0.1."""
-    model = create_model("cct_2_3x1_8", num_classes=3)
+    model = create_model("cct_2_3x1_8", num_classes=3, qk_norm=True)
     optimizer = make_optimizer(config.OptimConfig(optimizer=name), model.trainable_variables)
     trackable = checkpoint.make_trackable(model, optimizer)
     paths = ["iteration", "learning_rate", *_kept(name, model)]

@@ -36,7 +36,7 @@ def taught(tmp_path_factory):
     """A folder with two teachers, a run with another size and mean and a file, and a run that learnt from them."""
     folder = tmp_path_factory.mktemp("teachers")
     tiny.train(folder / "a", model="cct_2_3x1_16", image_size=12, mean=(0.3,), std=(0.4,), learning_rate=3e-3,
-               norm_order="pre")
+               norm_order="pre", qk_norm=True)
     stock_network.write(folder / "b.keras")
     tiny.train(folder / "student", teacher=_both(folder), **HOW)
     return folder
@@ -112,7 +112,7 @@ def test_a_teacher_of_other_classes_is_one_line(taught):
 
 @pytest.mark.parametrize("kind", ["keras", "saved_model"])
 def test_an_exported_teacher_is_that_of_the_run(taught, kind):
-    """Classes, mean and size are in the export; that its norms come first (--norm_order) is not."""
+    """Classes, mean and size are in the export, its norms (--norm_order, --qk_norm) are not."""
     path = taught / f"exported{formats.FORMATS[kind].suffix}"
     assert run("export", f"--workdir={taught}/a", f"--format={kind}", f"--output={path}", "--check_images=4") == 0
     found, expected = _loaded(path, DIGITS[::-1]), _loaded(taught / "a", DIGITS[::-1])
