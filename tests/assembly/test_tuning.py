@@ -61,9 +61,15 @@ def _precision(kind="CPU", instructions=AMX, recorded=None, jit="auto", **flags)
 @pytest.mark.parametrize(("instructions", "model", "value"), [
     (AMX, "cct_2_3x2_32", "bfloat16"), (AMX, "cct_7_3x1_32", "float32"),  # 1.12, 1.04
     (AMX, "cct_14_7x2_224", "float32"), (AVX512, "cct_7_3x1_32", "bfloat16"), (AVX512, "cct_14_7x2_224", "bfloat16"),
-    (AVX512, "cct_2_3x2_32", "float32"), ((), "cct_7_3x1_32", "float32")])
+    (AVX512, "cct_2_3x2_32", "bfloat16"), ((), "cct_7_3x1_32", "float32")])
 def test_auto_takes_bfloat16_where_a_row_says_that_it_pays(instructions, model, value):
     assert _precision(instructions=instructions, model=model) == value
+
+
+def test_auto_takes_float32_where_only_wider_networks_were_measured(monkeypatch):
+    monkeypatch.setattr(tuning, "BFLOAT16", tuple(row for row in tuning.BFLOAT16 if row.width > 128))
+    assert _precision(instructions=AVX512, model="cct_2_3x2_32") == "float32"
+    assert _precision(instructions=AVX512, model="cct_7_3x1_32") == "bfloat16"
 
 
 def test_auto_keeps_the_precision_of_a_run_and_leaves_what_was_not_measured_in_float32():
