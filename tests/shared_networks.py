@@ -44,8 +44,8 @@ class Shared:
         precision = precision or tuning.precision_of(config, devices)
         config = tuning.with_precision(config, precision.value)
         variant = variants.resolve(config.model.model, config.augment.image_size)
-        chosen = tuning.choose(config, precision, devices, variant, num_classes, total_steps, resolved,
-                               precision.value == "bfloat16" and products.multiplies_bfloat16())
+        fast = devices.kind == "CPU" and precision.value == "bfloat16" and products.multiplies_bfloat16()
+        chosen = tuning.choose(config, precision, devices, variant, num_classes, total_steps, resolved, fast)
         on_device = stages.of_place(prepare.keywords["stages"], stages.DEVICE)
         labels = None if train_split.labels is None else np.asarray(train_split.labels).tobytes()
         key = (_read_fields(config), chosen.jit.value, chosen.accumulate_steps.value, num_classes, tuple(classes),

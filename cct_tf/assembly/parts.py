@@ -85,8 +85,8 @@ def assemble(config, devices, num_classes, train_split, total_steps, resolved=No
     if averaged is not None:
         start = average_start(optim, total_steps, train_split.num_examples)
         average = _average(optim, devices, optimizer, weights, averaged, state, start)
-    chosen = tuning.choose(config, precision, devices, model.variant, num_classes, total_steps, resolved,
-                           precision.value == "bfloat16" and products.multiplies_bfloat16())
+    fast = devices.kind == "CPU" and precision.value == "bfloat16" and products.multiplies_bfloat16()
+    chosen = tuning.choose(config, precision, devices, model.variant, num_classes, total_steps, resolved, fast)
     with devices.strategy.scope():
         taught = load_teachers(devices.kind, chosen.jit.value) if load_teachers else []
     train_step = TrainStep(
