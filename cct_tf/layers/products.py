@@ -63,8 +63,8 @@ def _onednn(a, b, transpose_a=False, transpose_b=False, *, dtype):
 def multiplies_bfloat16():
     """Whether `matmul` can multiply bfloat16 here, faster than float32.
 
-    The CPU needs instructions for it. TensorFlow must not keep compiled programs: writing one with such a call ends the
-    process (TensorFlow 2.21).
+    The CPU needs instructions for it. TensorFlow must not keep compiled programs: while it does, compiling one with
+    such a call ends the process (TensorFlow 2.21).
     """
     return bool(processor.bfloat16_sets()) and not compile_cache.is_on() and _onednn_works()
 
