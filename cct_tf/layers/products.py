@@ -7,6 +7,7 @@ oneDNN uses. This is no public interface, so `multiplies_bfloat16` tries it firs
 
 import functools
 import json
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +15,9 @@ from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
 from cct_tf.layers.compiling import barrier
 from cct_tf.machine import compile_cache, processor
+
+
+_ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # where a user keeps oneDNN from some instructions
 
 
 def matmul(a, b, transpose_a=False, transpose_b=False, dtype=None):
@@ -63,15 +67,16 @@ def _onednn(a, b, transpose_a=False, transpose_b=False, *, dtype):
 def multiplies_bfloat16():
     """Whether `matmul` can multiply bfloat16 here, faster than float32.
 
-    The CPU needs instructions for it. TensorFlow must not keep compiled programs: while it does, compiling one with
-    such a call ends the process (TensorFlow 2.21).
+    The CPU needs instructions for it, and oneDNN must be free to use them: without, the call ends the process. So does
+    compiling one while TensorFlow keeps compiled programs (both seen with TensorFlow 2.21).
     """
-    return bool(processor.bfloat16_sets()) and not compile_cache.is_on() and _onednn_works()
+    limited = any(name in os.environ for name in _ONEDNN_LIMITS)
+    return bool(processor.bfloat16_sets()) and not limited and not compile_cache.is_on() and _onednn_works()
 
 
 @functools.cache
 def _onednn_works():
-    """Whether a small product is right."""
+    """Whether a small product is right. Only for CPUs that multiply bfloat16: see `multiplies_bfloat16`."""
     a, b = np.arange(12.0).reshape(4, 3), np.arange(6.0).reshape(2, 3)
 
     def product():

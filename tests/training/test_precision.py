@@ -11,6 +11,7 @@ from cct_tf.engine.gradients import Gradients
 from cct_tf.engine.loss_scale import GOOD_UPDATES, HIGHEST, START, LossScale
 from cct_tf.engine.state import TrainState
 from cct_tf.errors import Interrupted, UserError
+from cct_tf.layers import products
 from cct_tf.machine import processor, runtime
 from cct_tf.machine.console import Console
 from cct_tf.models import create_model
@@ -206,8 +207,11 @@ def test_another_precision_is_another_run(wide):
 
 
 def _machine_with(monkeypatch, *names):
-    """This machine's processor has these instruction sets for bfloat16."""
+    """This machine's processor has these instruction sets for bfloat16. oneDNN's product would end the process on one
+    that hasn't (see `products.multiplies_bfloat16`).
+    """
     monkeypatch.setattr(processor, "bfloat16_sets", lambda: names)
+    monkeypatch.setattr(products, "multiplies_bfloat16", lambda: False)
 
 
 def _made_ready(workdir, capsys, **changes):
