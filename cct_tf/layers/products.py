@@ -16,7 +16,6 @@ from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from cct_tf.layers.compiling import barrier
 from cct_tf.machine import compile_cache, processor
 
-
 _ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # where a user keeps oneDNN from some instructions
 
 
