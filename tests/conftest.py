@@ -58,7 +58,7 @@ def _undrawn():
 
 @pytest.fixture(scope="module")
 def one_network():
-    """Trainings of the module that compute alike share one traced network: see `shared_networks`."""
+    """Trainings that compute alike share one traced network, in the module and with others: see `shared_networks`."""
     with pytest.MonkeyPatch.context() as patch:
         shared_networks.share(patch)
         yield

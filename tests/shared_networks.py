@@ -21,12 +21,15 @@ _UNREAD = {"workdir", "data_dir", "image_root", "train_steps", "epochs", "learni
            "in_memory_gib", "pipeline_gib", "shuffle_window"}
 
 
+_MOST = 6  # networks that are kept, each with its graphs: about 100 MB
+
+
 class Shared:
     """What is made for the first run of a kind is there for the later ones; of two runs at a time, the later has it."""
 
     def __init__(self, assemble):
         self._assemble, self._folder = assemble, tempfile.TemporaryDirectory()
-        self._made, self._evaluations = {}, {}
+        self._made, self._evaluations, self._number = {}, {}, 0
 
     def assemble(self, config, devices, num_classes, train_split, total_steps, resolved=None, pretrained=None,
                  classes=(), prepare=None, load_teachers=None, precision=None):
@@ -51,13 +54,22 @@ class Shared:
         key = (_read_fields(config), chosen.jit.value, chosen.accumulate_steps.value, num_classes, tuple(classes),
                labels, train_split.weights is not None, repr(on_device))
         if key not in self._made:
+            while len(self._made) >= _MOST:
+                self._forget(next(iter(self._made)))
             made = make()
-            self._made[key] = made, made.trackable.write(f"{self._folder.name}/{len(self._made)}")
+            self._number += 1
+            self._made[key] = made, made.trackable.write(f"{self._folder.name}/{self._number}")
             return made
-        made, initial = self._made[key]
+        made, initial = self._made[key] = self._made.pop(key)  # the last to be forgotten
         made.trackable.read(initial).assert_consumed()
         made.train_step.wait_seconds.assign(0.0)
         return dataclasses.replace(made, tuning=chosen)
+
+    def _forget(self, key):
+        made, _ = self._made.pop(key)
+        gone = {id(made.model), id(made.averaged)}
+        self._evaluations = {key: evaluator for key, evaluator in self._evaluations.items()
+                             if not any(network in gone for _, network, _ in key[0])}
 
     def share_step(self, evaluator):
         """Let an `Evaluator` of a shared network judge by what an earlier one has traced."""
@@ -77,6 +89,13 @@ def _read_fields(config):
     return tuple((name, repr(config.value(name))) for name in FIELDS if name not in _UNREAD)
 
 
+@functools.cache
+def _shared():
+    """Of the process: modules share with each other."""
+    from cct_tf.training import preparation
+    return Shared(preparation.assemble)
+
+
 def share(patch):
     """Have the trainings share from here on.
 
@@ -85,7 +104,7 @@ def share(patch):
     """
     from cct_tf.evaluation import evaluator
     from cct_tf.training import preparation
-    shared = Shared(preparation.assemble)
+    shared = _shared()
 
     class Evaluator(evaluator.Evaluator):
         def __init__(self, *args, **options):

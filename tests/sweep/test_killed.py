@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import undrawn
+
 REPO = Path(__file__).resolve().parents[2]
 FLAGS = """--dataset=digits --validation_fraction=0.2 --image_size=8 --model=cct_2_3x1_16 --batch_size=64 --epochs=3
     --dropout_rate=0.1 --flip=random --checkpoint_every_steps=5 --prune_after=1 --prune_keep=2 --trials=3""".split()
@@ -21,7 +23,7 @@ def _start(folder):
     (folder / "space.cfg").write_text(SPACE)
     return subprocess.Popen([sys.executable, "-m", "cct_tf.sweep", *FLAGS, f"--space={folder / 'space.cfg'}",
                              f"--workdir={folder / 'sweep'}"], cwd=REPO, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(REPO)})
+                            stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": undrawn.PYTHONPATH})
 
 
 def _metrics(folder):

@@ -56,18 +56,13 @@ def test_of_the_higher_byte_nothing_can_be_learnt(data):
     assert (high == high[0]).all()
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits_with_all_that_is_random(data, tmp_path):
+def test_neither_a_stop_nor_replicas_and_micro_batches_change_a_run_with_all_that_is_random(data, tmp_path):
     trainer = tiny.Trainer(tmp_path / "trainer", data_dir=str(data), **FLAGS | RANDOM)
     trainer.require_equal_after_stop(tmp_path, 3)
-
-
-def test_replicas_and_micro_batches_change_nothing_but_rounding(data, tmp_path):
-    losses = {}
-    for name, how in (("one", {}), ("two", {"num_replicas": 2}), ("micro", {"accumulate_steps": 2})):
-        tiny.train(tmp_path / name, data_dir=str(data), **FLAGS | RANDOM | {"train_steps": 3} | how)
-        losses[name] = [record["train/loss"] for record in tiny.records(tmp_path / name, "train/")]
-    np.testing.assert_allclose(losses["two"], losses["one"], rtol=2e-5)
-    np.testing.assert_allclose(losses["micro"], losses["one"], rtol=2e-5)
+    tiny.train(tmp_path / "two", data_dir=str(data), **FLAGS | RANDOM | {"num_replicas": 2, "accumulate_steps": 2})
+    losses, expected = ([record["train/loss"] for record in tiny.records(tmp_path / name, "train/")]
+                        for name in ("two", "whole"))
+    np.testing.assert_allclose(losses[:3], expected[:3], rtol=2e-5)
 
 
 @pytest.mark.parametrize("flag, value", [("bits", 8), ("channels", 4)])

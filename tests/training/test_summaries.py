@@ -5,6 +5,7 @@ import math
 import shutil
 
 import numpy as np
+import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -12,6 +13,8 @@ from cct_tf.evaluation.metrics import Evaluation
 from cct_tf.pictures import plots
 from cct_tf.runs.workdir import MetricsFile
 from tests.training import tiny
+
+pytestmark = pytest.mark.usefixtures("one_network")
 
 
 def _tags(folder, kind):

@@ -66,9 +66,8 @@ def test_two_workers_compute_what_one_process_does(two_workers, one_replica, tmp
     expected = losses(two_workers, COMPARED)
     assert len(set(expected)) == COMPARED
     np.testing.assert_allclose(losses(one_replica, COMPARED), expected, rtol=1e-5)
-    for count in (2, 4):
-        one_process(tmp_path / str(count), COMPARED, num_replicas=count)
-        np.testing.assert_allclose(losses(tmp_path / str(count), COMPARED), expected, rtol=1e-5)
+    one_process(tmp_path / "four", COMPARED, num_replicas=4)
+    np.testing.assert_allclose(losses(tmp_path / "four", COMPARED), expected, rtol=1e-5)
 
 
 def test_a_run_moves_from_one_machine_to_two_workers_and_to_another_machine(two_workers, one_replica, tmp_path):
