@@ -24,7 +24,7 @@ def _steps_one_by_one(monkeypatch):
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
     """Of the runs that end too early. What was killed goes on in the same network, set back to its initial values and
-    read from the files; what a signal or two replicas left, in a network of its own.
+    read from the files; what a signal left, in a network of its own.
     """
     return tiny.Trainer(tmp_path_factory.mktemp("trainer"), **RUN)
 
@@ -62,7 +62,7 @@ def test_going_on_without_the_test_at_the_end_is_the_same_run_less_the_test(undi
     training = trainer.assemble(tmp_path)
     with pytest.raises(Interrupted):
         training.run(tiny.StopAt(training, 15))
-    tiny.train(tmp_path, **RUN, test_at_end=False)
+    trainer.train(tmp_path, test_at_end=False)
     records = tiny.records(undisturbed)
     assert "test/top1" in records[-1] and tiny.records(tmp_path) == records[:-1]
     a, b = tiny.tensors(undisturbed), tiny.tensors(tmp_path)
@@ -122,11 +122,11 @@ def _die_at_second(write_record):
     return replacement
 
 
-def test_a_checkpoint_of_two_replicas_goes_on_with_one(undisturbed, tmp_path):
+def test_a_checkpoint_of_two_replicas_goes_on_with_one(undisturbed, trainer, tmp_path):
     training = tiny.assemble(tmp_path, num_replicas=2, **RUN)
     with pytest.raises(Interrupted):
         training.run(tiny.StopAt(training, 6))
-    tiny.train(tmp_path, **RUN)
+    trainer.train(tmp_path)
     for name in ("train/loss", "eval/loss", "eval_ema/loss"):
         expected, found = ([record[name] for record in tiny.records(folder, name)]
                            for folder in (undisturbed, tmp_path))
@@ -134,8 +134,9 @@ def test_a_checkpoint_of_two_replicas_goes_on_with_one(undisturbed, tmp_path):
 
 
 def test_a_finished_run_can_be_made_longer(one_network, tmp_path):
-    tiny.train(tmp_path, train_steps=4, schedule="constant")
-    training = tiny.train(tmp_path, train_steps=6, schedule="constant", accept_config_change=True)
+    run = {"schedule": "constant", "test_at_end": False}
+    tiny.train(tmp_path, train_steps=4, **run)
+    training = tiny.train(tmp_path, train_steps=6, accept_config_change=True, **run)
     assert int(training.network.state.step.numpy()) == 6
     assert [record["step"] for record in tiny.records(tmp_path, "train/")] == [1, 2, 3, 4, 5, 6]
 
