@@ -60,8 +60,8 @@ def test_certain_teachers_and_equal_logits_stay_finite():
     assert np.isfinite(tape.gradient(loss, logits)).all()
 
 
-@pytest.mark.parametrize("standardize", [False, True])
-def test_a_student_that_is_its_own_teacher_has_the_plain_gradient(standardize):
+@pytest.mark.parametrize(("standardize", "jit"), [(False, "off"), (True, "encoder")])
+def test_a_student_that_is_its_own_teacher_has_the_plain_gradient(standardize, jit):
     model = create_model("cct_2_3x1_8", num_classes=5, attention_dropout_rate=0.0, drop_path_rate=0.0)
     part = Distillation("soft", weight=2.0, temperature=4.0, standardize=standardize)
     images = tf.constant(DRAWS.normal(size=[16, 8, 8, 3]), tf.float32)
@@ -71,8 +71,8 @@ def test_a_student_that_is_its_own_teacher_has_the_plain_gradient(standardize):
             variable.assign(DRAWS.normal(size=variable.shape))
     targets = Teachers(part, [functools.partial(model, training=False)])(images)
     found = []
-    for distillation, more in ((None, ()), (part, (targets,))):
-        gradients = Gradients(model, losses.cross_entropy, 16, distillation=distillation)
+    for distillation, more, compiled in ((None, (), "off"), (part, (targets,), jit)):
+        gradients = Gradients(model, losses.cross_entropy, 16, compiled, distillation=distillation)
         weights = [tf.convert_to_tensor(variable.value) for variable in gradients.variables]
         found.append(gradients.for_size(16)(weights, images, labels, seeds, tf.constant(1.0), *more))
     (plain, loss, _), (taught, with_teacher, _) = found

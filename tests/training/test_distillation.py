@@ -26,20 +26,27 @@ from tests.training import tiny
 PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs/distillation.md").read_text(encoding="utf-8")
 
 HOW = {"distill_weight": 0.5, "distill_temperature": 2.0, "distill_standardize": True, "mixup_alpha": 0.8,
-       "teacher_mean": (0.6,), "teacher_std": (0.3,)}
+       "teacher_mean": (0.6,), "teacher_std": (0.3,), "train_steps": 8, "test_at_end": False} | tiny.NO_MASKS
 MEAN = {name: HOW[name] for name in ("teacher_mean", "teacher_std")}
 DIGITS = [str(number) for number in range(10)]
 
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
-    """A folder with two teachers, a run with another size and mean and a file, and a run that learnt from them."""
+    """A folder with two teachers, a run with another size and mean and a file."""
     folder = tmp_path_factory.mktemp("teachers")
     tiny.train(folder / "a", model="cct_2_3x1_16", image_size=12, mean=(0.3,), std=(0.4,), learning_rate=3e-3,
                norm_order="pre", qk_norm=True)
     stock_network.write(folder / "b.keras")
-    tiny.train(folder / "student", teacher=_both(folder), **HOW)
     return folder
+
+
+@pytest.fixture(scope="module")
+def trainer(taught):
+    """Of students of both; `taught / "student"` is an undisturbed one."""
+    found = tiny.Trainer(taught / "trainer", teacher=_both(taught), **HOW)
+    found.train(taught / "student")
+    return found
 
 
 def _both(folder):
@@ -50,9 +57,9 @@ def _losses(workdir):
     return [record["train/loss"] for record in tiny.records(workdir, "train/")]
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits_by_the_same_teachers_alone(taught, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_to_the_same_bits_by_the_same_teachers_alone(taught, trainer, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
-    training = tiny.assemble(tmp_path, teacher=_both(taught), **HOW)
+    training = trainer.assemble(tmp_path)
     with pytest.raises(Interrupted):
         training.run(tiny.StopAt(training, 3))
     for other in (f"{taught}/b.keras", f"{taught}/b.keras,{taught}/a"):
@@ -64,16 +71,16 @@ def test_a_stopped_run_goes_on_to_the_same_bits_by_the_same_teachers_alone(taugh
     assert tiny.records(tmp_path) == tiny.records(taught / "student")
 
 
-def test_replicas_and_micro_batches_change_nothing(taught, tmp_path):
+def test_replicas_and_micro_batches_change_nothing(taught, trainer, tmp_path):
     tiny.train(tmp_path, teacher=_both(taught), num_replicas=2, accumulate_steps=2, **HOW)
     np.testing.assert_allclose(_losses(tmp_path), _losses(taught / "student"), rtol=1e-5)
 
 
-def test_the_record_and_the_plan_know_the_teachers(taught):
+def test_the_record_and_the_plan_know_the_teachers(taught, trainer):
     path = run_record.list_checkpoints(Workdir(taught / "student").checkpoints)[-1]
     found = run_record.read_record(path).resolved.teachers
     assert len(found) == 2 and len(set(found)) == 2 and all(len(each) == 8 for each in found)
-    training = tiny.assemble(taught / "student", teacher=_both(taught), **HOW)
+    training = trainer.assemble(taught / "student")
     assert any("learns from" in line and "soft, weight 0.5, temperature 2, logits standardised" in line
                for line in training.plan_lines())
     assert any("note" in line and "b.keras has no names of classes" in line for line in training.plan_lines())
@@ -97,12 +104,16 @@ LEVELS = tf.random.stateless_uniform([4, 12, 12, 3], [0, 1])
 
 @pytest.mark.parametrize("jit", tuning.JIT)
 def test_a_teacher_sees_the_images_as_it_was_trained_on_them(taught, jit):
-    there, reversed_order = _loaded(taught / "a", jit=jit), _loaded(taught / "a", DIGITS[::-1], jit)
-    found = there.run((LEVELS - 0.5) / 0.2)
-    np.testing.assert_allclose(found, _of_run(taught / "a")((LEVELS - 0.3) / 0.4), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(reversed_order.run((LEVELS - 0.5) / 0.2), found.numpy()[:, ::-1], rtol=1e-4, atol=1e-4)
-    assert there.checksum == reversed_order.checksum and not there.by_number
-    assert there.run(tf.zeros([4, 8, 8, 3])).shape == (4, 10)
+    """Smaller ones become larger; its logits come in the order of the run's classes."""
+    teacher, images = _loaded(taught / "a", DIGITS[::-1], jit), tf.image.resize(LEVELS, [8, 8])
+    expected = _of_run(taught / "a")((tf.image.resize(images, [12, 12]) - 0.3) / 0.4)
+    found = teacher.run((images - 0.5) / 0.2)
+    np.testing.assert_allclose(found, expected.numpy()[:, ::-1], rtol=1e-4, atol=1e-4)
+    assert not teacher.by_number
+    if jit == "off":
+        there, expected = _loaded(taught / "a"), _of_run(taught / "a")((LEVELS - 0.3) / 0.4)
+        np.testing.assert_allclose(there.run((LEVELS - 0.5) / 0.2), expected, rtol=1e-4, atol=1e-4)
+        assert there.checksum == teacher.checksum and not there.by_number
 
 
 def test_a_teacher_of_other_classes_is_one_line(taught):
