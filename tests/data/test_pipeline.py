@@ -276,8 +276,8 @@ def _streamed(images, folder):
     return Split("validation", Windowed([path], [len(images)], [0], _Records(), window=3), len(images), None)
 
 
-@pytest.mark.parametrize("kind", ["held", "mixed sizes", "streamed"])
-@pytest.mark.parametrize("resampler", ["pillow", "matrix"])
+@pytest.mark.parametrize(("kind", "resampler"), [("held", "pillow"), ("mixed sizes", "pillow"), ("streamed", "pillow"),
+                                                 ("held", "matrix"), ("mixed sizes", "matrix")])
 def test_a_split_prepared_once_has_the_pixels_and_labels_of_one_prepared_each_time(kind, resampler, tmp_path):
     split, images = _photographs("held" if kind == "held" else "mixed sizes")
     split = _streamed(images, tmp_path) if kind == "streamed" else split

@@ -1,9 +1,10 @@
 """A run that learns from trained networks: stopped, on replicas, and what is refused of a teacher."""
 
-import dataclasses
+import json
 import pathlib
 import re
 import shlex
+import shutil
 import types
 
 import keras
@@ -14,9 +15,9 @@ import tensorflow as tf
 from cct_tf.assembly import networks, selection, teachers, tuning
 from cct_tf.convert import safetensors, weights
 from cct_tf.errors import Interrupted, UserError
-from cct_tf.export import formats, saved_model
+from cct_tf.export import formats
 from cct_tf.models import create_model
-from cct_tf.runs import export_metadata, run_record
+from cct_tf.runs import run_record
 from cct_tf.runs.workdir import Workdir
 from cct_tf.training import loop
 from tests import stock_network
@@ -36,7 +37,7 @@ def taught(tmp_path_factory):
     """A folder with two teachers, a run with another size and mean and a file."""
     folder = tmp_path_factory.mktemp("teachers")
     tiny.train(folder / "a", model="cct_2_3x1_16", image_size=12, mean=(0.3,), std=(0.4,), learning_rate=3e-3,
-               norm_order="pre", qk_norm=True)
+               norm_order="pre", qk_norm=True, train_steps=8, test_at_end=False)
     stock_network.write(folder / "b.keras")
     return folder
 
@@ -121,23 +122,27 @@ def test_a_teacher_of_other_classes_is_one_line(taught):
         _loaded(taught / "a", DIGITS[:9])
 
 
+def _exported(taught, kind):
+    """The path of the run's network in a format, written once."""
+    path = taught / f"exported{formats.FORMATS[kind].suffix}"
+    if not path.exists():
+        assert run("export", f"--workdir={taught}/a", f"--format={kind}", f"--output={path}", "--check_images=4") == 0
+    return path
+
+
 @pytest.mark.parametrize("kind", ["keras", "saved_model"])
 def test_an_exported_teacher_is_that_of_the_run(taught, kind):
     """Classes, mean and size are in the export, its norms (--norm_order, --qk_norm) are not."""
-    path = taught / f"exported{formats.FORMATS[kind].suffix}"
-    assert run("export", f"--workdir={taught}/a", f"--format={kind}", f"--output={path}", "--check_images=4") == 0
-    found, expected = _loaded(path, DIGITS[::-1]), _loaded(taught / "a", DIGITS[::-1])
+    found, expected = _loaded(_exported(taught, kind), DIGITS[::-1]), _loaded(taught / "a", DIGITS[::-1])
     images = (LEVELS - 0.5) / 0.2
     np.testing.assert_allclose(found.run(images), expected.run(images), rtol=1e-5, atol=1e-5)
     assert not found.by_number and found.checksum == expected.checksum
 
 
 def test_a_served_teacher_that_is_not_what_its_description_says_is_one_line(taught, tmp_path):
-    described = export_metadata.Metadata(DIGITS, 12, 1.0, [0.3], [0.4], "cct_2_3x1_16", "step_00000020", 20, "raw",
-                                         "none", "1")
-    saved_model.write(_of_run(taught / "a"), described, tmp_path / "served")
-    text = dataclasses.replace(described, mean=[0.5]).as_json()
-    (tmp_path / "served/assets.extra/cct_tf.json").write_text(text)
+    shutil.copytree(_exported(taught, "saved_model"), tmp_path / "served")
+    file = tmp_path / "served/assets.extra/cct_tf.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"mean": [0.5]}))
     with pytest.raises(UserError, match="--teacher: expected the network cct_2_3x1_16 of 10 classes, found another"):
         _loaded(tmp_path / "served")
     (tmp_path / "served/variables/variables.index").unlink()
@@ -197,5 +202,6 @@ def test_a_reader_of_the_page_trains_a_student(tmp_path, monkeypatch, capfd):
     block, = re.findall(r"^```sh\n(.*?)^```", PAGE, re.M | re.S)
     for line in block.replace("\\\n", " ").splitlines():
         name, *flags = shlex.split(line)[2:]
-        assert name == "cct_tf.train" and run("train", *flags, "--train_steps=2", "--jit=off") == 0
+        assert name == "cct_tf.train" and run("train", *flags, "--train_steps=2", "--batch_size=16", "--jit=off",
+                                              "--test_at_end=false") == 0
     assert "learns from   runs/teacher: soft, weight 1, temperature 2" in capfd.readouterr().out

@@ -67,7 +67,7 @@ def _digit():
 
 
 def _exported(name, capfd):
-    """The path of the page's network in a format, written once."""
+    """The path of the page's network in a format, written once; the test is in the folder."""
     output = f"exported_{name}{formats.FORMATS[name].suffix}"
     if not pathlib.Path(output).exists():
         status, out, err = call(capfd, "export", "--workdir=runs/net", f"--format={name}", f"--output={output}",

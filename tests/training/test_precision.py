@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cct_tf.assembly import selection, tuning
+from cct_tf.assembly import selection
 from cct_tf.engine import losses
 from cct_tf.engine.gradients import Gradients
 from cct_tf.engine.loss_scale import GOOD_UPDATES, HIGHEST, START, LossScale
@@ -23,7 +23,8 @@ from cct_tf.training.resume import find_start
 from cct_tf.workers.peers import Alone
 from tests.training import tiny
 
-RUN = {"train_steps": 6, "ema_decay": 0.9}
+RUN = {"train_steps": 6, "ema_decay": 0.9, "weight_decay": 0.1, "test_at_end": False}
+HALF = RUN | {"precision": "float16", "num_replicas": 2, "accumulate_steps": 2}
 
 
 def _losses(folder):
@@ -44,10 +45,17 @@ def wide(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("precision, changes", [
-    ("bfloat16", {"jit": "on"}), ("float16", {"num_replicas": 2, "accumulate_steps": 2})], ids=str)
-def test_a_run_is_that_of_float32_up_to_rounding(wide, precision, changes, tmp_path):
-    training = tiny.train(tmp_path, precision=precision, **RUN, **changes)
+@pytest.fixture(scope="module")
+def on_two(tmp_path_factory):
+    """Of runs in float16 on two replicas."""
+    return tiny.Trainer(tmp_path_factory.mktemp("on_two"), **HALF)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_run_is_that_of_float32_up_to_rounding(wide, on_two, precision, tmp_path):
+    """With XLA, and on two replicas with micro-batches."""
+    training = on_two.train(tmp_path) if precision == "float16" else tiny.train(
+        tmp_path, precision=precision, jit="on", **RUN)
     assert 0 < np.abs(_losses(tmp_path) / _losses(wide) - 1).max() < 1e-2
     assert training.network.model.compute_dtype == training.network.averaged.compute_dtype == precision
     kinds = _variables(tmp_path)
@@ -60,8 +68,8 @@ def test_a_run_is_that_of_float32_up_to_rounding(wide, precision, changes, tmp_p
     assert scales == [START if precision == "float16" else None] * 6
 
 
-@pytest.mark.parametrize("jit", tuning.JIT)
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("precision", "jit"), [("bfloat16", "off"), ("bfloat16", "all"), ("float16", "off"),
+                                                ("float16", "encoder")])
 def test_the_loss_is_float32(precision, jit):
     """A loss above what float16 holds, with more digits than bfloat16 has."""
     model = create_model("cct_2_3x1_8", num_classes=2, dtype=f"mixed_{precision}", attention_dropout_rate=0.0,
@@ -95,10 +103,13 @@ def test_the_scale_keeps_gradients_that_float16_would_lose():
 
 def test_the_scale_halves_at_once_and_doubles_after_many_good_updates():
     scale = LossScale()
-    follow, found = tf.function(scale.follow), []
-    for done in [True] * (GOOD_UPDATES - 1) + [False] + [True] * (GOOD_UPDATES + 1):
-        follow(tf.constant(done))
-        found.append(float(scale.scale))
+
+    def follow(_, done):
+        scale.follow(done)
+        return tf.identity(scale.scale)
+
+    outcomes = tf.constant([True] * (GOOD_UPDATES - 1) + [False] + [True] * (GOOD_UPDATES + 1))
+    found = tf.function(lambda: tf.scan(follow, outcomes, 0.0, parallel_iterations=1))().numpy().tolist()
     # The good updates before the skipped one don't count.
     assert found == [START] * (GOOD_UPDATES - 1) + [START / 2] * GOOD_UPDATES + [START] * 2
     assert int(scale.good_updates) == 1
@@ -132,10 +143,9 @@ def _copies(training):
             for variable in variables]
 
 
-def test_an_overflow_on_one_replica_is_skipped_on_all_and_the_scale_halves(tmp_path):
+def test_an_overflow_on_one_replica_is_skipped_on_all_and_the_scale_halves(on_two, tmp_path):
     """A label of 2^20 on the last example, which the second replica has, makes its scaled gradients alone overflow."""
-    run = {"num_replicas": 2, "precision": "float16", "ema_decay": 0.9, "weight_decay": 0.1}
-    training = tiny.assemble(tmp_path, **run)
+    training = on_two.assemble(tmp_path)
     label = 1.0 + tf.one_hot(15, 16)[:, None] * 2.0**20
     planted = training.batches(0, 2).enumerate().map(
         lambda step, batch: batch | {"label": batch["label"] * tf.where(step == 0, label, 1.0)})
@@ -173,7 +183,7 @@ def test_an_overflow_on_one_replica_is_skipped_on_all_and_the_scale_halves(tmp_p
 
 def test_a_resume_goes_on_with_the_scale(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)  # one step, so that it stops where it is told to
-    run = {"precision": "float16", "train_steps": 12, "ema_decay": 0.9}
+    run = RUN | {"precision": "float16", "train_steps": 12}
     trainer = tiny.Trainer(tmp_path / "trainer", **run)
 
     def new(folder):

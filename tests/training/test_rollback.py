@@ -250,7 +250,7 @@ def test_a_run_that_stopped_is_listed_and_taken_up_again_with_rollback(undisturb
 
 
 def test_two_replicas_roll_back_as_one_does(undisturbed, tmp_path):
-    training = tiny.assemble(tmp_path, **RUN | {"num_replicas": 2, "eval_every_steps": 1000})
+    training = tiny.assemble(tmp_path, **RUN | {"num_replicas": 2, "eval_every_steps": 1000, "test_at_end": False})
     _poison(training, _held(training))
     training._pictures = dict
     with pytest.raises(Interrupted):
@@ -350,7 +350,8 @@ def test_a_checkpoint_of_before_there_were_rollbacks_has_had_none(undisturbed, t
 @pytest.mark.parametrize("changes", [{"optimizer": "schedule_free_adamw", "schedule": "constant"},
                                      {"average_last": 0.15}])  # 11 steps: two of them before the checkpoint
 def test_averages_of_every_kind_go_back_with_the_weights(changes, tmp_path, monkeypatch):
-    training = tiny.assemble(tmp_path, **RUN | {"ema_decay": 0.0} | changes)
+    training = tiny.assemble(tmp_path, **RUN | tiny.NO_MASKS | {
+        "ema_decay": 0.0, "eval_every_steps": 1000, "test_at_end": False} | changes)
     _poison(training, _held(training))
     go_back, moved, left = training._roll_back, [], []
 
