@@ -11,6 +11,8 @@ from cct_tf.errors import UserError
 from cct_tf.machine import files
 from cct_tf.models import create_model
 from cct_tf.runs import run_record
+from cct_tf.runs.resolved import Resolved
+from cct_tf.runs.run_status import RunStatus
 from cct_tf.training import saver
 from tests.convert import torch_files
 from tests.training import tiny
@@ -22,8 +24,8 @@ LARGER = {"image_size": 12, "train_steps": 4, "eval_every_steps": 4}
 def trained(tmp_path_factory):
     """A work folder: digits at 8 x 8 pixels, learned well enough to be worth starting from."""
     folder = tmp_path_factory.mktemp("trained")
-    tiny.train(folder, train_steps=240, batch_size=64, log_every_steps=240, eval_every_steps=240, ema_decay=0.9,
-               learning_rate=3e-3, dropout_rate=0.0)
+    tiny.train(folder, train_steps=140, batch_size=32, log_every_steps=140, eval_every_steps=140, ema_decay=0.9,
+               learning_rate=3e-3, crop_padding=0, flip="none", test_at_end=False, **tiny.NO_MASKS)
     assert tiny.records(folder, "eval/")[-1]["eval/top1"] > 0.85
     return folder
 
@@ -156,8 +158,8 @@ def test_a_larger_image_and_fewer_classes(trained, five_classes, tmp_path, capsy
 
 
 def test_fine_tuning_beats_training_from_scratch_at_equal_steps(trained, five_classes, tmp_path):
-    run = {"image_size": 12, "train_steps": 12, "eval_every_steps": 12, "batch_size": 32, "dropout_rate": 0.0,
-           "learning_rate": 2e-3} | five_classes
+    run = {"image_size": 12, "train_steps": 12, "eval_every_steps": 12, "batch_size": 32, "crop_padding": 0,
+           "flip": "none", "learning_rate": 2e-3, "test_at_end": False} | tiny.NO_MASKS | five_classes
     results = {}
     for name, start in (("tuned", {"init_from": str(trained), "layer_decay": 0.8}), ("scratch", {})):
         tiny.train(tmp_path / name, **run, **start)
@@ -170,8 +172,9 @@ def test_it_stops_and_goes_on_without_the_file_it_came_from(trained, tmp_path, m
     file = tmp_path / "x.keras"
     keras_file.save(model, file)
     run = {"train_steps": 6, "checkpoint_every_steps": 3, "init_from": str(file), "freeze": "tokenizer,block_0"}
-    tiny.train(tmp_path / "whole", **run)
-    stopped = tiny.assemble(tmp_path / "stopped", **run)
+    trainer = tiny.Trainer(tmp_path / "trainer", **run)
+    trainer.train(tmp_path / "whole")
+    stopped = trainer.assemble(tmp_path / "stopped")
     save = saver.Saver.__call__
 
     def save_and_die(*args, **named):
@@ -192,7 +195,7 @@ def test_it_stops_and_goes_on_without_the_file_it_came_from(trained, tmp_path, m
 
 def test_what_is_frozen_stays_to_the_bit_and_the_rest_learns(trained, tmp_path):
     training = tiny.assemble(tmp_path, train_steps=3, eval_every_steps=3, freeze="tokenizer,block_0,*/gamma",
-                             ema_decay=0.5, init_from=str(trained), layer_decay=0.9, recompute=True)
+                             ema_decay=0.5, init_from=str(trained), layer_decay=0.9, recompute=True, test_at_end=False)
     before = arrays(training.network.model)
     training.run(tiny.NoInterrupts())
     for after in (weights_of(tmp_path), weights_of(tmp_path, "ema")):
@@ -204,7 +207,8 @@ def test_what_is_frozen_stays_to_the_bit_and_the_rest_learns(trained, tmp_path):
 
 
 def test_how_a_frozen_run_is_computed_does_not_change_it(trained, tmp_path):
-    fields = {"train_steps": 4, "freeze": "all_but_head", "init_from": str(trained)}
+    fields = tiny.NO_MASKS | {"train_steps": 4, "freeze": "all_but_head", "init_from": str(trained),
+                              "test_at_end": False}
     losses = []
     for name, run in (("plain", {}), ("xla", {"jit": "on", "num_replicas": 2, "accumulate_steps": 2})):
         tiny.train(tmp_path / name, **fields, **run)
@@ -220,14 +224,22 @@ def test_learning_rates_by_layer_count_the_frozen_blocks(trained, tmp_path):
     assert set(rates) == {0.5**3, 0.5**1, 1.0}  # positions; the second of two blocks; head, pooling, last norm
 
 
-def test_another_freezing_is_another_run(trained, tmp_path):
-    tiny.train(tmp_path, train_steps=2, freeze="tokenizer")
+def _begun(workdir, **changes):
+    """What a run leaves that is looked at before its weights are."""
+    folder, chosen = workdir / "checkpoints/step_00000001", tiny.settings(workdir, **changes)
+    folder.mkdir(parents=True)
+    run_record.write_record(folder, run_record.Record(chosen.as_dict(), Resolved(8, (), {}), 1, RunStatus(1), False,
+                                                      {}))
+
+
+def test_another_freezing_is_another_run(tmp_path):
+    _begun(tmp_path, train_steps=2, freeze="tokenizer")
     with pytest.raises(UserError, match="expected --freeze=tokenizer, whose weights its optimizer knows, found d"):
         tiny.assemble(tmp_path, train_steps=4, accept_config_change=True)
 
 
 def test_a_run_that_goes_on_names_no_other_first_weights(tmp_path):
-    tiny.train(tmp_path, train_steps=1, eval_every_steps=1)
+    _begun(tmp_path, train_steps=1)
     with pytest.raises(UserError, match="expected --init_from as when the run began .*another --workdir"):
         tiny.assemble(tmp_path, train_steps=2, accept_config_change=True, init_from="other.pth")
 
