@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import commands
 from tests.sweep import fake_training
 
 REPO = Path(__file__).resolve().parents[2]
@@ -19,10 +20,14 @@ SPACE = "--learning_rate=0.5:6\n--drop_path_rate=0:0.3\n--flip=none|random\n"
 TRIALS = 6
 
 
+def arguments(folder, *argv):
+    return [*BASE, f"--workdir={folder / 'sweep'}", f"--space={folder / 'space.cfg'}", *argv]
+
+
 def start(folder, *argv):
-    return subprocess.Popen([sys.executable, "-m", "tests.sweep.run_sweep", *BASE, f"--workdir={folder / 'sweep'}",
-                             f"--space={folder / 'space.cfg'}", *argv], cwd=REPO, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(REPO)})
+    return subprocess.Popen([sys.executable, "-m", "tests.sweep.run_sweep", *arguments(folder, *argv)], cwd=REPO,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=os.environ | {"PYTHONPATH": str(REPO)})
 
 
 def finish(process):
@@ -173,18 +178,20 @@ def test_sigterm_leaves_a_line_and_no_training(tmp_path):
     (["--space=SPACE"], ["--space", "--learning_rate=0.5:6", "found --learning_rate=0.5:7"]),
     (["--trials=3"], ["--trials", f"expected at least {TRIALS}", "found 3"]),
 ])
-def test_another_sweep_in_the_same_folder_is_refused(undisturbed, argv, words, tmp_path):
+def test_another_sweep_in_the_same_folder_is_refused(undisturbed, argv, words, tmp_path, capfd):
     other = tmp_path / "other.cfg"
     other.write_text(SPACE.replace("0.5:6", "0.5:7"))
-    status, _, err = finish(start(undisturbed[0], f"--trials={TRIALS}", *(
+    status, _, err = commands.call(capfd, "sweep", *arguments(undisturbed[0], f"--trials={TRIALS}", *(
         text.replace("SPACE", str(other)) for text in argv)))
     assert (status, err.count("\n")) == (2, 1)
     for word in words:
         assert word in err, err
 
 
-def test_a_database_that_cannot_be_opened_is_one_line_and_another_one_may_follow(tmp_path):
-    status, _, err = sweep(tmp_path, "--trials=1", f"--storage=sqlite:///{tmp_path}/none/x.db")
+def test_a_database_that_cannot_be_opened_is_one_line_and_another_one_may_follow(tmp_path, capfd):
+    (tmp_path / "space.cfg").write_text(SPACE)
+    status, _, err = commands.call(capfd, "sweep", *arguments(
+        tmp_path, "--trials=1", f"--storage=sqlite:///{tmp_path}/none/x.db"))
     assert (status, err.count("\n")) == (2, 1) and err.startswith("error: --storage: ") and "none/x.db" in err
     assert sweep(tmp_path, "--trials=1")[::2] == (0, "")
 
