@@ -1,11 +1,14 @@
-"""Two processes on a table whose images and classes have weights, one with a teacher: they compute what one does."""
+"""Two processes on a table whose images and classes have weights compute what one does.
+
+One time with a teacher and a network of one's own, one time with several labels an image.
+"""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cct_tf.settings import config
-from tests import chaos, stock_network
+from tests import chaos, exact_resume, stock_network
 from tests.training import tiny
 from tests.workers.test_end_to_end import _the_tests_own_python, losses  # noqa: F401
 
@@ -29,16 +32,21 @@ def _table(folder, several):
 TEACHER = {"teacher": "net.keras", "teacher_mean": (0.4,), "teacher_std": (0.3,), "distill_temperature": 2.0}
 
 
-@pytest.mark.parametrize("more", [{"sampler": "balanced"} | TEACHER, {"task": "multilabel"}],
-                         ids=["sampler and teacher", "multilabel"])
+OWN = {"model": f"{exact_resume.REPO}/examples/convnet.py:build"} | dict.fromkeys(
+    ("dropout_rate", "attention_dropout_rate", "drop_path_rate"))
+
+
+@pytest.mark.parametrize("more", [{"sampler": "balanced"} | TEACHER | OWN, {"task": "multilabel"}],
+                         ids=["sampler, teacher and own network", "multilabel"])
 def test_two_workers_compute_what_one_process_does(more, tmp_path, monkeypatch):
     _table(tmp_path, "task" in more)
     given = RUN | more | {"data_dir": str(tmp_path / "table.csv")}
     if "teacher" in more:
         given["teacher"] = str(tmp_path / "net.keras")
         stock_network.write(given["teacher"], units=2)
-    monkeypatch.setattr(chaos, "FLAGS", [f"--{name}={value[0] if isinstance(value, tuple) else value}"
-                                         for name, value in given.items()])
+    texts = {name: "" if value is None else value[0] if isinstance(value, tuple) else value
+             for name, value in given.items()}
+    monkeypatch.setattr(chaos, "FLAGS", [f"--{name}={text}" for name, text in texts.items()])
     run = chaos.Launched(tmp_path / "two")
     tiny.start(config.from_dict(given | {"workdir": str(tmp_path / "one")})).run(tiny.NoInterrupts())
     assert run.finish()[0] == 0, run.tail()
