@@ -17,8 +17,11 @@ from PIL import Image
 
 import cct_tf
 from cct_tf import api
+from cct_tf.assembly import parts
 from cct_tf.errors import Interrupted, OutsideFault, UserError
+from cct_tf.evaluation.evaluator import Evaluator
 from cct_tf.runs.workdir import Workdir
+from cct_tf.training import loop, preparation
 from cct_tf.training.loop import Training
 from tests import commands
 from tests.training import tiny
@@ -28,6 +31,7 @@ FIELDS = {"dataset": "digits", "image_size": 8, "model": "cct_2_3x1_8", "batch_s
           "train_steps": 12, "eval_every_steps": 6, "log_every_steps": 2, "checkpoint_every_steps": 100,
           "eval_batch_size": 400, "validation_fraction": 0.2, "random_resized_crop": None, "mean": (0.3,), "std": [0.4],
           "dropout_rate": 0.0, "attention_dropout_rate": 0, "drop_path_rate": 0.0, "jit": "off", "compile_cache": "off"}
+pytestmark = pytest.mark.usefixtures("one_network")
 HANDLERS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
@@ -102,6 +106,8 @@ def test_history_as_a_table_needs_pandas(trained, monkeypatch):
 
 
 def test_the_process_stays_as_it_was_and_a_second_run_is_as_the_first(trained, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(preparation, "assemble", parts.assemble)  # with a network of its own, which must go
+    monkeypatch.setattr(loop, "Evaluator", Evaluator)
     shell = types.SimpleNamespace(kernel=object())
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
     own = absl_flags.FlagValues()

@@ -13,32 +13,39 @@ from tests import undrawn
 REPO = Path(__file__).resolve().parents[1]
 
 _COMPILE = """
-import sys
-from cct_tf.machine import runtime
-runtime.start_tensorflow()
-runtime.make_devices(1, deterministic=sys.argv[1] == "True")
 import tensorflow as tf
 tf.function(lambda x: tf.reduce_sum(x * x), jit_compile=True)(tf.ones([4]))
 """
+_PLAIN = """
+from cct_tf.machine import runtime
+runtime.start_tensorflow()
+runtime.make_devices(1)
+"""
+_TWO_RUNS = """
+import sys
+from tests import commands
+assert not any([commands.run("train", *sys.argv[2:], f"--workdir={sys.argv[1]}/{name}") for name in ("one", "two")])
+"""
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
-def test_xla_is_told_to_be_deterministic_and_the_users_own_flags_stay(tmp_path, deterministic):
-    """With this option XLA chooses no kernel of a GPU by timing: there are no autotune results to keep for a resume."""
-    environment = os.environ | {"PYTHONPATH": str(REPO), "XLA_FLAGS": f"--xla_dump_to={tmp_path}"}
-    subprocess.run([sys.executable, "-c", _COMPILE, str(deterministic)], cwd=REPO, check=True, env=environment)
-    (options,) = tmp_path.glob("*.debug_options")
-    assert ("xla_gpu_deterministic_ops: true" in options.read_text()) == deterministic
+def _is_told(folder, code, *argv):
+    """Whether XLA is told to be deterministic where it compiles, after some code, in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": undrawn.PYTHONPATH, "XLA_FLAGS": f"--xla_dump_to={folder / 'dumped'}"}
+    subprocess.run([sys.executable, "-c", code + _COMPILE, *argv], cwd=REPO, check=True, env=environment)
+    options = next((folder / "dumped").glob("*.debug_options"))  # the user's own flag stays
+    return "xla_gpu_deterministic_ops: true" in options.read_text()
+
+
+def test_without_the_flag_xla_is_not_told_to_be_deterministic(tmp_path):
+    assert not _is_told(tmp_path, _PLAIN)
 
 
 @pytest.mark.slow
 def test_two_runs_with_deterministic_kernels_have_the_same_losses_and_no_clock_for_the_input(tmp_path):
+    """Told so, XLA chooses no kernel of a GPU by timing: there are no autotune results to keep for a resume."""
     losses = []
     flags = ["--flagfile=configs/smoke.cfg", "--deterministic", "--train_steps=3", "--log_every_steps=1"]
-    code = "import sys; from tests import commands; sys.exit(any([commands.run('train', *sys.argv[2:], " \
-           "f'--workdir={sys.argv[1]}/{name}') for name in ('one', 'two')]))"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path), *flags], cwd=REPO, check=True,
-                   env=os.environ | {"PYTHONPATH": undrawn.PYTHONPATH})
+    assert _is_told(tmp_path, _TWO_RUNS, str(tmp_path), *flags)
     for name in ("one", "two"):
         records = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         losses.append([record["train/loss"] for record in records if "train/loss" in record])
