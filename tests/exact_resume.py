@@ -182,7 +182,7 @@ def plan_moments(kills, luck):
     return list(zip(kinds, sorted(luck.randrange(0, STEPS - 16) for _ in kinds), strict=True))
 
 
-def check(kills, seed, signals, folder, undisturbed=None, say=print):
+def check(kills, seed, signals, folder, undisturbed=None, say=print, go_on=lambda workdir: finish(start(workdir))):
     """Disturb a run and compare it; returns the list of differences.
 
     Args:
@@ -192,6 +192,7 @@ def check(kills, seed, signals, folder, undisturbed=None, say=print):
         folder: where the work folders go.
         undisturbed: work folder of a finished run, made if None.
         say: function of a line.
+        go_on: the last start, function of the work folder that gives what `finish` does.
     """
     luck = random.Random(seed)
     if undisturbed is None:
@@ -203,7 +204,7 @@ def check(kills, seed, signals, folder, undisturbed=None, say=print):
     evaluated = evaluated_steps(undisturbed)
     for index, (kind, step) in enumerate(plan_moments(kills, luck)):
         say(f"{index + 1}. {disturb(workdir, signals[index % len(signals)], kind, step, evaluated, luck)}")
-    status, _, err = finish(start(workdir))
+    status, _, err = go_on(workdir)
     if status or err:
         raise RuntimeError(f"the last start ended with status {status}: {err}")
     return differences(undisturbed, workdir)

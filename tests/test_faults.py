@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests import exact_resume, stock_network, undrawn
+from tests import commands, exact_resume, stock_network, undrawn
 
 pytestmark = pytest.mark.slow
 
@@ -29,16 +29,22 @@ def _with_a_teacher(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact_resume, "FLAGS", [
             *exact_resume.FLAGS, f"--teacher={path}", "--teacher_mean=0.4", "--teacher_std=0.3",
-            "--distill_temperature=2", "--distill_standardize"])
+            "--distill_temperature=2", "--distill_standardize",
+            "--epochs=1.2"])
+        patch.setattr(exact_resume, "STEPS", 46)
         yield
+
+
+def _train(workdir):
+    """(exit status, stdout, stderr) of a training in this process, whose output is nobody's."""
+    return commands.run("train", *exact_resume.FLAGS, f"--workdir={workdir}"), "", ""
 
 
 @pytest.fixture(scope="module")
 def undisturbed(_with_a_teacher, tmp_path_factory):
-    """Work folder of a finished run of `exact_resume.FLAGS`."""
+    """Work folder of a finished run of `exact_resume.FLAGS`, trained in this process."""
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    status, _, err = exact_resume.finish(exact_resume.start(workdir))
-    assert (status, err) == (0, "")
+    assert _train(workdir)[0] == 0
     return workdir
 
 
@@ -60,8 +66,11 @@ def temporary(tmp_path, monkeypatch):
 
 
 def test_a_run_killed_and_asked_to_stop_ends_as_if_nothing_had_happened(undisturbed, temporary, tmp_path):
-    """While saving and evaluating, by SIGKILL and SIGINT; SIGTERM meets two workers in workers/test_end_to_end.py."""
-    assert exact_resume.check(2, 0, [signal.SIGKILL, signal.SIGINT], tmp_path, undisturbed) == []
+    """While saving and evaluating, by SIGKILL and SIGINT; SIGTERM meets two workers in workers/test_end_to_end.py.
+
+    What is left of the run is trained in this process.
+    """
+    assert exact_resume.check(2, 0, [signal.SIGKILL, signal.SIGINT], tmp_path, undisturbed, go_on=_train) == []
     assert list(temporary.iterdir()) == []  # whoever is killed can't tidy up
 
 
