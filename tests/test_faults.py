@@ -29,14 +29,13 @@ def _with_a_teacher(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact_resume, "FLAGS", [
             *exact_resume.FLAGS, f"--teacher={path}", "--teacher_mean=0.4", "--teacher_std=0.3",
-            "--distill_temperature=2", "--distill_standardize",
-            "--epochs=1.2"])
+            "--distill_temperature=2", "--distill_standardize", "--epochs=1.2"])
         patch.setattr(exact_resume, "STEPS", 46)
         yield
 
 
 def _train(workdir):
-    """(exit status, stdout, stderr) of a training in this process, whose output is nobody's."""
+    """(exit status, stdout, stderr) of a training in this process; its output is not looked at, and given as ""."""
     return commands.run("train", *exact_resume.FLAGS, f"--workdir={workdir}"), "", ""
 
 

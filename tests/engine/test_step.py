@@ -137,13 +137,12 @@ def _asks_for_counters_only(tensor):
     return True
 
 
-def test_no_branch_or_loop_of_a_chunk_asks_for_a_loss_or_a_gradient(tmp_path):
-    """A GPU would have to compute it before the host can queue the next operation. Muon updates all but matrices by the
-    kernels of AdamW.
-    """
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_no_branch_or_loop_of_a_chunk_asks_for_a_loss_or_a_gradient(optimizer, tmp_path):
+    """A GPU would have to compute it before the host can queue the next operation."""
     with tf.device("CPU:1"):
         training = tiny.assemble(tmp_path, num_replicas=2, accumulate_steps=2, ema_decay=0.9, clip_norm=1.0,
-                                 optimizer="muon")
+                                 optimizer=optimizer)
     step = training.network.train_step
     assert step.wait_seconds.device.endswith("CPU:0")  # the host's clock, which no other device has to ask for
     iterator = runtime.distribute(training.devices, training.batches(0, 2), 16)

@@ -58,13 +58,17 @@ def test_a_transposition_moves_every_value_as_it_is_and_its_gradient_back(shape,
 
 def test_bfloat16_is_not_multiplied_where_it_would_be_slow_or_end_the_process(monkeypatch):
     monkeypatch.setattr(products, "_onednn_works", lambda: True)
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    limits = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+    for name in limits:
+        monkeypatch.delenv(name, raising=False)
     for sets, cached, expected in (((), False, False), (("AMX",), True, False), (("AVX512_BF16",), False, True)):
         monkeypatch.setattr(processor, "bfloat16_sets", lambda sets=sets: sets)
         monkeypatch.setattr(compile_cache, "is_on", lambda cached=cached: cached)
         assert products.multiplies_bfloat16() is expected
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    assert not products.multiplies_bfloat16()
+    for name in limits:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "AVX2")
+            assert not products.multiplies_bfloat16()
 
 
 def test_a_build_without_the_call_is_told_from_one_that_has_it(monkeypatch):

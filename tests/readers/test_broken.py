@@ -118,7 +118,7 @@ def _order(reader, number=6):
 
 @pytest.mark.parametrize(("name", "crop"), [
     (name, crop) for name in READERS for crop in CROPS if (name, crop) not in {
-        ("wrong checksums", "whole"), ("by index", "parts")}])  # what these have in common with others is shown
+        ("wrong checksums", "whole"), ("by index", "parts")}])  # the other pairs cover these two
 def test_the_next_image_stands_for_a_broken_one_with_its_own_label(name, crop, tmp_path):
     """And the batches are those of a reader that knew them, which does not decode them though they are sound."""
     def make(broken=()):
@@ -138,7 +138,7 @@ def test_the_next_image_stands_for_a_broken_one_with_its_own_label(name, crop, t
     _assert_equal(_trained(sound, crop=crop), found)
     _assert_equal(_trained(sound, 3, 3, crop), found[3:])  # as a resume does
     if crop == "parts":
-        return
+        return  # two workers are shown with whole images
     halves = [_trained(make(broken).tolerating("replace"), crop=crop, share=(worker, 2)) for worker in range(2)]
     _assert_equal([{name: np.concatenate([one[name], other[name]]) for name in one}
                    for one, other in zip(*halves, strict=True)], found)

@@ -217,8 +217,9 @@ def test_another_precision_is_another_run(wide):
 
 
 def _machine_with(monkeypatch, *names):
-    """This machine's processor has these instruction sets for bfloat16. oneDNN's product would end the process on one
-    that hasn't (see `products.multiplies_bfloat16`).
+    """Pretend that the processor has these instruction sets for bfloat16.
+
+    oneDNN's products stay out of it: without the instructions they would end the process.
     """
     monkeypatch.setattr(processor, "bfloat16_sets", lambda: names)
     monkeypatch.setattr(products, "multiplies_bfloat16", lambda: False)

@@ -22,7 +22,7 @@ EVERYTHING_RANDOM = {
     "drop_path_rate": 0.2, "crop_padding": 1, "flip": "random", "label_smoothing": 0.1, "batch_size": 16,
     "learning_rate": 1e-3, "warmup_epochs": 0.05, "clip_norm": 1.0, "train_steps": 20, "log_every_steps": 1,
     "eval_every_steps": 1000, "checkpoint_every_steps": 1000, "eval_batch_size": 400, "jit": "off"}
-# For tests that are about something else: what a mask takes to trace, two replicas take twice.
+# For tests that are not about masks: these are about a third of the operations that are traced, on each replica.
 NO_MASKS = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0, "drop_path_rate": 0.0}
 
 
