@@ -124,6 +124,10 @@ FLAGS = [
      "--corrected_weight_decay", "--optimizer=schedule_free_adamw"),
     ("correction in an own network", "--model={scene}/net.py:build --image_size=8 --corrected_weight_decay",
      "--corrected_weight_decay", "head"),
+    ("convolutions of another optimizer than Muon", "--muon_convolutions", "--muon_convolutions", "--optimizer=muon",
+     "'adamw'"),
+    ("queries, keys and values of an own network", "--model={scene}/net.py:build --image_size=8 --optimizer=muon "
+     "--muon_split_qkv", "--muon_split_qkv", "attention"),
     ("decay of a cosine", "--decay_share=0.1", "--decay_share", "--schedule=wsd", "'cosine'"),
     ("shape of no decay", "--decay_shape=1-sqrt --schedule=linear", "--decay_shape", "--schedule=wsd", "'linear'"),
     ("decay of nothing", "--schedule=wsd --decay_share=0", "--decay_share", "above 0"),

@@ -12,7 +12,8 @@ _OF_OUR_NETWORKS = (
     | dict.fromkeys(("qk_norm", "zero_init_outputs"), (False, "its code says what it is made of"))
     | {"init_from": (None, "its function loads weights"), "freeze": (None, "its layers say trainable=False"),
        "layer_decay": (1.0, "its blocks are not known"),
-       "corrected_weight_decay": (False, "its head is not known"), "recompute": (False, "its blocks are not known")})
+       "corrected_weight_decay": (False, "its head is not known"),
+       "muon_split_qkv": (False, "its attention is not known"), "recompute": (False, "its blocks are not known")})
 
 
 @dataclasses.dataclass(frozen=True)

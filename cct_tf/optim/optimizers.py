@@ -8,6 +8,8 @@ ratio scales the update without it. The variable decays, then is updated; cautio
 takes its share of the variable before it. Corrected decay is multiplied by the learning rate over its peak once more.
 """
 
+import re
+
 import keras
 import tensorflow as tf
 
@@ -19,6 +21,7 @@ from cct_tf.settings import averages
 # Matrices that Muon leaves to Adam, beside positions and class token (Keras knows those by "embedding"): the layer that
 # gives the logits, and the scores of the pooling, [D, 1], whose one column has nothing to orthogonalise.
 _NOT_MUON = ["/head/", "/pooling/"]
+_QKV = "/attention/qkv/kernel"
 
 
 class SummedGradients(FusedUpdate):
@@ -98,8 +101,24 @@ class Muon(SummedGradients, keras.optimizers.Muon):
 
     Keras updates by Adam what has not two dimensions (biases, norms, convolution kernels) and what is excluded.
     Matrices have no kernel. They are updated by the operations that Keras has for them, in the same order; but here an
-    update can be masked.
+    update can be masked, and a variable can hold matrices that are orthogonalised each by itself.
+
+    Args:
+        convolutions: kernels of convolutions are matrices too, [height x width x channels, filters]. Those of depthwise
+            ones, with one filter a channel, are left to Adam.
+        split_qkv: the kernel of queries, keys and values is three matrices, one after the other.
+        kwargs: of keras.optimizers.Muon.
     """
+
+    def __init__(self, convolutions=False, split_qkv=False, **kwargs):
+        super().__init__(**kwargs)
+        self.convolutions = convolutions
+        self.split_qkv = split_qkv
+
+    def build(self, variables):
+        if not self.built:
+            self._counts = [3 if self.split_qkv and variable.path.endswith(_QKV) else 1 for variable in variables]
+        super().build(variables)
 
     @property
     def masks(self):
@@ -107,6 +126,11 @@ class Muon(SummedGradients, keras.optimizers.Muon):
 
     def _has_kernel(self, index):
         return True
+
+    def _should_use_adamw(self, variable):
+        if self.convolutions and len(variable.shape) == 4 and variable.shape[-1] > 1:
+            return any(re.search(layer, variable.path) for layer in self.exclude_layers)
+        return super()._should_use_adamw(variable)
 
     def _is_matrix(self, index):
         return self.adam_velocities[index] is None
@@ -128,8 +152,25 @@ class Muon(SummedGradients, keras.optimizers.Muon):
         momentum, gradient = self.momentums[index].value, gradient * constants["taken"]
         add(momentum, gradient + tf.convert_to_tensor(momentum) * constants["fading"])
         ahead = gradient + self.momentum * tf.convert_to_tensor(momentum)
-        update = self.zeropower_via_newtonschulz5(ahead, self.ns_steps)
-        subtract(variable, self.lr_adjust(rate * update))
+        subtract(variable, self._orthogonal(ahead, index, rate))
+
+    def _muon_update_step(self, gradient, variable, lr, m):
+        index = self._get_variable_index(variable)
+        if len(variable.shape) == 2 and self._counts[index] == 1:
+            super()._muon_update_step(gradient, variable, lr, m)
+            return
+        self.assign_add(m, gradient + m * (self.momentum - 1))
+        self.assign_sub(variable, self._orthogonal(gradient + self.momentum * m, index, lr))
+
+    def _orthogonal(self, ahead, index, rate):
+        """What is subtracted: the matrices of `ahead`, shaped as the variable, orthogonalised and scaled."""
+        def update(matrix):
+            return self.lr_adjust(rate * self.zeropower_via_newtonschulz5(matrix, self.ns_steps))
+
+        if len(ahead.shape) == 4:
+            return tf.reshape(update(tf.reshape(ahead, [-1, ahead.shape[-1]])), ahead.shape)
+        count = self._counts[index]
+        return update(ahead) if count == 1 else tf.concat(list(map(update, tf.split(ahead, count, axis=1))), axis=1)
 
 
 def make_optimizer(optim, variables, fused=True, depth=None):
@@ -171,7 +212,8 @@ def _new(optim):
         return Lamb(beta_1=optim.beta_1, beta_2=optim.beta_2, epsilon=optim.adam_epsilon, **common)
     if optim.optimizer == "muon":
         return Muon(momentum=optim.momentum, adam_beta_1=optim.beta_1, adam_beta_2=optim.beta_2,
-                    epsilon=optim.adam_epsilon, exclude_layers=_NOT_MUON, **common)
+                    epsilon=optim.adam_epsilon, exclude_layers=_NOT_MUON, convolutions=optim.muon_convolutions,
+                    split_qkv=optim.muon_split_qkv, **common)
     if optim.optimizer == averages.SCHEDULE_FREE:
         del common["weight_decay"]
         return ScheduleFreeAdamW(optim.beta_1, optim.beta_2, optim.adam_epsilon, optim.weight_decay, **common)

@@ -193,6 +193,10 @@ class OptimConfig:
     optimizer: str = option("adamw", "optimizer; muon takes AdamW for what is no matrix; schedule_free_adamw "
                             "evaluates an average of its own and wants --schedule=constant (arXiv:2405.15682)",
                             choices=("adamw", "sgd", "lion", "lamb", "muon", averages.SCHEDULE_FREE))
+    muon_convolutions: bool = option(False, "muon takes kernels of convolutions too, as matrices [height x width x "
+                                     "channels, filters]; off: AdamW takes them")
+    muon_split_qkv: bool = option(False, "muon takes the kernels of queries, keys and values each by itself; off: as "
+                                  "one matrix")
     momentum: float = option(0.9, "momentum of sgd (Nesterov's) and muon", minimum=0.0, below=1.0)
     beta_1: float = option(0.9, "decay of the first moment of adamw, lion, lamb and muon's adamw; of "
                            "schedule_free_adamw the share of the average in the weights", minimum=0.0, below=1.0)

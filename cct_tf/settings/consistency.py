@@ -64,6 +64,9 @@ def _check_weights(config):
     if optim.average_last and config.run.early_stop_evaluations:
         raise UserError("--early_stop_evaluations: expected 0 with --average_last, whose average begins near the end "
                         f"of the run, found {config.run.early_stop_evaluations}")
+    for name in ("muon_convolutions", "muon_split_qkv"):
+        if getattr(optim, name) and optim.optimizer != "muon":
+            raise UserError(f"--{name}: expected it with --optimizer=muon, found {optim.optimizer!r}")
     for name in ("cautious_weight_decay", "corrected_weight_decay"):
         if getattr(optim, name) and not optim.weight_decay:
             raise UserError(f"--{name}: expected false with --weight_decay=0, found true")

@@ -28,7 +28,15 @@ def _augmentation(stages, sampling):
 
 
 _OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD (Nesterov)", "lion": "Lion", "lamb": "LAMB",
-               "muon": "Muon (AdamW for what is no matrix)", averages.SCHEDULE_FREE: "schedule-free AdamW"}
+               averages.SCHEDULE_FREE: "schedule-free AdamW"}
+
+
+def _optimizer(optim):
+    if optim.optimizer != "muon":
+        return _OPTIMIZERS[optim.optimizer]
+    convolutions = ", convolutions too" if optim.muon_convolutions else ""
+    apart = ", queries, keys and values apart" if optim.muon_split_qkv else ""
+    return f"Muon{convolutions}{apart} (AdamW for what is no matrix)"
 
 
 def _schedule(optim, plan):
@@ -83,7 +91,7 @@ def _optimiser(optim, plan, task, train_split):
     if optim.loss == "bce" or task == "multilabel":
         parts.append("binary cross-entropy")
     parts += _weights(optim, train_split)
-    return (f"{_OPTIMIZERS[optim.optimizer]} {rate}, {_schedule(optim, plan)}; {_decay(optim)}, "
+    return (f"{_optimizer(optim)} {rate}, {_schedule(optim, plan)}; {_decay(optim)}, "
             f"{', '.join(parts)}")
 
 

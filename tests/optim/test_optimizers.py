@@ -17,8 +17,8 @@ RATE, DECAY, LAYER, EPSILON = 0.1, 0.5, 0.6, 1e-3
 VARIABLES = {"tokenizer/kernel": ((2, 2, 3, 4), 3, False), "positions/embedding": ((5, 4), 3, False),
              "class_token/embedding": ((1, 4), 3, False), "block_0/mlp/kernel": ((4, 3), 2, True),
              "block_1/mlp/kernel": ((3, 5), 1, True), "block_1/norm/gamma": ((4,), 1, False),
-             "pooling/score/kernel": ((4, 1), 0, False), "head/kernel": ((4, 3), 0, False),
-             "head/bias": ((3,), 0, False)}
+             "block_1/attention/qkv/kernel": ((3, 6), 1, True), "pooling/score/kernel": ((4, 1), 0, False),
+             "head/kernel": ((4, 3), 0, False), "head/bias": ((3,), 0, False)}
 
 
 def _variables(draws):
@@ -109,13 +109,55 @@ def test_updates_are_those_of_the_formulas(name, fused, mask, layer_decay, cauti
         for index, (path, (shape, exponent, is_matrix)) in enumerate(VARIABLES.items()):
             own, x = rate * layer_decay**exponent, expected[index]
             decay = own * DECAY * (mask == "all" or len(shape) > 1) * x
-            if corrected and path in ("tokenizer/kernel", "block_0/mlp/kernel", "block_1/mlp/kernel",
-                                      "pooling/score/kernel"):
+            if corrected and path.endswith("kernel") and path != "head/kernel":
                 decay = decay * rate / 0.2
             updated = _by_formula(name, is_matrix, x if cautious else x - decay, gradients[index], slots[index], own,
                                   step)
             u = (x - updated) / own
             expected[index] = updated - decay * (u * x >= 0) if cautious else updated
+    for variable, value in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(variable.numpy(), value, rtol=2e-5, atol=2e-6, err_msg=variable.path)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(("convolutions", "split"), [(True, False), (False, True), (True, True)])
+def test_muon_takes_convolutions_and_the_parts_of_queries_keys_and_values(fused, convolutions, split):
+    """A kernel of a convolution is one matrix [height x width x channels, filters]; the other is three side by side.
+
+    A depthwise kernel, and a convolution that gives the logits, are Adam's.
+    """
+    draws = np.random.default_rng(0)
+    variables = _variables(draws)
+    for scope, shape in (("depthwise", (3, 3, 4, 1)), ("head", (1, 1, 4, 3))):
+        with keras.name_scope("net"), keras.name_scope(scope):
+            variables.append(keras.Variable(draws.normal(size=shape), dtype="float32", name="convolution"))
+    optimizer = make_optimizer(config.OptimConfig(
+        optimizer="muon", learning_rate=RATE, weight_decay=DECAY, momentum=0.7, beta_1=0.8, beta_2=0.95,
+        adam_epsilon=EPSILON, muon_convolutions=convolutions, muon_split_qkv=split), variables, fused)
+
+    def parts(path, x):
+        """The matrices of a variable, a list; None if it is Adam's."""
+        if path == "tokenizer/kernel":
+            return [x.reshape(12, 4)] if convolutions else None
+        if path == "block_1/attention/qkv/kernel":
+            return np.split(x, 3, axis=1) if split else [x]
+        return [x] if VARIABLES.get(path, (0, 0, False))[2] else None
+
+    expected, slots = [variable.numpy().astype(np.float64) for variable in variables], [[{}, {}, {}] for _ in variables]
+    for step in (1, 2, 3):
+        gradients = [draws.normal(size=variable.shape).astype(np.float32) for variable in variables]
+        optimizer.learning_rate.assign(RATE)
+        optimizer.apply_gradients([(tf.constant(g), v) for g, v in zip(gradients, variables, strict=True)])
+        for index, (variable, g) in enumerate(zip(variables, gradients, strict=True)):
+            path, x = variable.path.split("/", 1)[1], expected[index]
+            if x.ndim > 1:
+                x = x - RATE * DECAY * x
+            if parts(path, x) is None:
+                expected[index] = _adam(x, g, slots[index][0], RATE, step)
+            else:
+                each = zip(parts(path, x), parts(path, g), slots[index], strict=False)
+                updated = [_muon(*one, RATE) for one in each]
+                expected[index] = np.concatenate(updated, axis=1).reshape(x.shape)
     for variable, value in zip(variables, expected, strict=True):
         np.testing.assert_allclose(variable.numpy(), value, rtol=2e-5, atol=2e-6, err_msg=variable.path)
 

@@ -24,11 +24,12 @@ def test_the_row_names_whatever_was_chosen(tmp_path):
     """An epoch of 1,437 digits is 11 steps of 128 images. 128 / 256 of 5e-4 is 2.5e-4."""
     assert _row(tmp_path, optimizer="muon", batch_size=128, learning_rate=5e-4, min_learning_rate=2e-5,
                 learning_rate_scaling="linear", layer_decay=0.75, loss="bce", class_weights="balanced",
-                cautious_weight_decay=True, corrected_weight_decay=True,
+                cautious_weight_decay=True, corrected_weight_decay=True, muon_convolutions=True, muon_split_qkv=True,
                 warmup_epochs=1.0, warmup_shape="reciprocal", warmup_prefix=True, clip_norm=None) == (
-        "optimiser Muon (AdamW for what is no matrix) 0.0005 per 256 images = 0.00025, times 0.75 per layer before the "
-        "head, cosine to 1e-05, reciprocal warm-up 1 epochs (11 steps) before it; cautious corrected weight decay "
-        "0.03 on matrices, smoothing 0.1, binary cross-entropy, classes balanced")
+        "optimiser Muon, convolutions too, queries, keys and values apart (AdamW for what is no matrix) 0.0005 per 256 "
+        "images = 0.00025, times 0.75 per layer before the head, cosine to 1e-05, reciprocal warm-up 1 epochs (11 "
+        "steps) before it; cautious corrected weight decay 0.03 on matrices, smoothing 0.1, binary cross-entropy, "
+        "classes balanced")
 
 
 @pytest.mark.parametrize(("changes", "told"), [
