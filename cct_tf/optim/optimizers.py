@@ -8,6 +8,7 @@ ratio scales the update without it. The variable decays, then is updated; cautio
 takes its share of the variable before it. Corrected decay is multiplied by the learning rate over its peak once more.
 """
 
+import math
 import re
 
 import keras
@@ -100,8 +101,9 @@ class Muon(SummedGradients, keras.optimizers.Muon):
     """Muon with the scale of arXiv:2502.16982, likewise: learning rate and decay are those of AdamW.
 
     Keras updates by Adam what has not two dimensions (biases, norms, convolution kernels) and what is excluded.
-    Matrices have no kernel. They are updated by the operations that Keras has for them, in the same order; but here an
-    update can be masked, and a variable can hold matrices that are orthogonalised each by itself.
+    Matrices have no kernel. They are updated by the operations that Keras has for them, in the same order, but for the
+    scale (`lr_adjust`); and here an update can be masked, and a variable can hold matrices that are orthogonalised each
+    by itself.
 
     Args:
         convolutions: kernels of convolutions are matrices too, [height x width x channels, filters]. Those of depthwise
@@ -123,6 +125,15 @@ class Muon(SummedGradients, keras.optimizers.Muon):
     @property
     def masks(self):
         return self.fused
+
+    def lr_adjust(self, x):
+        """`x` times 0.2 sqrt(longer side), as one constant; x: an update [rows, columns], learning rate included.
+
+        Keras multiplies by the root and then by 0.2. TensorFlow's graph optimiser may merge the two factors on one
+        replica and not on another: the copies of a variable then drift apart by the last bit, and a run that goes on
+        from a checkpoint, which holds the first copy, differs from one that was never stopped.
+        """
+        return x * tf.constant(self.rms_rate * math.sqrt(max(x.shape)), x.dtype)
 
     def _has_kernel(self, index):
         return True
