@@ -260,23 +260,32 @@ class Policy(Stage):
     Attributes:
         policy: `auto_augment.AutoAugment`, `rand_augment.RandAugment` ...
         title: str, what --auto_augment calls it.
+        until_epoch: int, the first epoch whose images are left as they are; 0 = none is.
     """
 
     policy: object
     title: str = ""
+    until_epoch: int = 0
 
     name = "policy"
 
     def describe(self):
-        return f"policy {self.title}"
+        return f"policy {self.title}" + (f" before epoch {self.until_epoch}" if self.until_epoch else "")
 
     def sample(self, batch, shape):
         return {"operations": self.policy.sample(batch["seed"], shape)}
 
     def apply(self, batch, params):
-        policy = self.policy
-        images = operations.apply_all(batch["image"], params["operations"], policy.fill, policy.geometry_alone)
-        return batch | {"image": images}
+        policy, images = self.policy, batch["image"]
+
+        def augment():
+            return operations.apply_all(images, params["operations"], policy.fill, policy.geometry_alone)
+
+        if not self.until_epoch:
+            return batch | {"image": augment()}
+        applies = batch["epoch"] < self.until_epoch  # a batch may hold images of two epochs
+        augmented = tf.cond(tf.reduce_any(applies), augment, lambda: images)
+        return batch | {"image": tf.where(applies[:, None, None, None], augmented, images)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,7 @@ class Transform:
         flip: "random", "alternating" or "none".
         policy: `auto_augment.AutoAugment`, `rand_augment.RandAugment` ..., or None.
         policy_name: str, what --auto_augment calls it.
+        policy_until_epoch: int, see `stages.Policy`.
         erasing: `erasing.RandomErasing`, or None.
         resize_block: int or None, see `stages.Resize`.
         resampler: "matrix" or "pillow", see `stages.Resize`.
@@ -76,6 +77,7 @@ class Transform:
     vertical_flip: bool = False
     jitter: ColorJitter | None = None
     pixel_type: PixelType = RGB
+    policy_until_epoch: int = 0
 
     # Lists of stages.
 
@@ -94,7 +96,8 @@ class Transform:
         Returns:
             tuple of `stages.Stage`.
         """
-        policy = () if self.policy is None else (stages.Policy(self.policy, self.policy_name),)
+        policy = () if self.policy is None else (
+            stages.Policy(self.policy, self.policy_name, self.policy_until_epoch),)
         policy += () if self.jitter is None else (stages.Jitter(self.jitter),)
         flip = self._flip(seed)
         if self.resized_crop is not None:
@@ -150,8 +153,8 @@ class Transform:
         Args:
             images: uint8 or uint16 [B, S, S, C].
             seeds: uint32 [B], example seeds.
-            seed: int, the run's seed; columns: "index" int64 [B], of the images, and "epoch" int64 [B], from 0. These
-                are for the alternating flip.
+            seed: int, the run's seed; columns: "index" int64 [B], of the images, and "epoch" int64 [B], from 0. Both
+                are for the alternating flip, "epoch" for a policy with `policy_until_epoch` too.
 
         Returns:
             The same.
@@ -219,4 +222,5 @@ def from_config(augment, size, mean, std, pixel_type=RGB):
     return Transform(size, tuple(mean), tuple(std), augment.crop_pct, augment.crop_padding,
                      augment.random_resized_crop, augment.crop_ratio, augment.flip, policy, augment.auto_augment,
                      erasing, fit=augment.fit, vertical_flip=augment.vertical_flip,
-                     jitter=make_jitter(augment.color_jitter), pixel_type=pixel_type)
+                     jitter=make_jitter(augment.color_jitter), pixel_type=pixel_type,
+                     policy_until_epoch=augment.auto_augment_off_epoch)

@@ -98,6 +98,8 @@ class AugmentConfig:
         "three, or four with the hue (at most 0.5); empty = off", minimum=0.0, length=(1, 3, 4))
     auto_augment: str = option("none", "policy of augmentation: cifar10 (the authors' reading), cifar10_torchvision, "
                                "imagenet, svhn, trivial, or RandAugment such as rand-m9-mstd0.5-inc1; or none")
+    auto_augment_off_epoch: int = option(0, "images of this epoch (from 0) and later ones are not augmented by the "
+                                         "policy; 0 = never off", minimum=0)
     augment: str | None = option(None, "stages of your own, such as ./mine.py:Stage, with commas between them: they "
                                  "come before mixing, or last on the device")
     repeated_augmentation: int = option(1, "draws of each image in a batch (arXiv:1902.05509); 1 = off", minimum=1)

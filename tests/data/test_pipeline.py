@@ -18,6 +18,8 @@ from cct_tf.data import holding, pipeline, reading, source
 from cct_tf.data.source import Split
 from cct_tf.evaluation.prediction import Network
 from cct_tf.images import decode
+from cct_tf.images.pixel_type import RGB
+from cct_tf.policies import notation, rand_augment
 from cct_tf.readers import budget
 from cct_tf.readers.encoded import Encoded
 from cct_tf.readers.held import Held
@@ -140,6 +142,18 @@ def test_mixing_is_a_function_of_the_step_and_ends_with_its_epoch(split):
         np.testing.assert_allclose(mixed["label"][rows], labels.numpy(), atol=1e-6)
     resumed = _train(split, 10, 3, 2, untouched, mixing=mixing)
     assert np.array_equal(resumed["image"], mixed["image"][30:50])
+
+
+def test_a_policy_ends_with_its_epoch_within_a_batch_too(split):
+    """Batches of 10 of 23 images: epoch 1 ends at position 46, within step 4."""
+    policy = rand_augment.make_policy(notation.resolve("trivial"), (0.0,), RGB)
+    always = Transform(8, (0.0,), (1.0,), policy=policy, crop_padding=1, flip="random")
+    until = dataclasses.replace(always, policy_until_epoch=2)
+    never = dataclasses.replace(always, policy=None)
+    found, augmented, plain = (_train(split, 10, 0, 7, transform)["image"] for transform in (until, always, never))
+    assert np.array_equal(found[:46], augmented[:46]) and np.array_equal(found[46:], plain[46:])
+    changed = (augmented != plain).any(axis=(1, 2, 3))
+    assert changed[40:46].any() and changed[46:50].any() and changed[50:].any()
 
 
 def test_where_stages_run_one_call_at_a_time_the_next_batch_is_read_meanwhile(monkeypatch):

@@ -165,16 +165,17 @@ def _written(folder, settings, without=()):
 _OF_OPTIMISATION = {"schedule": "linear", "decay_share": 0.1, "decay_shape": "1-sqrt", "cautious_weight_decay": True,
                     "corrected_weight_decay": True, "muon_convolutions": True, "muon_split_qkv": True}
 _OF_THE_NETWORK = {"qk_norm": True, "zero_init_outputs": True}
+_OF_THE_IMAGES = {"auto_augment_off_epoch": 3}
 
 
-@pytest.mark.parametrize("name", [*_OF_OPTIMISATION, *_OF_THE_NETWORK])
+@pytest.mark.parametrize("name", [*_OF_OPTIMISATION, *_OF_THE_NETWORK, *_OF_THE_IMAGES])
 def test_what_optimises_otherwise_or_another_network_is_another_run(name, tmp_path):
     """It goes on with --accept_config_change, and with a record of before there was the flag."""
     run = {"schedule": "wsd"} if name.startswith("decay") else {"optimizer": "muon"} if "muon" in name else {}
     _written(tmp_path / "new", tiny.settings(tmp_path / "new", **run))
     _written(tmp_path / "old", tiny.settings(tmp_path / "old", **run),
-             [*list(_OF_OPTIMISATION)[1:], "average_last", *_OF_THE_NETWORK])
-    changed = run | {name: (_OF_OPTIMISATION | _OF_THE_NETWORK)[name]}
+             [*list(_OF_OPTIMISATION)[1:], "average_last", *_OF_THE_NETWORK, *_OF_THE_IMAGES])
+    changed = run | {name: (_OF_OPTIMISATION | _OF_THE_NETWORK | _OF_THE_IMAGES)[name]}
     for folder in (tmp_path / "new", tmp_path / "old"):
         assert _found(folder, **run).step == 4
         with pytest.raises(UserError, match=f"found other values of .*--{name} "):
