@@ -2,8 +2,11 @@
 
 import io
 import pathlib
+import sys
 import tarfile
 
+import keras
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -12,6 +15,7 @@ from cct_tf.errors import UserError
 from cct_tf.settings import flags
 from cct_tf.settings.config import DataConfig
 from cct_tf.training import loop
+from examples import keras_teacher
 from tests.commands import call
 from tests.training import tiny
 
@@ -64,7 +68,7 @@ MADE = {"huggingface": _huggingface, "webdataset_shards": _shards, "parquet_imag
 
 
 def test_every_example_is_tested():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*MADE, "convnet", "conv_teacher"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*MADE, "convnet", "conv_teacher", "keras_teacher"}
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -114,6 +118,24 @@ def test_the_convolutional_teacher_trains_by_its_config_and_goes_on_to_the_same_
                for index, velocity in enumerate(optimizer.adam_velocities) if velocity is not None}
     assert len(optimizer._trainable_variables) - len(by_adam) == 6  # kernels of the six convolutions are Muon's
     assert {path for path in by_adam if path.endswith("/kernel")} == {"conv_teacher/head/kernel"}
+
+
+def test_the_teacher_trained_by_keras_learns_and_is_written(tmp_path, monkeypatch, capfd):
+    draws = np.random.default_rng(0)
+    labels = draws.integers(0, 2, 220)
+    images = draws.integers(0, 200, (220, 32, 32, 3)) + 55 * labels[:, None, None, None]  # the second class is brighter
+    images = images.astype(np.uint8)
+    np.savez(tmp_path / "set.npz", x_train=images[:180], y_train=labels[:180], x_test=images[180:], y_test=labels[180:])
+    monkeypatch.setattr(keras_teacher, "BATCH", 32)
+    monkeypatch.setattr(keras_teacher, "PARTS", 2)
+    monkeypatch.setattr(sys, "argv", ["keras_teacher", "--dataset=npz", f"--data_dir={tmp_path}/set.npz", "--epochs=4",
+                                      "--widths", "8", "12", "16", f"--output={tmp_path}/new/teacher.keras"])
+    keras_teacher.main()
+    out = capfd.readouterr().out
+    assert "epoch 4/4: 100.00% of the validation images" in out and "100.00% of the test images" in out
+    model = keras.models.load_model(tmp_path / "new/teacher.keras", compile=False)
+    inputs = (images[180:] / np.float32(255) - keras_teacher.MEAN) / keras_teacher.DEVIATION
+    assert np.array_equal(model.predict_on_batch(inputs).argmax(axis=1), labels[180:])
 
 
 @pytest.mark.parametrize(("row", "expected"), [
