@@ -1,4 +1,4 @@
-r"""A teacher with BatchNormalization, trained by Keras alone; `--teacher` of cct_tf.train takes the file that it writes.
+r"""A teacher with BatchNormalization, trained by Keras alone; `--teacher` of cct_tf.train takes the file it writes.
 
     python -m examples.keras_teacher --data_dir=DIR --output=runs/teacher.keras
     python -m cct_tf.train --flagfile=configs/cifar10_30_epochs.cfg --data_dir=DIR --teacher=runs/teacher.keras \
