@@ -161,7 +161,8 @@ def main():
         if step * args.epochs % steps == 0:
             accuracy = _accuracy(model, *data["validation"])
             minutes = (time.monotonic() - start) / 60
-            print(f"epoch {epoch + 1}/{args.epochs}: {accuracy:.2%} of the validation images, {minutes:.1f} minutes")
+            print(f"epoch {epoch + 1}/{args.epochs}: {accuracy:.2%} of the validation images, {minutes:.1f} minutes",
+                  flush=True)
     accuracy = _accuracy(model, *data["test"])
     args.output.parent.mkdir(parents=True, exist_ok=True)
     model.save(args.output)
