@@ -74,6 +74,7 @@ class Muon(keras.optimizers.Optimizer):
 
     def build(self, variables):
         super().build(variables)
+        self.newton_schulz = keras.optimizers.Muon().zeropower_via_newtonschulz5  # (matrix, steps)
         self.moments = [self.add_variable_from_reference(variable, "momentum") for variable in variables]
 
     def update_step(self, gradient, variable, learning_rate):
@@ -81,7 +82,7 @@ class Muon(keras.optimizers.Optimizer):
         moment = self.moments[index]
         if len(variable.shape) == 4:
             self.assign(moment, 0.6 * moment + gradient)
-            update = _orthogonal(ops.reshape(gradient + 0.6 * moment, (-1, variable.shape[-1])))
+            update = self.newton_schulz(ops.reshape(gradient + 0.6 * moment, (-1, variable.shape[-1])), 3)
             kept = variable * (variable.shape[-1] ** 0.5 / ops.norm(ops.reshape(variable, -1)))
             self.assign(variable, kept - KERNELS * learning_rate * ops.reshape(update, variable.shape))
             return
@@ -91,17 +92,6 @@ class Muon(keras.optimizers.Optimizer):
         gradient = gradient * PARTS + variable * (2e-6 * BATCH / rate)  # a sum over the batch
         self.assign(moment, MOMENTUM * moment + gradient)
         self.assign_sub(variable, rate * learning_rate * (gradient + MOMENTUM * moment))
-
-
-def _orthogonal(matrix):
-    """Three steps of Newton and Schulz toward the nearest orthogonal matrix, [rows, columns]."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = ops.transpose(matrix) if tall else matrix
-    x = x / (ops.norm(x) + 1e-7)
-    for _ in range(3):
-        squares = x @ ops.transpose(x)
-        x = 3.4445 * x + (2.0315 * squares @ squares - 4.7750 * squares) @ x
-    return ops.transpose(x) if tall else x
 
 
 def batches(images, labels, epochs, seed):
@@ -148,17 +138,21 @@ def main():
     runtime.start_tensorflow()
     source = registry.open_source(DataConfig(dataset=args.dataset, data_dir=args.data_dir, validation_fraction=0.1))
     data = {name: _arrays(split, source.num_classes) for name, split in source.splits.items()}
+    shape = data["train"][0].shape
+    if shape[0] < BATCH or shape[1:] != (32, 32, 3):
+        parser.error(f"--dataset: expected at least {BATCH} training images of 32 x 32 pixels and 3 channels, found "
+                     f"{shape[0]} of {shape[1]} x {shape[2]} and {shape[3]}")
     keras.utils.set_random_seed(args.seed)
     model = network(source.num_classes, args.widths)
     set_first_kernels(model, data["train"][0][:5000])
-    steps = args.epochs * (len(data["train"][0]) // BATCH) * PARTS
-    model.compile(Muon(keras.optimizers.schedules.PolynomialDecay(1.0, steps, 0.0), gradient_accumulation_steps=PARTS),
-                  keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2, reduction="sum"),
-                  metrics=["accuracy"])
+    steps_of_epoch = len(data["train"][0]) // BATCH * PARTS
+    rate = keras.optimizers.schedules.PolynomialDecay(1.0, args.epochs * steps_of_epoch, 0.0)
+    model.compile(Muon(rate, gradient_accumulation_steps=PARTS),
+                  keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2, reduction="sum"))
     start = time.monotonic()
     for step, (epoch, images, labels) in enumerate(batches(*data["train"], args.epochs, args.seed), 1):
         model.train_on_batch(images, labels)
-        if step * args.epochs % steps == 0:
+        if step % steps_of_epoch == 0:
             accuracy = _accuracy(model, *data["validation"])
             minutes = (time.monotonic() - start) / 60
             print(f"epoch {epoch + 1}/{args.epochs}: {accuracy:.2%} of the validation images, {minutes:.1f} minutes",

@@ -260,7 +260,7 @@ class Policy(Stage):
     Attributes:
         policy: `auto_augment.AutoAugment`, `rand_augment.RandAugment` ...
         title: str, what --auto_augment calls it.
-        until_epoch: int, the first epoch whose images are left as they are; 0 = none is.
+        until_epoch: int, the first epoch whose images are left as they are; 0: the policy never ends.
     """
 
     policy: object

@@ -169,7 +169,7 @@ _OF_THE_IMAGES = {"auto_augment_off_epoch": 3}
 
 
 @pytest.mark.parametrize("name", [*_OF_OPTIMISATION, *_OF_THE_NETWORK, *_OF_THE_IMAGES])
-def test_what_optimises_otherwise_or_another_network_is_another_run(name, tmp_path):
+def test_other_optimisation_networks_or_images_are_another_run(name, tmp_path):
     """It goes on with --accept_config_change, and with a record of before there was the flag."""
     run = {"schedule": "wsd"} if name.startswith("decay") else {"optimizer": "muon"} if "muon" in name else {}
     _written(tmp_path / "new", tiny.settings(tmp_path / "new", **run))
